@@ -1,4 +1,4 @@
-"""What the estimators of tables share: arguments, checks of rows, and the fit of stacks."""
+"""Base class of the table estimators: arguments, checks of rows, and the fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["EstimatorWithGaps", "TableEstimator", "generator"]
 
 
 class EstimatorWithGaps(BaseEstimator):
-    """An estimator of scikit-learn that takes missing cells in X."""
+    """A scikit-learn estimator that accepts missing cells in X."""
 
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn."""
@@ -63,46 +63,45 @@ class TableEstimator(EstimatorWithGaps):
         The modeled columns are X in `FlowDensity`, and y in `FlowRegressor`.
 
         Args:
-          num_flows: parts of the rows, and flows, each of which holds out another part; at least 2.
-            By default 5. From 50,000 rows on it is by default a single flow, which holds out a
-            tenth of the rows.
+          num_flows: number of flows, at least 2. The rows are split into as many parts, and each
+            flow is trained without one of them. Defaults to 5; from 50,000 rows on, the default is
+            a single flow that holds out a tenth of the rows.
           num_couplings: couplings of a flow, as in `RealNVPVector`; by default 8, or 2 for a single
             modeled column.
           num_blocks: residual blocks of each network.
           num_filters: units of each layer of the networks; by default 32, or 64 from 50,000 rows
             on.
           transformer: transformer of the couplings, as in `RealNVPVector`; by default `'affine'`,
-            or `'rational_quadratic_spline'` for a single modeled column, which affine maps only
-            move and scale.
-          degrees_of_freedom: of the Student t distributions, which make rows far from all others
-            possible.
+            or `'rational_quadratic_spline'` for a single modeled column, which affine maps could
+            only shift and scale.
+          degrees_of_freedom: degrees of freedom of the Student t distributions, whose heavy tails
+            cover rows far from all others.
           noise: standard deviation of the noise in the training of flows, for columns of variance
-            1. With `None` it falls from 0.3 to 0.01, and early stopping chooses. In `FlowDensity`
-            a number is also the least standard deviation of normal distributions, so that there are
-            no narrow peaks.
-          dequantize: whether rounded columns get noise in training. A column counts as rounded if
-            three quarters of its distinct values are multiples of a step: 1, 0.5, 0.1, 0.05, ...,
-            1e-8, 5e-9. The step, the width of the noise, has to be at least a tenth of the column's
-            standard deviation.
+            1. With `None` it decreases from 0.3 to 0.01, and early stopping selects the noise. In
+            `FlowDensity` a number is also the minimum standard deviation of normal distributions,
+            which prevents narrow peaks.
+          dequantize: whether to add noise to coarsely rounded columns in training: columns of which
+            three quarters of the distinct values are multiples of a step 1, 0.5, 0.1, 0.05, ...,
+            1e-8, 5e-9 of at least a tenth of the column's standard deviation. The step is the width
+            of the noise.
           bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
-            stands for no limit. The limits themselves are possible values. Numbers out of bounds
-            are an error in `fit`, have no density, and count as the bound as a condition.
+            stands for no limit. Limits are inclusive. Numbers out of bounds raise an error in
+            `fit`, and later have density 0; in conditions they are clipped.
           periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
           categorical_features: names or positions of the columns of X that are categories. By
             default they are the columns of a `DataFrame` that are categories, strings, objects or
             bools.
           max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
             50,000 rows on.
-          patience: number of validations without improvement, one each 50 steps, or each
-            `max_steps / 40` if that is more, after which the training of a flow ends. The flow
-            keeps the weights of the best validation, or those of the start if the best validation
-            is not better by a standard error.
+          patience: number of validations without improvement after which training stops.
+            Validations are `max(50, max_steps // 40)` steps apart. The flow keeps the weights of
+            the best validation, or its initial weights if it improves by at most a standard error.
           learning_rate: learning rate of Adam, at the start of its cosine annealing.
-          batch_size: rows in a training step, which are drawn with replacement; by default 128, or
-            512 from 50,000 rows on.
+          batch_size: rows per training step, drawn with replacement; by default 128, or 512 from
+            50,000 rows on.
           random_state: as in scikit-learn: an integer gives reproducible results.
-          verbose: 1 prints the progress of the fit, 0 nothing, and `'auto'` few lines of a fit that
-            takes longer than 5 s.
+          verbose: 1 prints progress, 0 nothing, and `'auto'` a few lines if `fit` takes longer than
+            5 s.
         """
         self.num_flows = num_flows
         self.num_couplings = num_couplings
@@ -127,9 +126,9 @@ class TableEstimator(EstimatorWithGaps):
         return type(self).__name__
 
     def _fit_or_keep(self, *arguments: Any) -> Any:
-        """Returns the estimator after `_fit`; an error or an interrupt leaves it as it was.
+        """Calls `_fit`; after an error or an interrupt the estimator is unchanged.
 
-        `_fit` sets the attributes of a copy, which the estimator gets at once when all are there.
+        `_fit` sets attributes of a copy. The estimator takes them all at once at the end.
         """
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
             if getattr(self, name) is not None:
@@ -162,10 +161,10 @@ class TableEstimator(EstimatorWithGaps):
     ) -> tuple[np.ndarray, np.ndarray, list[Any]]:
         """Sets `_stacks`, densities of y [N, D] given x [N, C] for each label.
 
-        Returns the distinct labels of positive weight, their frequencies, and x of the parts that a
-        fit to each label learned and held out, with draws in missing cells. With
-        `is_density` a y that is rounded has a density, else a probability. `weights` are the
-        user's, and `names` are of the columns of y. The limits are of the columns of x and y.
+        Returns the distinct labels of positive weight, their frequencies, and for each label the
+        learned and held-out parts of x, with missing cells drawn. With `is_density`, a rounded y
+        has a density, otherwise a probability. `weights` are the user's; `names` belong to the
+        columns of y.
         """
         weights = checked_weights(weights, len(y), self._name)
         x, y, labels = (array[weights > 0] for array in (x, y, labels))
@@ -192,7 +191,7 @@ class TableEstimator(EstimatorWithGaps):
         progress = Progress(self.verbose)
 
         def snapped(drawn: np.ndarray) -> np.ndarray:
-            """Returns standardized rows with categories, and numbers of columns of few values."""
+            """Rounds drawn cells to categories, or to known values of columns with few values."""
             indicators, numbers = np.split(drawn, [num_conditions], axis=1)
             codes = codes_of(self._x_columns.in_units(indicators), self._sizes)
             indicators = self._x_columns.standardized(one_hot(codes, self._sizes))
@@ -235,20 +234,20 @@ class TableEstimator(EstimatorWithGaps):
         return labels, frequencies, splits
 
     def _standardized(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Returns rows [N, C + D] of x [N, C] and y [N, D]."""
+        """Returns standardized rows [N, C + D] of x [N, C] and y [N, D]."""
         return np.column_stack([self._conditions_of(x), self._columns.standardized(y)])
 
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
-        """Returns standardized x; in FlowRegressor with means and indicators of missing cells."""
+        """Returns standardized x. `FlowRegressor` fills missing cells and adds their indicators."""
         conditions = self._x_columns.standardized(x)
-        # Nothing was learned of other values of a constant column, or of one without a known cell.
+        # The fit knows no other value of a column that is constant or has no known cell.
         conditions[..., self._x_columns.is_constant] = 0.0
         if self._filler is None:
             return conditions
         return np.column_stack([fill(self._filler, conditions), np.isnan(x[:, self._x_gaps])])
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
-        """Returns names and limits of the columns of numbers, of rows [N, D] with all columns."""
+        """Returns names and limits of the numeric columns of rows [N, D]."""
         names = self._names
         options = self.bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
@@ -256,7 +255,7 @@ class TableEstimator(EstimatorWithGaps):
         return [str(names[i]) for i in numbers], {numbers.index(i): limits[i] for i in limits}
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns indicators of the categories of rows, and their columns of numbers, float64."""
+        """Returns the indicators of categories and the numeric columns of rows, float64."""
         is_category = self._are_categories
         return one_hot(rows[:, is_category], self._sizes), rows[:, ~is_category].astype(np.float64)
 
@@ -269,10 +268,10 @@ class TableEstimator(EstimatorWithGaps):
         return [len(values) for values in self._categories.values()]
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        """Returns X, or X and y, float32 or float64, by the checks of scikit-learn.
+        """Returns X, or X and y, float32 or float64, checked by scikit-learn.
 
-        Missing cells of X are NaN, and categories are codes. A fit sets the categories, and later
-        calls have `reset=False`.
+        Missing cells of X are NaN, and categories are codes. `fit` learns the categories; later
+        calls pass `reset=False`.
         """
         is_fit, features = options.get("reset", True), self.categorical_features
         if is_fit:
@@ -284,7 +283,8 @@ class TableEstimator(EstimatorWithGaps):
             if is_fit:
                 self._categories = frames.categories_of(X, features, self._name)
             elif self._categories:
-                # Categories are found by position, before scikit-learn checks the names.
+                # Check here: categories are looked up by position before scikit-learn compares the
+                # names.
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
@@ -304,5 +304,5 @@ class TableEstimator(EstimatorWithGaps):
 
 
 def generator(random_state: Any) -> np.random.Generator:
-    """Returns a generator from what scikit-learn takes as `random_state`."""
+    """Returns a generator for a scikit-learn `random_state`."""
     return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))

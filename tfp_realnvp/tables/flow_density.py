@@ -24,7 +24,7 @@ from tfp_realnvp.tables.table import checked_weights, slices
 
 __all__ = ["FlowDensity"]
 
-# Numbers with more values than this, in few rows each, are measurements and no labels.
+# Numeric labels with more distinct values than this, in few rows each, are measurements.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18
 _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
@@ -37,64 +37,64 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
     p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to ten thousands of rows, whose columns can have any units.
-    It holds out one part of the rows after another, fits several densities to the other rows, and
+    The estimator is for tables of tens to ten thousands of rows. Columns can have any units. It
+    splits the rows into parts, fits several kinds of densities to the rows outside each part, and
     mixes them:
 
     ```
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
     ```
 
-    where p_ki, of kind k, did not learn part i. The weights w_k make the held-out rows most
-    probable, so that the mixture can hardly lose to one of its kinds:
+    where p_ki is the density of kind k that was fitted without part i. The weights w_k maximize the
+    likelihood of the held-out rows. The kinds are:
 
-    *   Student t distributions with the covariance of the rows, shrunk towards independent columns
-        by the factor that makes held-out rows most probable. They have a weight of at least 0.01,
-        or 10 / N for more than 1,000 rows, so that rows far from all others are possible.
+    *   Student t distributions with the covariance of the rows, shrunk towards independent columns.
+        Held-out likelihood selects the shrinkage. Their weight is at least 0.01, or 10 / N for more
+        than 1,000 rows, so that rows far from all others keep a positive density.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
-    *   Flows, which start as the Student t distributions. Each training step adds new normal noise
-        to its rows, less and less of it, and held-out rows tell when to stop. If the mixture gains
-        no more than a standard error from the first flow, or has fewer than 150 rows, it has no
-        flows.
+    *   Flows, initialized as the Student t distributions. Each training step adds new normal noise
+        to its rows, and the noise decreases. Held-out rows decide when to stop. The estimator
+        trains no flows on fewer than 150 rows, and stops after the first flow if that improves the
+        mixture by no more than one standard error.
 
-    From 50,000 rows on, by default only one part is held out, a tenth of the rows, and there is one
-    flow, of larger networks that take more steps of more rows. Normal distributions learn from at
-    most 50,000 rows.
+    From 50,000 rows on, the defaults hold out only one part, a tenth of the rows, and train one
+    flow with larger networks, more steps and larger batches. Normal mixtures are fitted to at most
+    50,000 rows.
 
-    All copies of a row are held out together. Standard errors and the choice of densities depend on
+    Equal rows are always in the same part. Standard errors and the choice of densities depend on
     Kish's effective number of distinct rows, (Σ w)² / Σ w², with weights w.
 
-    The density of a rounded number has no upper bound. Coarsely rounded columns get uniform noise
-    of the width of the rounding, or in normal distributions its variance; see `dequantize`. No
-    variance is less than 1e-6 of the column's variance, after the map of a bounded column. A column
-    takes few values if 90% of the rows without the most frequent value have a value that occurs in
-    at least five distinct rows. Then normal distributions without the variance of the rounding are
-    tried too, a warning names the column, and `score_samples` is the height of narrow peaks at
-    these values. It is not their probability, can be greater than 1, and cannot be compared with an
-    estimator whose peaks have another width.
+    Rounded numbers could have an infinite density. Flows therefore add uniform noise of the
+    rounding width to coarsely rounded columns, and normal distributions add its variance; see
+    `dequantize`. Component variances are at least 1e-6 of the variance of the (mapped) column. A
+    column takes few values if 90% of its rows, not counting the most frequent value, have values
+    that occur in at least five distinct rows. For such a column, `fit` also tries normal
+    distributions without the rounding variance, and issues a warning. `score_samples` is then the
+    height of narrow peaks at these values. This height is not a probability, can exceed 1, and is
+    not comparable between estimators with different peak widths.
 
-    A column with `bounds` goes through the cumulative distribution function of a truncated normal
-    distribution, and then through the quantile function of the normal distribution. Bounds move
-    outwards by half of the rounding width or by 0.001 standard deviations, so that they have a
-    density themselves; samples beyond them become the bound. The density of a column with a period
-    is the sum over three of its periods.
+    A column with `bounds` is mapped to the real line by the cumulative distribution function of a
+    truncated normal distribution, followed by the normal quantile function. The bounds are first
+    moved outwards by half the rounding width or 0.001 standard deviations, so that the bounds
+    themselves have a density. Samples beyond a bound are set to it. The density of a periodic
+    column is summed over three periods.
 
-    Columns of categories c have probabilities: the density is p(c) p(numbers | c). p(c) is a
-    mixture of distributions with independent columns, of the number that makes held-out rows most
-    probable. p(numbers | c) is the mixture above, with indicators of the categories as conditions:
-    of the slopes of the Student t distributions, of the normal distributions and of the flows. No
-    known category has the probability 0, and the probabilities of all categories add up to 1.
+    With columns of categories c, the density is p(c) p(numbers | c). p(c) is a mixture of
+    distributions with independent columns. Held-out likelihood selects the number of its
+    components. p(numbers | c) is the mixture above, conditioned on indicators of the categories:
+    all kinds of densities depend on them. No known category has probability 0, and the
+    probabilities of all categories add up to 1.
 
-    Networks compute in float32, all else in float64. `GridSearchCV` and `cross_val_score` rank by
-    `score`, the mean log density of rows, or with `scoring='accuracy'` by predicted labels. All
-    fits in a process share the graphs of their flows, which take seconds to trace. Processes of
-    `n_jobs=2` trace graphs of their own: leave it at 1 unless there are many long fits.
+    Networks compute in float32, everything else in float64. `GridSearchCV` and `cross_val_score`
+    use `score`, the mean log density, or with `scoring='accuracy'` the predicted labels. Tracing
+    the flows takes seconds, once per process. With `n_jobs=2`, each worker process traces them
+    again: keep `n_jobs=1` unless there are many long fits.
 
-    Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before the
-    densities are fitted, a mixture of normal distributions of the rows that are learned draws
-    missing cells given the other cells, anew for each part that is held out. This is right if
-    whether a cell is missing depends on known cells alone. Of a row with missing cells, scores and
-    predictions take the marginal density of the other cells.
+    Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before `fit`
+    estimates the densities, a normal mixture draws the missing cells given the other cells,
+    separately for each held-out part. This assumes that the probability of a missing cell depends
+    on known cells alone. Scores and predictions of a row with missing cells use the marginal
+    density of the known cells.
 
     With a condition, or for millions of rows, use `RealNVPVector` and `FlowModel`.
 
@@ -133,30 +133,34 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
         """Estimates p(x), or with labels p(x | y) and p(y).
 
-        A row of weight two counts as that row twice, a row of weight zero as none. The order of the
-        rows does not matter. An error or an interrupt leaves the estimator as it was.
+        A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
+        does not matter. If `fit` raises an error or is interrupted, the estimator does not change.
 
         Args:
           X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
-            missing cells. Rows without any cell are left out. Each column of numbers needs a known
+            missing cells. Rows without a known cell are ignored. Each numeric column needs a known
             cell, with labels in each class.
-          y: labels [N] of classes, or `None`. -1 is a class only beside 1 alone. Among other
-            numbers it means "not known" to `ClassMixture`, and is refused.
+          y: labels [N] of classes, or `None`. -1 is accepted only if 1 is the only other label.
+            Otherwise it is an error, since -1 means "not known" to `ClassMixture`.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
           The estimator, with these attributes:
 
           *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels. It
-              is a little too high, since weights and early stopping are chosen by these rows. With
-              missing cells it is of rows with draws in these, not their marginal density.
+              is slightly too high, since these rows also determine the weights and early stopping.
+              If cells are missing, it is evaluated on rows with drawn cells, and is not their
+              marginal density.
           *   `score_start_`: the same without flows.
-          *   `flow_gain_`: their difference, and its standard error over the rows.
-          *   `history_`: for each flow, lists by validation: `step`, `noise`, and `lead`, the mean
-              gain in log density of held-out rows over the start, with `lead_error`.
-          *   `n_steps_`, `noise_`: for each flow, the step and the noise of the weights that it
-              keeps; 0 and NaN if it keeps the start. A `ConvergenceWarning` says if the training
-              diverged.
+          *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, the mean gain in log density
+              of the final mixture over the mixture without flows, in nats per held-out row; and its
+              standard error. (0.0, 0.0) without flows.
+          *   `history_`: for each flow, lists with an element per validation: `step`, `noise`, and
+              `lead`, the mean gain in held-out log density over the initial flow, with its standard
+              error `lead_error`.
+          *   `n_steps_`, `noise_`: for each flow, the step and the noise at which its final weights
+              were saved; 0 and NaN if these are the initial weights. `fit` issues a
+              `ConvergenceWarning` if the training diverged.
           *   `rounding_widths_`: widths of the noise of rounded columns, [D].
           *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
               frequencies.
@@ -199,13 +203,13 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             self.classes_ = classes
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns log p(x) in nats of rows [N, D], of the columns in their own units.
+        """Returns log p(x) of rows [N, D] in nats, [N], float64, for columns in their own units.
 
-        Missing cells, NaN, are integrated out: exactly by mixtures of normal distributions, and by
-        importance sampling, with 128 proposals, by the other kinds. A conditional log density is a
-        difference of two results: `log p(a | b) = log p(a, b) - log p(b)`.
+        Missing cells are integrated out: exactly for normal mixtures, and by importance sampling
+        with 128 proposals for the other kinds. A conditional log density is a difference of two
+        results: `log p(a | b) = log p(a, b) - log p(b)`.
 
-        The result is [N], float64; -inf out of bounds, and for numbers with squares beyond float64.
+        The result is -inf out of bounds, and for numbers whose squares overflow float64.
         """
         return np.logaddexp.reduce(self._joint_log_probs(X), axis=1)
 
@@ -214,8 +218,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         Args:
           X: rows [N, D].
-          y: labels [N], or `None`. After a fit without labels they are ignored, since pipelines and
-            searches pass them on.
+          y: labels [N], or `None`. An estimator that was fitted without labels ignores them, since
+            pipelines and searches always pass them.
           sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
         """
         if y is None or not hasattr(self, "classes_"):
@@ -237,7 +241,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         message = "%(name)s: expected a call of fit(X, y) with labels before a prediction."
         check_is_fitted(self, "classes_", msg=message)
         joint = self._joint_log_probs(X)
-        # Rows that are impossible in all classes say nothing about the class.
+        # A row of density 0 in all classes carries no information about its class.
         is_possible = np.isfinite(joint).any(axis=1, keepdims=True)
         joint = np.where(is_possible, joint, np.log(self.class_prior_))
         return softmax(joint, axis=1)
@@ -248,7 +252,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows, which are not rounded. Constant columns are constant.
+        """Returns random rows. They are not rounded; constant columns keep their value.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -256,9 +260,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64. After a fit to a `DataFrame` they have the names and dtypes of its
-          columns, and integers are rounded. With categories that are not numbers, rows of an array
-          are objects.
+          Rows [N, D], float64. After a fit to a `DataFrame`, the result is a `DataFrame` with its
+          column names and dtypes, and integer columns are rounded. An array with categories that
+          are not numbers has dtype object.
         """
         check_is_fitted(self)
         n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
@@ -276,9 +280,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     ) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
-        The mean of several samples predicts a cell, and their quantiles bound it. Mixtures of
-        normal distributions are sampled exactly, and the other kinds by resampling of 128
-        proposals. A warning names a row where much of the density is from few proposals.
+        The mean of several samples predicts a cell, and their quantiles give intervals. Normal
+        mixtures are sampled exactly; the other kinds resample 128 proposals. A warning names a row
+        if few proposals carry much of its density.
 
         #### Example
 
@@ -291,8 +295,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         ((50, 1, 2), 1)
 
         Args:
-          X: rows [N, D], with NaN in missing cells, or `None` in those of categories.
-          n_samples: number S of samples of each row, at least 1, or `None` for a single one.
+          X: rows [N, D] with NaN in missing cells, or `None` in missing categories.
+          n_samples: number S of samples per row, at least 1, or `None` for a single one.
           random_state: as in scikit-learn.
 
         Returns:
@@ -304,7 +308,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rows, encoded = self._checked(X)
         samples = np.tile(encoded, [number, 1, 1])
         for chosen, filled, units in self._units(encoded):
-            # Systematic resampling: one choice from each of S equal parts of the sum of weights.
+            # Systematic resampling: one draw from each of S equal intervals of the cumulative
+            # weight.
             masses = np.stack([unit.log_mass.reshape(len(filled), -1) for _, unit in units])
             ends = softmax(np.concatenate(masses), axis=0).cumsum(axis=0)
             levels = np.arange(number)[:, np.newaxis] + rng.random([1, len(chosen)])
@@ -366,11 +371,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return log_probs + log_slopes.sum(axis=1, keepdims=True)
 
     def _units(self, encoded: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[Any]]]:
-        """Yields indices of rows that miss the same cells, copies of them, and their densities.
+        """Yields indices of rows that miss the same cells, copies of the rows, and their densities.
 
-        The E copies [E, N, H + D] have all categories and images in place of missing ones; numbers
-        stay missing. The densities are pairs of a class and a `Given` of the E N copies, whose
-        `log_mass` has the logs of p(x, y). Issues a warning if few proposals matter.
+        The E copies [E, N, H + D] enumerate the missing categories and the images of periodic
+        columns. Missing numbers stay NaN. The densities are pairs of a class index and a `Given` of
+        the E N copies, whose `log_mass` is log p(x, y). Issues a warning if few proposals carry the
+        density.
         """
         progress, done = Progress(self.verbose), 0
         num_indicators, mixtures = sum(self._sizes), self._category_mixtures
@@ -410,7 +416,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     @np.errstate(invalid="ignore")
     def _warn_of_poor(self, chosen: np.ndarray, units: list[Any]) -> None:
-        """Issues a warning if much of the density of a row is from few proposals."""
+        """Issues a warning if few proposals carry much of the density of a row."""
         masses = np.stack([unit.log_mass for _, unit in units])
         shares = softmax(masses.reshape([-1, len(chosen)]), axis=0).reshape(masses.shape)
         sizes = np.stack([unit.size for _, unit in units])
@@ -426,18 +432,18 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             )
 
     def _checked(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows with NaN, float64, and the encoded rows."""
+        """Returns the checked rows in units, float64 with NaN, and the encoded rows."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False).astype(np.float64)
         return rows, self._encoded(rows)
 
     def _encoded(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows as indicators of categories, and standardized numbers."""
+        """Encodes rows as indicators of categories followed by standardized numbers."""
         indicators, numbers = self._split(rows)
         return np.column_stack([indicators, self._columns.standardized(numbers)])
 
     def _decoded(self, encoded: np.ndarray) -> np.ndarray:
-        """Returns the rows [..., D], with codes of categories, of encoded rows."""
+        """Decodes rows to [..., D], in units and with codes of categories."""
         indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=-1)
         rows = np.empty([*encoded.shape[:-1], self.n_features_in_])
         rows[..., self._are_categories] = codes_of(indicators, self._sizes)
@@ -446,7 +452,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
 
 def _check_labels(y: np.ndarray) -> None:
-    """Raises an error if labels are numbers that are no classes."""
+    """Raises an error if numeric labels are not classes."""
     check_classification_targets(y)
     if y.dtype.kind not in "iuf":
         return

@@ -21,46 +21,45 @@ __all__ = ["FlowRegressor"]
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
-# Relative, of the smaller of the probabilities on both sides of a quantile.
+# Relative to the smaller of the two tail probabilities of a quantile.
 _TOLERANCE, _LEAST_TAIL = 1e-6, 1e-300
 
 
 class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     r"""Distribution p(y | x) of one or several numbers y, by Real NVP, for scikit-learn.
 
-    The distribution can depend on x in any way: errors can grow, be skewed, or have several modes.
+    The distribution can depend on x in any way: errors can grow with x, be skewed, or have several
+    modes.
 
-    As in `FlowDensity`, one part of the rows after another is held out, several densities are
-    fitted to the other rows, and they are mixed with the weights that make held-out y most
-    probable:
+    As in `FlowDensity`, the estimator splits the rows into parts, fits several kinds of densities
+    to the rows outside each part, and mixes them with the weights that maximize the likelihood of
+    held-out y:
 
-    *   Linear regression with Student t errors, and the ridge penalty that is best for held-out
-        rows.
-    *   Mixtures of 1 to 32 normal distributions, given x: of x and y, and of x and the errors of
-        the linear regression, for a y that is nearly a linear function of x.
+    *   Linear regression with Student t errors. Held-out rows select the ridge penalty.
+    *   Mixtures of 1 to 32 normal distributions of (x, y), conditioned on x. Further mixtures model
+        x and the errors of the linear regression: they fit a y that is nearly linear in x.
     *   For a single y and at least 100 rows, boosted trees: scikit-learn's
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
-        held-out errors. The density is of (y - m(x)) / s(x) given m(x) and log s(x), by
-        Student t distributions and mixtures as above.
-    *   Flows with x as condition, which start as the linear regression, or as Student t errors of
-        the trees. There are none with fewer than 150 rows, or if the first one adds no more than a
-        standard error, for a single y no more than 0.01 nats. With the default `num_flows`, a
-        single y has none with fewer than 2,000 rows, where they added nothing to any table that was
-        measured.
+        held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
+        m(x) and log s(x).
+    *   Flows conditioned on x, initialized as the linear regression, or as the Student t errors of
+        the trees. The estimator trains no flows on fewer than 150 rows, and stops after the first
+        flow if that adds no more than one standard error, or for a single y no more than 0.01 nats.
+        With the default `num_flows`, a single y needs 2,000 rows: on smaller tables flows added
+        nothing in our measurements.
 
-    Columns of categories in X become indicators, see `categorical_features`, and columns with
-    periods their cosine and sine. Copies of a row are held out together.
+    Categories in X become indicators, see `categorical_features`. Periodic columns become their
+    cosine and sine. Equal rows are always in the same part.
 
-    Missing cells of X, NaN, become their means given the other cells of X, of a mixture of normal
-    distributions, and each column with missing cells in the fit has an indicator of them as a
-    further column. The fit learns p(y | the cells that are known, and which ones are): whether a
-    cell is missing may say something of y. A warning names columns that miss cells afterwards, but
-    missed none in the fit.
+    A normal mixture replaces missing cells of X, NaN, by their means given the other cells of X.
+    Each column with missing cells in `fit` gets an indicator of them as a further condition. The
+    estimator thus learns p(y | known cells, which cells are missing). A warning names columns with
+    missing cells that had none in `fit`.
 
-    A single y that is rounded coarsely, as grades and counts are, is scored as rounded:
-    `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the width w of the rounding in
-    `rounding_widths_`. For whole numbers, w = 1, it is a log probability, at most 0. Several y have
-    no such probability: their density is smoothed by the variance of the rounding, w² / 12.
+    For a single y that is coarsely rounded, such as grades or counts, the score is that of an
+    interval: `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding width w
+    in `rounding_widths_`. For whole numbers, w = 1, it is a log probability. For several y, the
+    variance of the rounding, w² / 12, smooths the density instead.
 
     #### Example
 
@@ -89,8 +88,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FlowRegressor:
         """Estimates p(y | x).
 
-        A row of weight two counts as that row twice, a row of weight zero as none. The order of the
-        rows does not matter. An error or an interrupt leaves the estimator as it was.
+        A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
+        does not matter. If `fit` raises an error or is interrupted, the estimator does not change.
 
         Args:
           X: rows [N, C] of finite numbers and categories, with N at least 2, and NaN or `None` in
@@ -99,8 +98,10 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
-          The estimator, with the attributes of a fitted `FlowDensity` that do not concern classes.
-          `score_held_out_` and `score_start_` are means of log p(y | x) in nats, and
+          The estimator, with the attributes of a fitted `FlowDensity` except those of classes.
+          `score_held_out_` and `score_start_` are means of log p(y | x) in nats. `flow_gain_` is a
+          pair: `score_held_out_ - score_start_`, the mean gain in log p(y | x) of the final mixture
+          over the mixture without flows, in nats per held-out row; and its standard error.
           `rounding_widths_` has the columns of y.
 
         Raises:
@@ -127,15 +128,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._size, self._stack = y.shape[1], self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
-        """Returns log p(y | x) of each row in nats, [N], of y in its own units.
+        """Returns log p(y | x) of each row in nats, [N], for y in its own units.
 
-        A coarsely rounded y is scored as rounded, see the class.
+        See the class about a coarsely rounded y.
 
         Args:
           X: rows [N, C].
-          y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is the mean of
-            log p(y | x) over y, from 256 points: the negative entropy, which is low where little is
-            known of y.
+          y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is the negative
+            entropy, the mean of log p(y | x) over 256 points y: it is low where y is uncertain.
         """
         if y is None:
             log_probs = [
@@ -148,9 +148,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return log_probs - np.log(self._columns.scale).sum()
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
-        """Returns the probability of a smaller y [N] given X [N, C], [N], for a single y.
+        """Returns P(Y < y | x) of each row, [N], for a single y [N] and X [N, C].
 
-        If the distributions are right, these numbers are uniform in (0, 1).
+        If p(y | x) is correct, these numbers are uniform in (0, 1).
         """
         rows = self._rows(X, y)
         expected = f"{self._name}: expected a fit to a single y for cdf"
@@ -163,11 +163,11 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._in_units(self._stack.mean_of_events(conditions))
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
-        """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] of each of several y.
+        """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
 
-        For a single y the probability of the smaller tail, below or above the quantile, has a
-        relative error of at most 1e-6, or of 1e-4 where flows, in float32, have most of the tail.
-        For several y they are from 1,024 points, and about 0.05 standard deviations off.
+        For a single y, the probability of the smaller tail has a relative error of at most 1e-6, or
+        1e-4 where flows, which use float32, dominate the tail. For several y, the quantiles use
+        1,024 points, with errors of about 0.05 standard deviations.
 
         Args:
           X: rows [N, C].
@@ -206,8 +206,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
         Args:
           X: rows [N, C].
-          probability: of the interval, for each y, above 0 and below 1, else a `ValueError`. Equal
-            parts of the rest are below and above the interval.
+          probability: probability of the interval, for each y, above 0 and below 1, else a
+            `ValueError`. Both tails have equal probability.
         """
         expected = f"{self._name}: expected a probability above 0 and below 1"
         probability = validation.real(probability, lambda value: 0 < value < 1, expected)
@@ -252,7 +252,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._stack.conditions(self._conditions_of(self._encoded(X)))
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:
-        """Returns X with cosines and sines of periodic columns, and indicators of categories."""
+        """Replaces periodic columns of X by cosines and sines, and categories by indicators."""
         indicators, numbers = self._split(X)
         positions = list(self._periods)
         angles = 2 * np.pi * numbers[:, positions] / np.array([*self._periods.values()])
@@ -260,7 +260,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return np.column_stack([numbers, np.sin(angles), indicators])
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
-        """Returns the conditions of the stack and standardized y, [N, C + D]."""
+        """Returns conditions of the stack and standardized y, [N, C + D]."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
@@ -270,12 +270,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return np.column_stack([self._of_stack(X), events])
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
-        """Returns y in its own units, [...] or [..., D], of standardized ones [..., D]."""
+        """Converts standardized y [..., D] to its own units, [...] or [..., D]."""
         events = self._columns.in_units(events)
         return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
-        """Yields rows [number, n, C + D] for n conditions, with even points of p(y | x)."""
+        """Yields rows [number, n, C + D] for n conditions: quasi-random samples of p(y | x)."""
         points = qmc.Halton(2 + self._size, rng=0).random(number)
         for (chunk,) in slices(max(1, _CHUNK_SIZE // number), conditions):
             uniforms = np.repeat(points, len(chunk), axis=0)
