@@ -1,4 +1,4 @@
-"""Densities of tables, as estimators of scikit-learn: a companion that uses the public names."""
+"""scikit-learn estimators of densities of tables, built on the package's public names."""
 
 try:
     from tfp_realnvp.tables.flow_density import FlowDensity

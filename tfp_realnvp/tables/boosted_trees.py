@@ -1,4 +1,4 @@
-"""Boosted trees: the mean and the scale of one column given others, for densities of errors."""
+"""Boosted trees that predict the mean and the scale of one column given others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BoostedTrees", "GivenTrees", "fit_boosted_trees"]
 
 _OPTIONS = {"early_stopping": False, "random_state": 0}
 _MEAN_OPTIONS = {**_OPTIONS, "max_iter": 100, "max_leaf_nodes": 15}
-# Sizes of errors tell less than events do.
+# Absolute errors carry less information than events, so these trees are smaller.
 _SCALE_OPTIONS = {
     **_OPTIONS,
     "loss": "gamma",  # keeps predictions positive
@@ -23,20 +23,20 @@ _SCALE_OPTIONS = {
     "max_leaf_nodes": 8,
     "min_samples_leaf": 40,
 }
-# Of events of variance 1.
+# For events of variance 1.
 _LEAST_SCALE = 1e-3
-# The averaged mean reduces variances at most to this part.
+# Averaging the means reduces variances at most by this factor.
 _LEAST_VARIANCE_PART = 0.25
-# Threads that wait for each other take 30 times as long where another process has a core.
+# Waiting threads take 30 times as long if another process occupies a core.
 _ONE_THREAD = ThreadpoolController().wrap(limits=1, user_api="openmp")
 
 
 class BoostedTrees(NamedTuple):
-    """The mean and the scale of an event given conditions, as averages over folds.
+    """Trees of the mean and the scale of an event given conditions, averaged over folds.
 
     Attributes:
-      means: for each fold, trees that did not learn it.
-      scales: trees of the mean absolute error of `means`, for each fold as well.
+      means: for each fold, trees of the mean fitted without it.
+      scales: for each fold, trees of the mean absolute error of `means`.
     """
 
     means: list[HistGradientBoostingRegressor]
@@ -44,13 +44,13 @@ class BoostedTrees(NamedTuple):
 
     @_ONE_THREAD
     def predictions(self, conditions: np.ndarray) -> np.ndarray:
-        """Returns the mean and the log scale of events given conditions [N, C], [N, 2]."""
+        """Predicts the mean and the log scale of events given conditions [N, C], [N, 2]."""
         means, scales = (
             np.stack([trees.predict(conditions) for trees in of_folds]) for of_folds in self
         )
         scale = scales.mean(axis=0)
-        # The square of an error of the averaged mean is less by the variance over folds. For normal
-        # errors the variance is π/2 times the squared mean absolute error.
+        # Averaging reduces the squared error by the variance of the means over folds. For normal
+        # errors, the variance is π/2 times the squared mean absolute error.
         part = 1 - means.var(axis=0) / (np.pi / 2 * scale**2)
         log_scale = np.log(scale) + np.log(part.clip(min=_LEAST_VARIANCE_PART)) / 2
         return np.column_stack([means.mean(axis=0), log_scale])
@@ -60,10 +60,10 @@ class BoostedTrees(NamedTuple):
 def fit_boosted_trees(
     rows: Rows, folds: np.ndarray, width: float
 ) -> tuple[BoostedTrees, np.ndarray]:
-    """Returns trees of the last column given the others, and their predictions of rows [N, 2].
+    """Fits trees to the last column given the others, and predicts it for all rows, [N, 2].
 
-    The prediction of each row is by trees that did not learn its fold. `width` is of the rounding
-    of the last column.
+    Trees fitted without the fold of a row predict it. `width` is the rounding width of the last
+    column.
     """
     conditions, events = rows.values[:, :-1], rows.values[:, -1]
     weights = rows.weights / rows.weights.mean()
@@ -85,12 +85,12 @@ def fit_boosted_trees(
 
 
 class GivenTrees(NamedTuple):
-    """A density of one event given conditions, of which the first two are predictions of trees.
+    """A density of one event given conditions, the first two of which are tree predictions.
 
     Attributes:
-      density: of an event given some of the conditions.
-      conditions: which of them.
-      of_errors: whether its event is the error divided by the scale.
+      density: density of the event, or of its error, given some conditions.
+      conditions: the columns of these conditions.
+      of_errors: whether `density` models the error divided by the scale.
     """
 
     density: Any
@@ -98,7 +98,7 @@ class GivenTrees(NamedTuple):
     of_errors: bool
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the rows of `density`."""
+        """Converts rows to rows of `density`."""
         mean, log_scale = rows[:, :2].T * self.of_errors
         return np.column_stack([rows[:, self.conditions], (rows[:, -1] - mean) / np.exp(log_scale)])
 

@@ -17,9 +17,9 @@ _NUM_STEPS = 100
 
 
 def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Returns codes [N, C] of columns of these numbers of categories as indicators, [N, Σ sizes].
+    """Converts codes [N, C] to indicators [N, Σ sizes], for the numbers of categories in `sizes`.
 
-    A missing cell, NaN, has NaN as indicators.
+    NaN, a missing cell, becomes NaN in all its indicators.
     """
     indicators = [
         np.where(np.isnan(column), np.nan, column == np.arange(size))
@@ -42,12 +42,12 @@ def _split(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 
 class CategoryMixture(NamedTuple):
-    """A mixture of K distributions of independent categories, in rows of indicators [N, H].
+    """A mixture of K distributions with independent columns, on indicators [N, H].
 
     Attributes:
-      log_weights: of the distributions, [K].
+      log_weights: log weights of the components, [K].
       log_probs: log probabilities of the categories, [K, H].
-      sizes: numbers of categories of the columns, of sum H.
+      sizes: number of categories of each column; their sum is H.
     """
 
     log_weights: np.ndarray
@@ -56,10 +56,10 @@ class CategoryMixture(NamedTuple):
 
     @classmethod
     def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> CategoryMixture:
-        """Returns the mixture after expectation maximization.
+        """Fits the mixture by expectation maximization.
 
-        One more row of each distribution has the frequencies of all rows and, to the same part,
-        equal frequencies, so that no category is impossible.
+        Each component gets one pseudo-row, the mean of the overall frequencies and uniform
+        frequencies, so that no category is impossible.
         """
         values, weights = Rows.merged(*rows)
         weights = weights * rows.number / weights.sum()
@@ -75,7 +75,7 @@ class CategoryMixture(NamedTuple):
 
     @classmethod
     def of(cls, mixtures: list[CategoryMixture], shares: np.ndarray) -> CategoryMixture:
-        """Returns a mixture of mixtures."""
+        """Joins mixtures with the given shares into one."""
         log_weights = [
             mixture.log_weights + np.log(share)
             for mixture, share in zip(mixtures, shares, strict=True)
@@ -84,11 +84,11 @@ class CategoryMixture(NamedTuple):
         return cls(np.concatenate(log_weights), log_probs, mixtures[0].sizes)
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log probability of the cells of rows that are not missing, [N]."""
+        """Returns the log probability of the known cells of rows, [N]."""
         return logsumexp(self._joint(rows), axis=1)
 
     def sample(self, rows: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Returns rows with missing cells drawn given the others, by uniform numbers [N, 1 + C]."""
+        """Draws the missing cells of rows given the known ones, from uniform numbers [N, 1 + C]."""
         ends = softmax(self._joint(rows), axis=1).cumsum(axis=1)[:, :-1]
         log_probs = self.log_probs[(uniforms[:, :1] > ends).sum(axis=1)]
         codes = np.empty([len(rows), len(self.sizes)])
@@ -107,10 +107,10 @@ NO_CATEGORIES = CategoryMixture(np.zeros(1), np.zeros([1, 0]), [])
 def fit_category_mixture(
     splits: list[tuple[Rows, Rows]], sizes: list[int], rng: np.random.Generator
 ) -> tuple[CategoryMixture, float]:
-    """Returns the probabilities of categories, and the mean log probability of held-out rows.
+    """Returns the mixture of categories, and the mean log probability of held-out rows.
 
-    They are the mean over mixtures that learned the first parts of splits, of the number of
-    distributions that makes the second parts most probable.
+    The result averages one mixture per split, fitted to its first part. The second parts select the
+    number of components by their likelihood.
     """
     if not sizes:
         return NO_CATEGORIES, 0.0

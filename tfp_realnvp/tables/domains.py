@@ -16,26 +16,26 @@ from tfp_realnvp.tables.frames import position
 
 __all__ = ["Circle", "Interval", "Limits", "checked_limits"]
 
-# Bounds move outwards by this part of a standard deviation, or by half of a rounding width.
+# Bounds move outwards by this part of a standard deviation, or by half the rounding width.
 _LEAST_MARGIN = 1e-3
 # Limits of the logarithm of the standard deviation, and of the mean, of a truncated distribution.
 _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
-# ndtr of smaller numbers is 0.
+# `ndtr` of smaller numbers underflows to 0.
 _LEAST_QUANTILE = -37.0
 _NUM_BINS, _NUM_HARMONICS = 64, 8
 
-# Bounds (low, high), or a period, of some columns, by position.
+# Maps positions of columns to bounds (low, high) or a period.
 Limits = dict[int, tuple[float, float] | float]
 
 
 class Interval(NamedTuple):
-    """Numbers between bounds, of which one may be infinite.
+    """The map of a column between bounds to the real line. One bound may be infinite.
 
-    The map to the real line is Φ⁻¹(F(x)). F is the cumulative distribution function of the normal
-    distribution, truncated at the bounds, of the highest likelihood. Far from the bounds the map
-    only moves and scales. Uniform, exponential and half normal columns become normal.
+    The map is Φ⁻¹(F(x)), where F is the cumulative distribution function of a truncated normal
+    distribution, fitted by maximum likelihood. Far from the bounds it is nearly affine. It makes
+    uniform, exponential and half normal columns normal.
 
-    A map that is straight everywhere is better where columns depend on each other linearly.
+    If columns depend on each other linearly, the affine map `straight` is better.
     """
 
     low: float
@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def fit(cls, low: float, high: float, rounding: float, mean: float, stddev: float) -> Interval:
-        """Returns the map for a column of this rounding, mean and standard deviation."""
+        """Fits the map to a column's rounding width, mean and standard deviation."""
         margin = max(_LEAST_MARGIN * stddev, rounding / 2)
         ends = np.array([low - margin, high + margin])
 
@@ -60,17 +60,17 @@ class Interval(NamedTuple):
         return cls(low, high, truncnorm(*arguments(best)))
 
     def straight(self, mean: float, stddev: float) -> Interval:
-        """Returns the map without curvature for a column of this mean and standard deviation."""
+        """Returns the affine map for a column of this mean and standard deviation."""
         return self._replace(distribution=norm(mean, stddev))
 
     def to_line(self, column: np.ndarray) -> np.ndarray:
-        """Returns real numbers of a column; numbers out of bounds count as the bound."""
+        """Maps a column to the real line; values out of bounds count as the bound."""
         column = column.clip(self.low, self.high)
         log_cdf, log_rest = self.distribution.logcdf(column), self.distribution.logsf(column)
         return np.where(log_cdf < log_rest, ndtri_exp(log_cdf), -ndtri_exp(log_rest))
 
     def from_line(self, line: np.ndarray) -> np.ndarray:
-        """Returns the column of real numbers."""
+        """Inverts `to_line`."""
         tail = ndtr((-abs(line)).clip(_LEAST_QUANTILE))
         column = np.where(line < 0, self.distribution.ppf(tail), self.distribution.isf(tail))
         return column.clip(self.low, self.high)
@@ -82,10 +82,10 @@ class Interval(NamedTuple):
 
 
 class Circle(NamedTuple):
-    """Numbers that are equal if they differ by periods.
+    """The map of a periodic column to the real line.
 
-    Each number has an image in each period of the real line. The images after the seam, which is
-    where rows are rarest, are learned. The density of a number is the sum over its images.
+    Each number has one image per period. Training uses the image after the seam, where rows are
+    rarest. The density of a number is the sum over its images.
     """
 
     period: float
@@ -93,7 +93,7 @@ class Circle(NamedTuple):
 
     @classmethod
     def fit(cls, period: float, column: np.ndarray, weights: np.ndarray) -> Circle:
-        """Returns the circle with the seam where a smooth histogram is lowest."""
+        """Places the seam at the minimum of a smoothed histogram."""
         bins = (column % period / period * _NUM_BINS).astype(int) % _NUM_BINS
         harmonics = np.fft.rfft(np.bincount(bins, weights, _NUM_BINS))
         harmonics *= np.exp(-2 * (np.arange(len(harmonics)) / _NUM_HARMONICS) ** 2)
@@ -104,7 +104,7 @@ class Circle(NamedTuple):
         return self.seam + (column - self.seam) % self.period
 
     def from_line(self, line: np.ndarray) -> np.ndarray:
-        """Returns numbers in [0, period) of their images."""
+        """Maps images to numbers in [0, period)."""
         column = line % self.period
         return np.where(column < self.period, column, 0.0)  # -1e-20 % 360 is 360
 
@@ -116,7 +116,7 @@ class Circle(NamedTuple):
 def checked_limits(
     bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
-    """Returns the limits of columns of numbers, from dictionaries by name or position."""
+    """Checks `bounds` and `periods`, dictionaries by name or position, and joins them."""
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
         expected = f"{caller}: expected {option} as a dictionary by column"

@@ -1,4 +1,4 @@
-"""Flows of the rows of small tables: pure functions of one vector of weights."""
+"""Flows of small tables, as pure functions of one vector of weights."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _MAX_NORM, _BETA1, _BETA2, _EPSILON = 10.0, 0.9, 0.999, 1e-7
 
 
 class Architecture(NamedTuple):
-    """What the functions of a flow depend on beside its weights.
+    """Everything the functions of a flow depend on, except its weights.
 
     Attributes:
-      size: D, of the events.
-      num_conditions: C.
-      df: degrees of freedom of the latents.
+      size: number D of columns of the events.
+      num_conditions: number C of conditions.
+      df: degrees of freedom of the Student t latents.
       options: arguments of `RealNVPVector`, as items.
     """
 
@@ -53,7 +53,7 @@ class Architecture(NamedTuple):
 
 
 class _Functions(NamedTuple):
-    """The initial weights [P] of an architecture, and what it computes with any weights."""
+    """The initial weights [P] of an architecture, and its functions of any weights."""
 
     initial: np.ndarray
     evaluate: dict[str, Callable[..., tf.Tensor]]
@@ -65,8 +65,8 @@ class TableFlow(NamedTuple):
 
     Attributes:
       start: the affine map.
-      architecture: of the flow.
-      weights: of the flow, [P], float32.
+      architecture: the architecture of the flow.
+      weights: the weights of the flow, [P], float32.
     """
 
     start: StudentT
@@ -76,7 +76,7 @@ class TableFlow(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N].
 
-        It is NaN or -inf for latents out of the range of float32.
+        It is NaN or -inf for latents that overflow float32.
         """
         return self._call("log_prob", self.start.latents(rows), rows) + self.start.log_det
 
@@ -91,7 +91,7 @@ class TableFlow(NamedTuple):
         if size > 1:
             uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
         else:
-            # The midpoint rule, closer in the tails, needs fewer nodes.
+            # The midpoint rule with denser nodes in the tails needs fewer nodes.
             middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
             uniforms = middles**2 * (3 - 2 * middles)
             weights = (middles * (1 - middles))[:, 0]
@@ -104,19 +104,19 @@ class TableFlow(NamedTuple):
         return self.start.events(np.concatenate(means), conditions)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
-        # The map may be a falling one, in all rows or in none: two rows of zeros tell which.
+        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
+        # The map is increasing in all rows or decreasing in all. Two probe rows tell which.
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0
         all_rows = np.concatenate([two_rows, rows])
         latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
         latents = latents[2:] * np.sign(latents[1] - latents[0])
         tails = stdtr(self.start.df, np.stack([latents, -latents]))
-        # The start is as good for latents out of the range of float32.
+        # Latents that overflow float32 use the tails of the start, which are as good there.
         return np.where(np.isnan(latents), self.start.tails(rows), tails)
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Returns a method of the flow, of values [N, D] given the conditions of rows."""
+        """Applies a method of the flow to values [N, D] given the conditions of rows."""
         function = _functions(self.architecture).evaluate[name]
         conditions = rows[:, : self.architecture.num_conditions]
         with np.errstate(over="ignore"):
@@ -136,18 +136,18 @@ def fit_table_flow(
     rng: np.random.Generator,
     index: int,
 ) -> tuple[TableFlow, dict[str, Any]]:
-    """Returns a flow trained on rows until its log density of held-out ones is highest.
+    """Trains a flow, with early stopping by the log density of held-out rows.
 
-    The best of many validations on a few rows is high by chance: if its lead over the start is not
-    more than a standard error, the flow is the start, as it is if a training step is not finite.
+    The best of many validations on a few rows is high by chance. If its lead over the start is at
+    most one standard error, or if a training step is not finite, the result is the start.
 
     Args:
-      start: where the flow starts, but for a random orthogonal map.
-      rows, held_out: to learn, and to validate with.
-      widths: of the uniform noise of columns, [D].
+      start: initial density of the flow, up to a random orthogonal map.
+      rows, held_out: rows for training and for validation.
+      widths: widths of the uniform noise of columns, [D].
       options: the arguments of an estimator.
-      rng: for rotation, batches and noise.
-      index: of the flow among others, for messages.
+      rng: generator for rotation, batches and noise.
+      index: number of the flow, for messages.
 
     Returns the flow, and the history of its validations.
     """
@@ -156,7 +156,7 @@ def fit_table_flow(
     items = tuple((name, getattr(options, name)) for name in names)
     architecture = Architecture(size, num_conditions, start.df, items)
     functions = _functions(architecture)
-    # To compile takes as long as thousands of steps.
+    # XLA compiles for as long as thousands of steps take.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
     held_out = held_out.thinned(_MAX_HELD_OUT)
     all_steps = np.arange(options.max_steps)
@@ -178,7 +178,7 @@ def fit_table_flow(
         conditions, events = np.split(batches, [num_conditions], axis=-1)
         events += widths * rng.uniform(-0.5, 0.5, events.shape)
         latents = flow.start.latents(batches)
-        # The conditions get it as well, since networks learn few rows by heart.
+        # Conditions get noise as well, since networks memorize few rows.
         conditions, latents = (
             array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
         )
@@ -226,10 +226,10 @@ def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
 
 @functools.cache
 def _functions(architecture: Architecture) -> _Functions:
-    """Returns the functions of an architecture, traced once in a process.
+    """Returns the functions of an architecture, traced once per process.
 
-    They cannot be stale, since weights are arguments and nothing is assigned: the flow below is a
-    template, whose own values are the initial weights.
+    They cannot be stale: weights are arguments and nothing is assigned. The flow below is a
+    template that only supplies the initial weights.
     """
     size, num_conditions, df, options = architecture
     flow = tfr.RealNVPVector(
@@ -267,10 +267,9 @@ def _functions(architecture: Architecture) -> _Functions:
         conditions: tf.Tensor,
         rates: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
-        """Makes steps of Adam from the number `first` on, each with a batch and a rate of its own.
+        """Makes Adam steps, numbered from `first`, each with its own batch and learning rate.
 
-        Returns weights, moments, and the number of steps that were finite; none is made after one
-        that was not.
+        Returns weights, moments, and the number of finite steps; stops at the first nonfinite one.
         """
 
         def step(i: tf.Tensor, _: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Outliers of a table by their density, as a detector of scikit-learn."""
+"""A scikit-learn detector of outliers of a table, by their density."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ __all__ = ["FlowOutlierDetector"]
 
 
 class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
-    """Finds outliers among the rows of a table by their density, in scikit-learn.
+    """A scikit-learn detector that reports rows of low density as outliers.
 
-    As in `IsolationForest` and `EllipticEnvelope`, `predict` returns -1 for outliers and 1 for
-    other rows, and `contamination` is the share of the training rows that are reported.
-    `tfr.outliers.p_values` of the negative scores bounds the false alarms among new rows.
+    As with `IsolationForest`, `predict` returns -1 for outliers and 1 for other rows, and
+    `contamination` is the share of training rows to report. To bound false alarms among new rows,
+    pass negative scores to `tfr.outliers.p_values`.
 
     The default density is smooth, with noise of 0.1 standard deviations of each column. Without the
     noise, rows beside a narrow peak, such as a value that many rows share, would count as outliers.
-    A density depends on how columns are measured: where columns are skewed, their ranks or
-    logarithms may tell outliers better.
+    The density depends on the scale of columns: for skewed columns, try ranks or logarithms.
 
     #### Example
 
@@ -46,9 +45,8 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         """Constructs the detector; `fit` checks the arguments.
 
         Args:
-          density: the estimator of the density, with the methods `fit` and `score_samples`; by
-            default `FlowDensity(noise=0.1)`. A pipeline that ends with one can map the columns
-            first.
+          density: a density estimator with the methods `fit` and `score_samples`, or a pipeline
+            that ends with one; by default `FlowDensity(noise=0.1)`.
           contamination: the share of training rows to report as outliers, in (0, 0.5].
         """
         self.density = density
@@ -58,15 +56,14 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         """Estimates the density of rows [N, D], as `FlowDensity.fit` takes them; `y` is ignored.
 
         Raises:
-          ValueError: if rows are not as `FlowDensity.fit` expects them, or an argument of the
-            constructor is out of range.
+          ValueError: if the rows are invalid, or a constructor argument is out of range.
         """
         expected = "FlowOutlierDetector: expected a contamination in (0, 0.5]"
         validation.real(self.contamination, lambda share: 0 < share <= 0.5, expected)
         density = FlowDensity(noise=0.1) if self.density is None else clone(self.density)
         density.fit(X)
         offset = np.percentile(density.score_samples(X), 100 * self.contamination)
-        # An error or an interrupt has left the estimator as it was.
+        # Set both last, so that an error or an interrupt leaves the estimator unchanged.
         self.density_, self.offset_ = density, offset
         return self
 

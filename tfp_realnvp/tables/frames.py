@@ -1,4 +1,4 @@
-"""Columns of a pandas `DataFrame`: checks, categories as codes, and rows as a `DataFrame`."""
+"""Conversion of pandas `DataFrame`s to arrays with codes of categories, and back."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def is_frame(table: Any) -> bool:
 
 
 def dtypes_of(table: Any) -> Any:
-    """Returns the dtypes of columns, a `Series` indexed by name; `None` if not a `DataFrame`."""
+    """Returns the dtypes of columns as a `Series` by name; `None` if not a `DataFrame`."""
     return table.dtypes if is_frame(table) else None
 
 
 def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
-    """Raises a `ValueError` if a column is neither a category, by position, nor of numbers."""
+    """Raises a `ValueError` if a column is neither numeric nor one of `categories`."""
     if not is_frame(table):
         return
     is_number = pd.api.types.is_numeric_dtype
@@ -72,7 +72,7 @@ def _is_numbers(column: Any) -> bool:
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
-    """Returns the position of a column that an option names by name, or else by position."""
+    """Returns the position of a column given by name, or else by position."""
     i = names.index(name) if name in names else name
     if i in range(len(names)):
         return int(i)
@@ -137,9 +137,9 @@ def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
 
 
 def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
-    """Returns rows [..., D] with categories in place of their codes.
+    """Replaces codes in rows [..., D] by categories.
 
-    They are objects if a category is not a number.
+    The result has dtype object if a category is not a number.
     """
     names = [np.asarray(value) for values in categories.values() for value in values]
     is_object = any(name.ndim or name.dtype.kind not in "iuf" for name in names)
@@ -163,7 +163,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
-            # The largest integer of 64 bits rounds to a float64 that is out of its range.
+            # The largest 64-bit integer rounds to a float64 outside of the range.
             most = float(limits.max)
             most = most if most <= limits.max else np.nextafter(most, 0)
             column = np.rint(column).clip(limits.min, most)
@@ -172,6 +172,6 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
 
 
 def listed(names: Any) -> str:
-    """Returns a string with the first five names, and the number of further names."""
+    """Lists the first five names and the number of further names."""
     names = list(map(str, names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""Rows of a fit that miss cells: these are drawn given the other cells by a normal mixture."""
+"""Draws the missing cells of training rows given the known cells, by a normal mixture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 
 
 def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
-    """Returns rows [N, D] with means of missing cells given the other cells, or draws by `rng`."""
+    """Fills missing cells of rows [N, D] with means given the known cells, or draws by `rng`."""
     rows = rows.copy()
     for is_missing, chosen in patterns(rows):
         if not is_missing.any():
@@ -34,13 +34,13 @@ def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarra
 def mixture_with_gaps(
     rows: Rows, snapped: Any, rng: np.random.Generator, num_mixtures: int = 0
 ) -> NormalMixture:
-    """Returns a mixture of normal distributions of standardized rows with NaN in missing cells.
+    """Fits a normal mixture to standardized rows with NaN in missing cells.
 
-    It is from stochastic expectation maximization: each mixture of a series is fitted to the rows
-    with draws from the mixture before it; `snapped` replaces draws by values that exist. The first
+    The method is stochastic expectation maximization: each iteration draws the missing cells from
+    the last mixture and fits the next one. `snapped` replaces draws by existing values. The first
     mixtures have one component, which extrapolates to rows whose neighbors miss the same cells. The
-    covariance of a component is (N + D) / (N - D) times that of its N rows [D]: by this factor,
-    expected squared errors of a linear regression are larger for rows that it did not learn.
+    covariance of the N rows [D] of a component is multiplied by (N + D) / (N - D): expected squared
+    errors of a linear regression are larger by this factor on new rows.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.
@@ -60,13 +60,13 @@ def mixture_with_gaps(
 
 
 def with_draws(parts: list[Rows], snapped: Any, rng: np.random.Generator) -> list[Rows]:
-    """Returns parts of a table with draws in missing cells, which learn from the first part."""
+    """Draws the missing cells of parts of a table, by a mixture fitted to the first part."""
     mixture = mixture_with_gaps(parts[0], snapped, rng, _NUM_MIXTURES)
     return [part.mapped(lambda values: snapped(fill(mixture, values, rng))) for part in parts]
 
 
 def patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields which cells are missing, [D], and the rows where these are."""
+    """Yields each pattern of missing cells, [D], and the indices of its rows."""
     kinds, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
     order, counts = np.argsort(indices.ravel(), kind="stable"), np.bincount(indices.ravel())
     yield from zip(kinds, np.split(order, np.cumsum(counts)[:-1]), strict=True)

@@ -1,4 +1,4 @@
-"""Missing cells of rows: their marginal density, and draws given the other cells."""
+"""Marginal densities of rows with missing cells, and draws of these given the known cells."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from tfp_realnvp.tables.stack import TableStack
 
 __all__ = ["NUM_PROPOSALS", "Given", "all_categories", "given"]
 
-# Proposals for parts that are no normal mixtures: some are wide, since tails of mixtures are light.
+# Proposals for densities other than normal mixtures. Some are wide, since mixtures have light
+# tails.
 NUM_PROPOSALS, _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 128, 0.25, 1.5, 4.0
 _MAX_COMBINATIONS = 64
 
 
 class Given(NamedTuple):
-    """Some parts of a density of rows [N, C + D], given the cells that are not missing.
+    """Some densities of a stack for rows [N, C + D], given the known cells.
 
     Attributes:
-      log_mass: their share in the density of the known events given the conditions, log [N].
-      sample: function of indices of rows [M] and uniform numbers [M, 1 + number of missing cells]
-        to draws of the missing cells.
-      size: effective number of the proposals that `log_mass` is from, [N]; infinite if exact.
+      log_mass: log of their contribution to the density of the known events, [N].
+      sample: function that draws missing cells from indices of rows [M] and uniform numbers [M, 1 +
+        number of missing cells].
+      size: effective number of proposals behind `log_mass`, [N]; infinite if exact.
     """
 
     log_mass: np.ndarray
@@ -38,12 +39,12 @@ class Given(NamedTuple):
 
 @np.errstate(over="ignore", invalid="ignore")
 def given(stack: TableStack, rows: np.ndarray, is_missing: np.ndarray) -> list[Given]:
-    """Returns the parts of a stack given the known cells of rows that miss the same cells [C + D].
+    """Conditions the densities of a stack on the known cells of rows that miss the same cells.
 
-    Normal mixtures are exact. The other parts are integrated by importance sampling: cells m are
-    proposed by q(m | o), of the largest mixture and of a wide Student t distribution, and have the
-    weights `p(o, m) / q(m | o)`. The proposals are the same even points for all rows, so that a
-    result depends on its row alone.
+    Normal mixtures are exact. The other densities use importance sampling: a mixture q(m | o) of
+    the normal mixture of largest weight and a wide Student t distribution proposes missing cells m
+    given observed cells o, with weights `p(o, m) / q(m | o)`. All rows use the same quasi-random
+    points, so a result depends on its row alone.
 
     Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
     noniterative sampling/importance resampling alternative, 1987.
@@ -58,7 +59,7 @@ def given(stack: TableStack, rows: np.ndarray, is_missing: np.ndarray) -> list[G
     if mixed:
         mixtures = [part.mixture for part, _ in mixed]
         ends = np.cumsum([len(mixture.means) for mixture in mixtures])
-        # One product of matrices for the components of all parts.
+        # One matrix product for the components of all mixtures.
         components = NormalMixture(*map(np.concatenate, zip(*mixtures, strict=True)))
         joint = components.of_columns(~is_missing).joint_log_probs(known)
         for (part, share), log_probs in zip(mixed, np.split(joint, ends[:-1], 1), strict=True):
@@ -90,11 +91,11 @@ def _proposals(
     rows: np.ndarray,
     is_missing: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns proposals of missing cells, [S, N, M], and the logs of their weights, [S, N]."""
+    """Proposes missing cells, [S, N, M], and returns their log weights, [S, N]."""
     start = next(part for part, _ in parts if isinstance(part, StudentT))
     num_conditions = len(start.slopes)
     is_event = is_missing[num_conditions:]
-    # The Student t distribution given the known cells, as if it were normal.
+    # Condition the Student t distribution on the known cells as if it were normal.
     inverse = np.linalg.inv(start.matrix)
     covariance = _WIDE_SCALE**2 * inverse.T @ inverse
     mean = start.mean_of_events(rows[:, :num_conditions])
@@ -130,10 +131,10 @@ def _proposals(
 def all_categories(
     mixture: CategoryMixture, indicators: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows [N, H] that miss the same categories with these filled, [E, N, H], E times.
+    """Fills the missing categories of rows [N, H] that miss the same ones, in E ways, [E, N, H].
 
-    They are all combinations, or draws given the other categories, as many, if there are more. The
-    second result, [E, N], has the logs of factors of their probabilities.
+    The fillings are all combinations, or draws given the known categories if there are too many
+    combinations. The second result, [E, N], corrects the log probabilities of the rows for draws.
     """
     starts = np.cumsum([0, *mixture.sizes])[:-1]
     is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]

@@ -1,4 +1,4 @@
-"""Lines that tell how far a fit is."""
+"""Progress messages of a fit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
 class Progress:
-    """Prints lines after the seconds since the start.
+    """Prints progress lines with the seconds since the start.
 
-    With `verbose='auto'` the first line is after 5 s, and each pause is half of the time so far:
-    short fits are silent, and hours take few lines.
+    With `verbose='auto'`, the first line appears after 5 s, and each pause is half of the elapsed
+    time: short fits print nothing, and fits of hours print few lines.
     """
 
     def __init__(self, verbose: Any) -> None:

@@ -1,7 +1,8 @@
-"""The densities of a stack that need no network: Student t distributions and normal mixtures.
+"""Densities without networks: Student t distributions and normal mixtures.
 
-All densities have the methods `log_prob`, `tails`, `mean_of_events` and `sample`, of events given
-conditions. Plain NumPy fits some thousands of rows before TensorFlow has traced a training step.
+All densities of a stack have the methods `log_prob`, `tails`, `mean_of_events` and `sample` of
+events given conditions. NumPy fits thousands of rows in the time that TensorFlow traces a training
+step.
 """
 
 from __future__ import annotations
@@ -29,26 +30,27 @@ __all__ = [
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
-# Added to the variances of standardized conditions, in joint distributions with events.
+# Added to the variances of standardized conditions in joint distributions with events.
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
 # EM converges on small tables; on large ones its steps are capped to a few seconds.
 _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
-# More rows add little to so few parameters.
+# More rows hardly improve so few parameters.
 _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE, _MIN_CHUNK = 2**13, 32
-# The first and the second column of each product of two of a number of columns.
+# Index pairs of the products of two columns, by the number of columns.
 _pairs = functools.cache(np.triu_indices)
 
 
 class StudentT(NamedTuple):
-    """Independent Student t variables after an affine map of events, given conditions.
+    """Student t density of events given conditions: an affine map to independent variables.
 
-    Rows [C + D] are conditions and events: `latents = (events - mean - conditions slopes) matrix`,
-    with mean [D], slopes [C, D], matrix [D, D], its log |det|, and df degrees of freedom.
+    Rows [C + D] are conditions and events. `latents = (events - mean - conditions slopes) matrix`
+    are independent with `df` degrees of freedom. The shapes are mean [D], slopes [C, D] and matrix
+    [D, D], with `log_det` = log |det matrix|.
     """
 
     mean: np.ndarray
@@ -58,7 +60,7 @@ class StudentT(NamedTuple):
     df: float
 
     def latents(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the independent variables of rows, [N, D]."""
+        """Returns the latents of rows, [N, D]."""
         conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
         return (events - self.mean - conditions @ self.slopes) @ self.matrix
 
@@ -67,7 +69,7 @@ class StudentT(NamedTuple):
         return np.column_stack([rows[:, : len(self.slopes)], self.latents(rows)])
 
     def mixture_of_events(self, mixture: NormalMixture) -> NormalMixture:
-        """Returns the mixture of conditions and events, given that of conditions and latents."""
+        """Converts a mixture of conditions and latents to one of conditions and events."""
         number = len(self.slopes)
         matrix = np.eye(mixture.means.shape[1])
         matrix[number:, number:] = np.linalg.inv(self.matrix)
@@ -77,11 +79,11 @@ class StudentT(NamedTuple):
         return NormalMixture(mixture.log_weights, means, covariances)
 
     def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        """Returns the events of independent variables, [N, D]."""
+        """Returns the events [N, D] of latents."""
         return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
-        """Returns the same map before a random orthogonal map, which is another density."""
+        """Composes the map with a random rotation of the latents, which changes the density."""
         rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
         return self._replace(matrix=self.matrix @ rotation)
 
@@ -109,11 +111,11 @@ class StudentT(NamedTuple):
 def fit_student_t(
     splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float, num_conditions: int = 0
 ) -> list[StudentT]:
-    """Returns for each split the affine map that gives training rows the identity as covariance.
+    """Fits, for each split, an affine map that whitens the training rows.
 
-    The slopes are from ridge regression, with the penalty of the least held-out errors. The
-    covariance C of the errors, with uniform noise of these widths, becomes (1 - a) C + a I, with
-    the a that makes held-out rows most probable.
+    The slopes come from ridge regression with the penalty of the smallest held-out error. The
+    covariance C of the errors plus uniform noise of `widths` is shrunk to (1 - a) C + a I. The
+    factor a maximizes the likelihood of held-out rows.
     """
     slopes = _ridge_slopes(splits, num_conditions)
     fits = []
@@ -129,7 +131,7 @@ def fit_student_t(
             shrunk = (1 - shrinkage) * variances + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
             log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
-    # A single row is not held out, and says nothing about the covariance.
+    # A single row cannot be held out and does not determine a covariance.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if _is_held_out(splits) else 1.0
     starts = []
     for mean, slope, variances, axes in fits:
@@ -139,18 +141,18 @@ def fit_student_t(
 
 
 def _is_held_out(splits: list[tuple[Rows, Rows]]) -> bool:
-    """Returns whether the second rows of a split are other rows than the first."""
+    """Returns whether splits hold out rows."""
     return splits[0][0] is not splits[0][1]
 
 
 def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
-    """Returns the events of rows minus a linear map of their conditions."""
+    """Subtracts a linear map of the conditions from the events of rows."""
     conditions, events = np.split(rows.values, [len(slopes)], axis=1)
     return Rows(events - conditions @ slopes, rows.weights)
 
 
 def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[np.ndarray]:
-    """Returns the slopes [C, D] of each split, with the penalty that is best on held-out rows."""
+    """Returns slopes [C, D] for each split, with the penalty that is best on held-out rows."""
     number = num_conditions
     slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
     if number == 0 or not _is_held_out(splits):
@@ -184,14 +186,14 @@ class NormalMixture(NamedTuple):
         seed: int,
         max_steps: int = _MAX_STEPS,
     ) -> NormalMixture:
-        """Returns the mixture after expectation maximization, from clusters by k-means.
+        """Fits the mixture by expectation maximization, starting from k-means clusters.
 
         Args:
-          rows: columns of variances of about 1.
-          number: of components.
+          rows: rows whose columns have variances of about 1.
+          number: number of components.
           is_diagonal: whether covariances are diagonal.
           least_variance: added to the variance of each column in each component, [D].
-          seed: of the first centers of clusters.
+          seed: seed of the initial cluster centers.
           max_steps: largest number of steps.
         """
         clusters = _clusters(rows, number, seed)
@@ -206,7 +208,7 @@ class NormalMixture(NamedTuple):
         return mixture
 
     def _moments(self, rows: Rows) -> tuple[np.ndarray, float]:
-        """Returns the sums of `_features` over the rows of each component, and log p of a row."""
+        """Returns sums of `_features` over the rows of each component, and the mean log p."""
         coefficients, log_likelihood = self._coefficients(), 0.0
         moments = np.zeros(coefficients.shape)
         for values, weights in _chunks(*rows):
@@ -220,7 +222,7 @@ class NormalMixture(NamedTuple):
     def _of_moments(
         cls, moments: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
     ) -> NormalMixture:
-        """Returns the mixture given sums of `_features` over the rows of each component, [K, F]."""
+        """Computes the mixture from sums of `_features` over the rows of each component, [K, F]."""
         size = len(least_variance)
         sizes = moments[:, 0] + 1e-12 * moments[:, 0].sum()
         means = moments[:, 1 : 1 + size] / sizes[:, np.newaxis]
@@ -243,7 +245,7 @@ class NormalMixture(NamedTuple):
         return np.column_stack([constants, slopes, products])
 
     def of_columns(self, chosen: np.ndarray) -> NormalMixture:
-        """Returns the distribution of some of the columns, by a mask or by their order, [D]."""
+        """Returns the marginal distribution of columns, chosen by a mask or by indices."""
         covariances = self.covariances[:, chosen][:, :, chosen]
         return NormalMixture(self.log_weights, self.means[:, chosen], covariances)
 
@@ -252,7 +254,7 @@ class NormalMixture(NamedTuple):
         return joint_log_probs(self._coefficients(), rows)
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
-        """Returns the distribution of other columns given those where `is_condition` [D] holds."""
+        """Returns the distribution of the other columns given the columns in `is_condition` [D]."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
         of_given, shared, of_other = (
             self.covariances[:, rows[:, np.newaxis], columns]
@@ -269,10 +271,10 @@ class NormalMixture(NamedTuple):
 class ConditionalMixture(NamedTuple):
     """The last D columns of a mixture of K normal distributions, given the first C.
 
-    `events = means + conditions slopes + latents factors` for normal latents, means [K, D], slopes
-    [K, C, D] and upper triangular factors [K, D, D]; `joint` and `conditions` have the coefficients
-    of the mixtures of all columns and of the first, see `joint_log_probs`; `mixture` is that of all
-    columns in their former order.
+    `events = means + conditions slopes + latents factors`, with normal latents, means [K, D],
+    slopes [K, C, D] and upper triangular factors [K, D, D]. `joint` and `conditions` hold the
+    coefficients of the mixtures of all columns and of the conditions, see `joint_log_probs`.
+    `mixture` is the mixture of all columns in their original order.
     """
 
     mixture: NormalMixture
@@ -324,14 +326,14 @@ class ConditionalMixture(NamedTuple):
 
 
 def _factors(covariances: np.ndarray) -> np.ndarray:
-    """Returns upper triangular matrices [K, D, D], which map independent normal numbers to rows."""
+    """Returns upper triangular factors [K, D, D] that map standard normal numbers to rows."""
     return np.swapaxes(np.linalg.cholesky(covariances), 1, 2)
 
 
 def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns the log of each component's density times its weight, [N, K].
 
-    The coefficients [K, F] of a mixture are factors of `_features`.
+    These are linear in `_features`, with the coefficients [K, F] of a mixture.
     """
     log_probs = np.empty([len(rows), len(coefficients)], order="F")
     for values, part in _chunks(rows, log_probs):
@@ -340,7 +342,7 @@ def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log Σ exp over the last axis, [N], and the share of each term in the sum, [N, K]."""
+    """Returns log Σ exp over the last axis, [N], and the softmax, [N, K]."""
     largest = values.max(axis=1, keepdims=True)
     terms = np.exp(values - largest)
     sums = terms.sum(axis=1, keepdims=True)
@@ -350,23 +352,23 @@ def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _chunks(rows: np.ndarray, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Yields parts of rows and other arrays.
 
-    Products of matrices of this size stay in the cache of one processor, on a busy machine too.
+    Matrix products of this size fit in the cache of one core.
     """
     num_features = 1 + rows.shape[1] + len(_pairs(rows.shape[1])[0])
     return slices(max(_MIN_CHUNK, _CHUNK_SIZE // num_features), rows, *arrays)
 
 
 def _features(rows: np.ndarray) -> np.ndarray:
-    """Returns one, the columns of rows, and the products of two columns, [F, N]."""
+    """Returns ones, the columns of rows, and their pairwise products, [F, N]."""
     columns = np.ascontiguousarray(rows.T)
     first, second = _pairs(len(columns))
     return np.concatenate([np.ones([1, len(rows)]), columns, columns[first] * columns[second]])
 
 
 def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
-    """Returns the cluster of each row by k-means, as shares 0 and 1, [N, K].
+    """Assigns rows to clusters by k-means, one-hot [N, K].
 
-    A small `KMeans` of scikit-learn takes 100 times as long, to set up threads.
+    scikit-learn's `KMeans` takes 100 times as long for few rows, since it sets up threads.
     """
     values, weights = rows
     centers, _ = kmeans_plusplus(values, number, sample_weight=weights, random_state=seed)
@@ -388,11 +390,11 @@ def fit_normal_mixtures(
     progress: Progress,
     starts: list[StudentT] | None = None,
 ) -> list[list[ConditionalMixture]]:
-    """Returns the mixtures that are best on what the first split held out, each for all splits.
+    """Selects mixtures by the held-out rows of the first split, and fits each for all splits.
 
-    With `starts`, an affine map of events for each split, they are mixtures of conditions and
-    latents. These can be as narrow as the errors of the map, where `_LEAST_CONDITION_VARIANCE`
-    times the squared slopes would widen mixtures of conditions and events.
+    With `starts`, an affine map of events for each split, the mixtures model conditions and
+    latents. They can then be as narrow as the errors of the map. Mixtures of conditions and events
+    are wider, by `_LEAST_CONDITION_VARIANCE` times the squared slopes.
     """
     if not _is_held_out(splits):
         return []
@@ -405,7 +407,7 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        # Which peaks of few values a mixture finds is chance, which averages out over the splits.
+        # Chance decides which peaks of few values a mixture finds. Different seeds average it out.
         mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)

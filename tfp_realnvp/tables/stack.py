@@ -1,4 +1,4 @@
-"""Mixtures of simple densities and flows of the rows of a table, weighted by held-out rows."""
+"""Mixtures of simple densities and flows, with weights that maximize the held-out likelihood."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tfp_realnvp.tables.table import Columns, Rows
 __all__ = ["TableStack", "fit_table_stack"]
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
-# By default, beside trees: on smaller tables flows added nothing to the errors of trees.
+# With trees and the default `num_flows`: on smaller tables flows added nothing to trees.
 _MIN_ROWS_OF_DEFAULT = 2_000
-# Flows of a single column given others have to gain this many nats, for their time.
+# Flows of a single column given others must gain this many nats to be worth their time.
 _LEAST_GAIN = 0.01
-# Candidates of smaller weights are dropped.
+# Candidates of smaller weight are dropped.
 _LEAST_WEIGHT = 1e-3
-# N held-out rows say nothing about rows that are rarer than one in N. Where columns depend on each
-# other exactly, any other row would be impossible without heavy tails. Student t distributions keep
-# this weight, or the share of this number of rows if it is less.
+# N held-out rows carry no information about rows rarer than one in N. Student t distributions keep
+# this weight, or the share of this number of rows if that is less. Without their heavy tails, all
+# new rows would be impossible where columns depend on each other exactly.
 _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
-# Flows have float32 probabilities.
+# Flows compute probabilities in float32.
 _LEAST_MASS = 1e-5
 _MAX_STEPS, _TOLERANCE = 500, 1e-5
-# What `None` stands for with few rows, and with many: one larger flow, since one held-out part in
-# ten is enough to tell when to stop and to weigh the densities.
+# Defaults with few rows, and with many. Many rows need only one, larger flow: a held-out tenth of
+# the rows is enough for early stopping and for the weights.
 _MIN_MANY_ROWS, _PARTS_OF_MANY_ROWS = 50_000, 10
 _DEFAULTS = {
     "num_flows": (5, 1),
@@ -48,8 +48,8 @@ class TableStack(NamedTuple):
     Attributes:
       parts: the densities.
       shares: their weights.
-      width: over which the density of a single column of events is averaged, 0 for none.
-      trees: whose predictions the densities need as first conditions, or `None`.
+      width: interval over which the density of a single column is averaged; 0 for none.
+      trees: trees whose predictions are the first two conditions of the densities, or `None`.
     """
 
     parts: list[Any]
@@ -58,7 +58,7 @@ class TableStack(NamedTuple):
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
-        """Returns conditions as the other methods take them, with the predictions of trees."""
+        """Prepends the predictions of trees to conditions, as the other methods expect."""
         if self.trees is None:
             return conditions
         return np.column_stack([self.trees.predictions(conditions), conditions])
@@ -69,7 +69,7 @@ class TableStack(NamedTuple):
         return logsumexp(np.stack(log_probs, axis=1), axis=1, b=self.shares)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
         return self.shares @ np.stack([part.tails(rows) for part in self.parts], axis=1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
@@ -93,26 +93,25 @@ def fit_table_stack(
 ) -> tuple[TableStack, list[list[Rows]], np.ndarray, list[dict[str, Any]]]:
     """Returns the density of events given conditions.
 
-    Each candidate of the mixture has one density for each fold, which did not learn that fold.
-    There are flows if the mixture gains more than a standard error from the first of them, on the
-    rows that it did not learn.
+    Each candidate of the mixture has one density per fold, fitted without that fold. Flows are kept
+    if the first of them improves the mixture by more than one standard error on its held-out fold.
 
-    A single column of events given others has boosted trees too: densities of the errors of their
-    means, divided by their scales, given these predictions. Each row has the predictions of trees
-    that did not learn it, so that to all densities they are two more columns of the table.
+    For a single column of events given conditions, boosted trees predict its mean and scale, and
+    further densities model the standardized errors. Each row gets the predictions of trees fitted
+    without it, as two more conditions of all densities.
 
     Args:
       rows: [N, C + D], standardized conditions and events.
       columns: of the events.
-      options: the arguments of an estimator, and `is_density`: whether a single rounded column of
-        events has a density. If not, it is scored as rounded.
-      rng: for folds, clusters and flows.
+      options: the arguments of an estimator, and `is_density`: whether a single rounded column has
+        a density, or otherwise the probability of its rounding interval.
+      rng: generator for folds, clusters and flows.
       num_conditions: C.
 
     Returns:
-      The density; pairs of the rows that its parts learned and held out, with draws in missing
-      cells; log densities [N, 2] of held-out rows, without flows and with them; and the history of
-      each flow, see `fit_table_flow`.
+      The density; pairs of learned and held-out rows, with missing cells drawn; log densities [N,
+      2] of held-out rows, without and with flows; and the history of each flow, see
+      `fit_table_flow`.
     """
     is_default = options.num_flows is None
     options = _with_defaults(options, rows.number)
@@ -141,7 +140,7 @@ def fit_table_stack(
     if np.isnan(rows.values).any():
         repeated = ([part.repeated() for part in parts] for parts in splits)
         splits = [with_draws(parts, options.snapped, rng) for parts in repeated]
-    # A single row is not held out.
+    # A single row cannot be held out.
     splits = [(parts[0], parts[-1]) for parts in splits]
     held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
     # without predictions of trees
@@ -163,7 +162,7 @@ def fit_table_stack(
             unit = np.exp(np.median(rows.values[:, 1])) if view.of_errors else 1.0
         starts = fit_student_t(seen, widths / unit, options.degrees_of_freedom, number)
         fits: list[list[Any]] = [starts]
-        # The last view is of flows.
+        # The last view has no normal mixtures, only Student t distributions and flows.
         for least_variance in least_variances if view in views[:2] else []:
             fits += fit_normal_mixtures(
                 seen, least_variance / unit**2, rng, number, options.progress
@@ -179,7 +178,7 @@ def fit_table_stack(
     flows: list[Any] = []
     least_gain = _LEAST_GAIN if trees else _TOLERANCE
     history: list[dict[str, Any]] = []
-    # Affine maps of a single column only move and scale the start.
+    # Affine maps of a single column could only shift and scale the start.
     is_start = is_one and not num_conditions and options.transformer == "affine"
     least = _MIN_ROWS_OF_DEFAULT if trees and is_default else _MIN_ROWS_OF_FLOWS
     if rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start:
@@ -214,7 +213,7 @@ def _viewed(view: GivenTrees | None, density: Any) -> Any:
 
 
 def _with_defaults(options: Any, num_rows: float) -> Any:
-    """Returns the arguments of an estimator with the numbers that `None` stands for."""
+    """Replaces `None` in the arguments of an estimator by the defaults."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     defaults = {
         name: many if num_rows >= _MIN_MANY_ROWS else few for name, (few, many) in _DEFAULTS.items()
@@ -225,8 +224,8 @@ def _with_defaults(options: Any, num_rows: float) -> Any:
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
-    With a width it is the log of the mean density over that width, for a single column of events.
-    It is -inf for numbers that are too large for float64, or for the float32 of flows.
+    With a width, for a single column of events, it is the log of the mean density over an interval.
+    It is -inf for numbers that overflow float64, or float32 in flows.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
@@ -234,7 +233,8 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
             half = np.zeros(rows.shape[1])
             half[-1] = width / 2
             mass = density.tails(rows + half)[0] - density.tails(rows - half)[0]
-            # Differences of probabilities are less exact far out, where the density is flat.
+            # In the far tails, where the density is flat, differences of probabilities lose
+            # precision.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
             log_probs = np.where(mass > _LEAST_MASS, log_means, log_probs)
     return np.where(np.isnan(log_probs), -np.inf, log_probs)
@@ -243,9 +243,9 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
 def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Returns weights of densities, [K], and the log density of their mixture, [N].
 
-    The weights make held-out rows, of log densities [N, K], most probable, by expectation
-    maximization of a concave function. Student t distributions, the first density, keep a small
-    weight in any case.
+    The weights maximize the likelihood of held-out rows with log densities [N, K], a concave
+    problem, by expectation maximization. The first density, of Student t distributions, always
+    keeps a small weight.
 
     Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
     """

@@ -1,7 +1,6 @@
-"""A table: its distinct rows with their weights, and how its columns are standardized and rounded.
+"""A table: its distinct rows with weights, and the scales and rounding of its columns.
 
-Equal rows are merged, so that neither their order nor their repetition matters, not even for random
-choices.
+Equal rows are merged, so results depend neither on the order of the rows nor on repetition.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from tfp_realnvp.tables.frames import listed
 __all__ = ["Columns", "Rows", "checked_weights", "slices"]
 
 _LEAST_VARIANCE = 1e-6
-# Rounding counts if its width is at least this part of a standard deviation.
+# Rounding is coarse if its width is at least this share of a standard deviation.
 _COARSE_ROUNDING = 0.1
-# A column is rounded if this part of its distinct values has few decimals.
+# A column counts as rounded if this share of its distinct values has few decimals.
 _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
-# A column takes few values if this part of its rows has values that occur in so many rows.
+# A column takes few values if this share of its rows has values that occur in so many rows.
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
-# Of the choice between maps of bounded columns.
+# For choosing between maps of bounded columns.
 _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
 # The squares of larger numbers leave the range of float64.
@@ -63,11 +62,11 @@ class Rows(NamedTuple):
         return Rows(self.values[is_chosen], self.weights[is_chosen])
 
     def thinned(self, number: int) -> Rows:
-        """Returns every n-th row, at most `number`: rows in order are spread evenly."""
+        """Returns every n-th row, at most `number` rows, spread evenly over the sorted table."""
         return Rows(*(array[:: -(-len(array) // number)] for array in self))
 
     def repeated(self) -> Rows:
-        """Returns the table with rows with missing cells as several rows of about the least weight.
+        """Splits each row with missing cells into several rows of about the least weight.
 
         At most 10,000 rows are added.
         """
@@ -78,19 +77,19 @@ class Rows(NamedTuple):
         return Rows(*(np.repeat(array, copies, axis=0) for array in lighter))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
-        """Returns a function of the rows, with their weights."""
+        """Applies a function to the rows and keeps the weights."""
         return self._replace(values=function(self.values))
 
     @property
     def number(self) -> float:
-        """The number of rows of equal weights that say as much, at most N.
+        """Kish's effective number of rows, at most N.
 
         Source: Kish: Survey sampling, 1965, section 11.7.
         """
         return self.weights.sum() ** 2 / (self.weights**2).sum()
 
     def mean_and_error(self, values: np.ndarray) -> tuple[float, float]:
-        """Returns the mean of a value of each row, and its standard error."""
+        """Returns the weighted mean of one value per row, and its standard error."""
         mean = np.average(values, weights=self.weights)
         variance = np.average((values - mean) ** 2, weights=self.weights)
         return float(mean), float(np.sqrt(variance / self.number))
@@ -107,7 +106,7 @@ class Rows(NamedTuple):
         return self.values[np.searchsorted(ends, ends[-1] * rng.random(shape), side="right")]
 
     def with_known_cells(self, rng: np.random.Generator) -> Rows:
-        """Returns the rows with draws from the known cells of a column, or 0, in missing cells."""
+        """Fills missing cells with draws from the known cells of their column, if any, or 0."""
         values = self.values.copy()
         for column in values.T:
             is_missing = np.isnan(column)
@@ -117,9 +116,9 @@ class Rows(NamedTuple):
         return self._replace(values=np.nan_to_num(values))
 
     def folds(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """Returns the fold of each row, [N], one of `number`, or of N if that is less.
+        """Assigns each row to one of `number` folds, [N], or to one of N if that is less.
 
-        Heavy rows are dealt out first, so that each fold has its share of them.
+        Heavy rows are dealt out first, so each fold gets a share of them.
         """
         order = rng.permutation(len(self.weights))
         order = order[np.argsort(-self.weights[order], kind="stable")]
@@ -139,15 +138,15 @@ def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
 
 
 class Columns(NamedTuple):
-    """What is known of the columns of a table, each but `domains` an array [D].
+    """Properties of the columns of a table; all but `domains` are arrays [D].
 
     Attributes:
-      center: means, or the values of constant columns, after the map of their domain.
-      scale: standard deviations with the rounding, or the sizes of constant columns.
+      center: means after the map of the domain, or the values of constant columns.
+      scale: standard deviations including the rounding, or the magnitudes of constant columns.
       is_constant: whether all rows have the same value.
-      widths: of the noise of coarsely rounded columns, in their own units, and 0 for others.
-      takes_few_values: whether a column is coarsely rounded, and most rows share their values.
-      slopes: of `standardized`, geometric means over the rows.
+      widths: rounding widths of coarsely rounded columns in their own units, 0 for others.
+      takes_few_values: whether a column is coarsely rounded and most rows share its values.
+      slopes: geometric means of the slope of `standardized` over the rows.
       domains: maps of bounded and periodic columns to the real line, by position.
     """
 
@@ -161,9 +160,9 @@ class Columns(NamedTuple):
 
     @classmethod
     def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits | None = None) -> Columns:
-        """Returns the columns of rows; only with `dequantize` their rounding has a width.
+        """Computes the properties from rows; without `dequantize`, all widths are 0.
 
-        `limits` are bounds `(low, high)` and periods of some columns, by position.
+        `limits` maps positions of columns to bounds `(low, high)` or periods.
         """
         values = rows.values
         largest = abs(values).max(axis=0)
@@ -192,7 +191,7 @@ class Columns(NamedTuple):
         for i, domain in columns.domains.items():
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
-                # The heights of peaks at few values would depend on the slope of a curved map.
+                # With a curved map, the heights of peaks at few values would depend on its slope.
                 choices = [straight] if few[i] else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
@@ -210,7 +209,7 @@ class Columns(NamedTuple):
         return self._replace(center=center, scale=scale, slopes=slopes, domains=domains)
 
     def _normal_score(self, rows: Rows) -> float:
-        """Returns the mean log density of rows, but for a constant, if they are normal."""
+        """Returns the mean log density of rows under a normal distribution, up to a constant."""
         standardized = rows._replace(values=self.standardized(rows.values))
         _, covariance = standardized.covariance()
         np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
@@ -218,14 +217,14 @@ class Columns(NamedTuple):
         return np.average(log_slopes, weights=rows.weights) - np.linalg.slogdet(covariance)[1] / 2
 
     def standardized(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows [..., D], float64, whose columns have mean 0 and variance 1."""
+        """Standardizes rows [..., D], float64, to mean 0 and variance 1 of each column."""
         rows = rows.astype(np.float64)
         for i, domain in self.domains.items():
             rows[..., i] = domain.to_line(rows[..., i])
         return (rows - self.center) / self.scale
 
     def in_units(self, rows: np.ndarray) -> np.ndarray:
-        """Returns standardized rows [..., D] in the units of the columns."""
+        """Converts standardized rows [..., D] to the units of the columns."""
         rows = self.center + np.where(self.is_constant, 0.0, self.scale) * rows
         for i, domain in self.domains.items():
             rows[..., i] = domain.from_line(rows[..., i])
@@ -234,7 +233,7 @@ class Columns(NamedTuple):
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Returns all images of standardized rows [N, D] that have a density, [K, N, D].
 
-        The rows miss the same cells, which have no images.
+        All rows must miss the same cells. Missing cells have no images.
         """
         rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
         for i, domain in self.domains.items():
@@ -261,7 +260,7 @@ class Columns(NamedTuple):
     def least_variances(self) -> list[np.ndarray]:
         """Returns variances [D] for normal mixtures of standardized columns.
 
-        The first smooth all rounded columns, the second only columns that take many values.
+        The first variances smooth all rounded columns, the second only those with many values.
         """
         of_rounding = self.standardized_widths() ** 2 / 12
         smooth = _LEAST_VARIANCE + of_rounding
@@ -269,7 +268,7 @@ class Columns(NamedTuple):
         return [smooth] if (sharp == smooth).all() else [smooth, sharp]
 
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
-        """Warns of columns that say nothing; with `is_density`, of columns that take few values."""
+        """Warns of redundant columns, and with `is_density` of columns that take few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         notes = [
             f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
@@ -295,14 +294,14 @@ class Columns(NamedTuple):
 
 
 def _rounding_width(column: np.ndarray) -> float:
-    """Returns the step of which three quarters of the values of a column are multiples, or 0.
+    """Returns the step that divides three quarters of the distinct values of a column, or 0.
 
-    Steps are powers of ten and their halves. Each value counts once, since exact zeros and ones,
-    like hours without rain, do not tell how other numbers are rounded.
+    Steps are powers of ten and their halves. Each value counts once, since frequent exact zeros,
+    such as hours without rain, do not show how other values are rounded.
     """
     values = np.unique(column)
     with np.errstate(over="ignore", invalid="ignore"):
-        # Numbers that were rounded in float32 have few decimals in float32 only.
+        # Numbers that were rounded in float32 have few decimals only in float32.
         short = values.astype(np.float32)
         values = short if (short == values).all() else values
         for number, parts in itertools.product(range(_MAX_DECIMALS), (1, 2)):
