@@ -1,4 +1,4 @@
-"""Checkpoints, from which a killed process resumes training."""
+"""Checkpoints: a killed process resumes training from them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     after `patience` successive validations without improvement.
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
-    steps and seconds of the budget, the best value of `monitor` and the number of epochs since. A
-    process that is killed at any point resumes from the last complete checkpoint
-    (`tf.train.CheckpointManager`). The optimizer counts the steps; their number determines the
-    position in the data and the seeds of the noise. With several workers, only the chief writes,
-    and all workers need access to the folder.
+    steps and seconds of the budget, the best value of `monitor` and the number of epochs since that
+    value. A process that is killed at any point resumes from the last complete checkpoint
+    (`tf.train.CheckpointManager`). The step count of the optimizer determines the position in the
+    data and the seeds of the noise. With several workers, only the chief writes, and all workers
+    need access to the folder.
 
-    A resumed run equals an uninterrupted one if its data come in the same order, as from
-    `tfr.data.batches(..., step=...)`. Keras shuffles arrays in a new order in each process; resume
-    arrays after a whole epoch, with `fit(..., shuffle=False)`.
+    A resumed run equals an uninterrupted one if the order of the data is the same, as with
+    `tfr.data.batches(..., step=...)`. Keras shuffles arrays differently in each process: use
+    `fit(..., shuffle=False)` and resume after a whole epoch.
 
     If the optimizer averages the weights (`use_ema=True`), a checkpoint holds weights and averages.
-    `fit` validates the averages, so that the best weights are averages. `fit` and `restore` raise
-    an error while another process trains in the folder.
+    `fit` validates the averages, so the best weights are averages. `fit` and `restore` raise an
+    error while another process trains in the folder.
 
     #### Example
 
@@ -152,7 +152,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether the best epoch was `patience` epochs ago."""
+        """Whether the last `patience` epochs brought no improvement."""
         epochs = int(self._state.epochs_since_best.numpy())
         return self._patience is not None and epochs >= self._patience
 
@@ -160,7 +160,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves a checkpoint now. With several workers, only the chief writes.
 
         Raises:
-          OSError: if the checkpoint cannot be written. The last one stays.
+          OSError: if the checkpoint cannot be written. The previous one remains.
         """
         self._last_save = time.monotonic()
         if not self._writes:
@@ -196,7 +196,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves if the last checkpoint is older than `save_seconds`."""
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
-        # After the last batch, `on_epoch_end` saves: resuming from here would skip the validation.
+        # Do not save after the last batch of an epoch: a resumed run would skip the validation.
+        # `on_epoch_end` saves instead.
         is_last = batch + 1 >= (self.params.get("steps") or math.inf)
         if not self.model.stop_training and not is_last:
             self.save()

@@ -20,11 +20,11 @@ _GRADIENT = "the gradient"
 
 
 class _Expectation(str):
-    """What the data have to be: the message of a `ValueError`."""
+    """The message of a `ValueError` about the data."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss or a gradient of a training step was not finite. The weights were not changed.
+    """The loss or a gradient of a training step was not finite; the weights did not change.
 
     Attributes:
       step: the training step, counted from 0.
@@ -43,7 +43,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class FiniteRecord:
-    """Collects the parts of a step in the order of computation, and whether each is finite.
+    """Records in order of computation whether each part of a step is finite.
 
     A tensor counts as finite if its sum of squares, a single operation, is finite.
     """
@@ -63,7 +63,7 @@ class FiniteRecord:
 
         Args:
           is_valid: a scalar `bool`.
-          message: of the `ValueError` that `FiniteGuard.raise_failure` raises.
+          message: message of the `ValueError` that `FiniteGuard.raise_failure` raises.
         """
         self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
@@ -72,13 +72,13 @@ class FiniteRecord:
         """Appends the result of a bijector: the `observer` of a `Pass`."""
         part = f"the bijector {bijector.name}"
         if isinstance(bijector, PixelLogit):
-            # It is the first, and has neither networks nor variables.
+            # `PixelLogit` has no variables, so non-finite results come from the data.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
-        # A log det that is equal for all events is finite where the values are.
+        # If a log det is equal for all events, the check of the values suffices.
         self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:
-        """Returns 1 for each tensor that is finite and 0 for others, float32."""
+        """Returns 1 for each finite tensor and 0 for each other one, float32."""
         if not self._sums:
             return tf.ones([0])
         widest = max({square.dtype for square in self._sums}, key=lambda dtype: dtype.size)
@@ -87,10 +87,10 @@ class FiniteRecord:
 
 
 class FiniteGuard:
-    """Keeps a training step that is not finite from changing anything, and raises an error for it.
+    """Prevents a non-finite training step from changing anything, and raises an error for it.
 
-    A step calls `check(...)` after its gradients, and `raise_failure(...)` raises the error outside
-    of the graph.
+    A step calls `check(...)` after computing its gradients. Later, outside of the graph,
+    `raise_failure(...)` raises the error.
 
     #### Example
 
@@ -107,13 +107,13 @@ class FiniteGuard:
     """
 
     def __init__(self) -> None:
-        # The first step that was not finite, the number of its first such part, and the position of
-        # the first such element in the packed gradients; or -1, -1, -1.
+        # The first non-finite step, the number of its first non-finite part, and the position of
+        # the first non-finite element in the packed gradients; or -1, -1, -1.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable(
             [-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=first
         )
-        # The parts of all graphs that check: those of several graphs may be in use.
+        # Numbers of the parts in all graphs, since several graphs may be in use.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 
@@ -126,15 +126,15 @@ class FiniteGuard:
         gradients: Sequence[tf.Tensor] = (),
         total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
-        """Returns whether the step is to be made, and stores the first step that is not finite.
+        """Returns whether to make the step, and stores the first non-finite step.
 
-        After such a step, later steps of the same execution are not made either.
+        Later steps of the same execution are then skipped, too.
 
         Args:
           step: number of the step, int64.
-          record: of the parts that replicas compute alone.
+          record: record of the parts that each replica computes by itself.
           are_finite: the mean over replicas of `record.are_finite()`.
-          packing: of the gradients.
+          packing: packing of the gradients.
           gradients: packed gradients, equal on all replicas.
           total: the objective, equal on all replicas.
 
@@ -152,7 +152,7 @@ class FiniteGuard:
         fails, failed_before = tf.reduce_any(are_finite < 1), failure[0] >= 0
         position = tf.constant(-1, tf.int64)
         if gradients:
-            # Which one is not finite is found after a failure alone.
+            # Search for the non-finite element only after a failure.
             position = tf.cond(fails, lambda: _first_not_finite(gradients), lambda: position)
         part = tf.gather(tf.constant(numbers, tf.int64), tf.argmax(are_finite < 1))
         new_failure = tf.stack([step, part, position])
@@ -161,14 +161,14 @@ class FiniteGuard:
         return tf.logical_not(fails | failed_before)
 
     def reset(self) -> None:
-        """Forgets a step that was not finite."""
+        """Clears the stored step."""
         self._failure.assign([-1, -1, -1])
 
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
         """Raises an error, once, if a step was not finite.
 
         Args:
-          variables: the trained variables, one of which may be the part that the error names.
+          variables: the trained variables; the error names the variable of a non-finite gradient.
 
         Raises:
           ValueError: if the data failed a check of `FiniteRecord.require`.
@@ -191,7 +191,7 @@ class FiniteGuard:
 
 
 def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns the position, in all tensors one after the other, of the first such element."""
+    """Returns the position of the first non-finite element in the concatenated tensors."""
     are_finite = [tf.reshape(tf.math.is_finite(tensor), [-1]) for tensor in tensors]
     return tf.argmax(tf.logical_not(tf.concat(are_finite, axis=0)))
 
@@ -199,7 +199,7 @@ def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def warn_unless_finite(values: Any, method: str) -> None:
     """Issues a `RuntimeWarning` if a log density is not finite.
 
-    An error would end the validation within `fit` because of a single image.
+    An error would stop the validation within `fit` because of a single image.
     """
     number = np.count_nonzero(~np.isfinite(values))
     if number:

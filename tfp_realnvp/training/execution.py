@@ -1,4 +1,4 @@
-"""How Keras runs the steps of a model: one graph, few rewrites, and advice on the processor."""
+"""Faster execution of Keras' steps: one graph, few rewrites, and advice on the processor."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def made_faster(
     step: Callable[[Any], Any] | None = None,
     fuse: bool = False,
 ) -> Callable[[Any], Any]:
-    """Returns a function that runs one graph, which TensorFlow rewrites little.
+    """Returns a faster version of Keras' function: one graph with few rewrites.
 
     Args:
       model: a compiled `FlowModel`.
       function: Keras' function of an iterator.
-      step: function of a batch, whose graph replaces the two graphs of Keras, except under a
-        strategy, with XLA or with several steps in an execution. `None` keeps Keras' graphs.
+      step: function of a batch, traced into a single graph in place of Keras' two graphs, except
+        under a strategy, with XLA or with several steps per execution. `None` keeps Keras' graphs.
       fuse: as in `few_graph_rewrites`.
     """
-    # A loop of several steps gains from rewrites.
+    # Rewrites speed up a loop of several steps.
     if model.steps_per_execution > 1:
         return function
     with model.distribute_strategy.scope():
@@ -53,11 +53,11 @@ def made_faster(
 def _as_one_graph(
     function: Callable[[Any], Any], step: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
-    """Returns a function of an iterator, which traces `step` into its own graph.
+    """Returns a function of an iterator that traces `step` into its own graph.
 
-    Keras traces a step, and then a second graph that calls it. TensorFlow copies the first into the
-    second, so that first steps take up to a quarter more time (see `benchmarks/README.md`). Only
-    iterators of `tf.data` have a graph; `function` takes others.
+    Keras traces a step, and then a second graph that calls it. TensorFlow copies the first graph
+    into the second, which makes first steps up to a quarter slower (see `benchmarks/README.md`).
+    For iterators other than those of `tf.data`, `function` runs.
     """
 
     def none_if_optional(value: Any) -> Any:
@@ -66,7 +66,7 @@ def _as_one_graph(
     @functools.partial(tf.function, reduce_retracing=True)
     @tf.autograph.experimental.do_not_convert
     def next_step(iterator: tf.data.Iterator) -> Any:
-        # In data of generators, Keras replaces each `None` by an empty optional.
+        # Keras replaces `None` in data from generators by an empty optional.
         return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
 
     def one_graph(iterator: Any) -> Any:
@@ -79,10 +79,10 @@ def _as_one_graph(
 
 @functools.cache
 def advise_onednn() -> None:
-    """Logs a warning, once in a process, if convolutions would be faster with oneDNN.
+    """Logs a warning, once per process, if convolutions would be faster with oneDNN.
 
     By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. It reads the
-    environment variable when it is imported. If the variable is set, the user has chosen.
+    environment variable at import. If the user has set the variable, no warning is needed.
     """
     name = "TF_ENABLE_ONEDNN_OPTS"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -97,7 +97,7 @@ def advise_onednn() -> None:
 
 @functools.cache
 def advise_no_xla() -> None:
-    """Logs a warning, once in a process, if XLA compiles for a CPU."""
+    """Logs a warning, once per process, if XLA compiles for a CPU."""
     if {device.device_type for device in tf.config.list_physical_devices()} == {"CPU"}:
         logging.warning(
             "On a CPU, the first step takes five to ten times as long with XLA, and later steps "
@@ -106,7 +106,7 @@ def advise_no_xla() -> None:
 
 
 class RequireBatch(keras.callbacks.Callback):
-    """Raises an error at the end of a prediction without batches, where Keras fails."""
+    """Raises an error after a prediction without batches, where Keras would fail."""
 
     num_batches = 0
 

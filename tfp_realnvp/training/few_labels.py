@@ -40,24 +40,24 @@ class ClassSeparation(keras.callbacks.Callback):
 
     Here c_k is the mean latent of the labeled events of class k after the first step, c the mean of
     all c_k, d the mean distance of two c_k, σ the standard deviation of a component, and f the
-    fraction of the training that is done. From f = 1/2 on, the means are learned.
+    completed fraction of the training. From f = 1/2 on, `fit` learns the means.
 
-    At first the components nearly coincide, and the flow learns the density of all events. As they
-    move apart, they divide the classes where events are rare. Components that start far apart can
-    divide the classes anywhere between labeled events.
+    At first the components nearly coincide, and the flow learns the density of all events. As the
+    components move apart, they separate the classes where events are rare. Components that start
+    far apart could separate the classes anywhere between labeled events.
     """
 
     def __init__(
         self, distribution: tfd.Distribution, data: Any, dequantize: bool, budgets: list[Any]
     ) -> None:
-        """Collects about 1,000 labeled events, as many of each class as there are.
+        """Collects about 1,000 labeled events, balanced over the classes.
 
         Args:
           distribution: a flow with a `ClassMixture` as base.
-          data: the data of `fit`. All rows of arrays are searched for labels, and the first 100,000
-            events of a `tf.data.Dataset`. Labels in other data are unknown before training.
+          data: the data of `fit`. The constructor searches all rows of arrays for labels, or the
+            first 100,000 events of a `tf.data.Dataset`. It cannot search other data.
           dequantize: whether events are gray levels.
-          budgets: callbacks of `fit` that know the `fraction` of the training that is done.
+          budgets: callbacks of `fit` with a `fraction`, the completed part of the training.
 
         Raises:
           ValueError: if all class means are equal and no labels are known.
@@ -95,7 +95,7 @@ class ClassSeparation(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the class means for the next step."""
-        # The first step sets the normalizations of the flow.
+        # The first step initializes the normalizations of the flow.
         if not self._has_started:
             self._has_started, self._is_new = True, step_of(self.model) == 0
             return
@@ -106,7 +106,7 @@ class ClassSeparation(keras.callbacks.Callback):
         if self._means is None:
             self._means, self._factor = self._first_means()
         steps = self.params["steps"]
-        # Without a number of steps, the means move once an epoch.
+        # If the number of steps is unknown, move the means once per epoch.
         fraction = (self._epoch + (batch / steps if steps else 1)) / self.params["epochs"]
         fraction = max([fraction, *(budget.fraction for budget in self._budgets)])
         self._is_separating = fraction < _SHARE
@@ -114,7 +114,7 @@ class ClassSeparation(keras.callbacks.Callback):
         self._mixture.loc.assign(self._means * factor)
 
     def warn_of_errors(self) -> None:
-        """Warns of labeled events that the flow assigns to another class, or did at the start."""
+        """Warns of labeled events that the flow misclassifies now or misclassified at the start."""
         errors = self._num_errors()
         if not (errors or self._starting_errors):
             return
@@ -131,14 +131,14 @@ class ClassSeparation(keras.callbacks.Callback):
         )
 
     def _num_errors(self) -> int:
-        """Returns the number of labeled events that the flow assigns to another class."""
+        """Returns the number of labeled events that the flow misclassifies."""
         if not self._labels.size:
             return 0
         log_probs = class_log_probs(self._distribution, self._events)
         return int(np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels))
 
     def _collect_labeled(self, data: Any, noise: float) -> None:
-        """Stores labeled events and their labels, as many of each class as possible."""
+        """Stores labeled events and their labels, balanced over the classes."""
         if isinstance(data, ArrayBatches):
             batches = [data.arrays]
         else:
@@ -151,7 +151,7 @@ class ClassSeparation(keras.callbacks.Callback):
             condition = batch_parts.condition_in(batch)
             condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is not None:
-                # An event of weight zero counts as none.
+                # Ignore events of weight zero.
                 is_used = True if weights is None else np.reshape(weights, [-1]) > 0
                 of_batch = np.where(is_used, condition, -1)
                 by_class = [
@@ -187,7 +187,7 @@ class ClassSeparation(keras.callbacks.Callback):
 
 
 def _spread(rows: np.ndarray, number: int) -> np.ndarray:
-    """Returns at most `number` of the rows, spread over all of them."""
+    """Returns at most `number` rows, evenly spread."""
     return rows[:: max(1, len(rows) // max(1, number))][:number]
 
 

@@ -55,16 +55,16 @@ class FlowModel(FlowSteps):
     with sums over the batch and weights w of the events, 1 by default.
 
     Images are uint8 or floating gray levels, [B, H, W, C]. Each training step adds new noise to
-    them, which `seed` and the step determine. Vectors [B, D] get no noise and have no bits/dim.
-    Training changes `model.distribution`, the object that was passed, with a trainable base
-    distribution. `model.losses` are the losses of networks, by `add_loss` or as regularizers of
-    their weights. The metrics are `loss`, the weighted mean of the negative log-likelihood in nats
-    per image without the other terms, and `bits_per_dim`.
+    images, determined by `seed` and the step number. Vectors [B, D] get no noise and have no
+    bits/dim. Training changes the distribution object that you passed, including a trainable base.
+    `model.losses` are the losses that networks add by `add_loss` or weight regularizers. The
+    metrics are `loss`, the weighted mean of the negative log-likelihood in nats per image without
+    the other terms, and `bits_per_dim`.
 
     *   `fit`, `evaluate` and `predict` take the data of any `keras.Model`: arrays, tensors, pandas
         frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple that
         begins with images, or a dictionary with `'image'`; a generator yields tuples, `(images,)`
-        without labels. Floats are cast to the distribution's dtype. As in any Keras model,
+        without labels. `FlowModel` casts floats to the distribution's dtype. As in any Keras model,
         `keras.utils.set_random_seed` makes the order of shuffled arrays repeatable.
     *   A distribution that takes a condition gets the second element of a tuple as
         `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
@@ -73,20 +73,21 @@ class FlowModel(FlowSteps):
         base, -1 is an unknown label. With the flow's `condition_dropout=p`, each step leaves out
         the condition of a share p of the images.
     *   `fit` and `evaluate` take `sample_weight`, the third element of a tuple, or the element
-        `'sample_weight'` of a dictionary; `fit` also takes `class_weight`. An event of weight two
-        counts as two equal events in loss, metrics and batch statistics, one of weight zero as
-        none.
-    *   `predict`, and `evaluate` in its metrics, give log densities in nats, with moving
-        statistics. The noise of an image depends on `seed` and its gray levels alone.
+        `'sample_weight'` of a dictionary; `fit` also takes `class_weight`. In loss, metrics and
+        batch statistics, an event of weight two counts as two equal events, and an event of weight
+        zero is ignored.
+    *   `predict` and the metrics of `evaluate` use moving statistics. The noise of an image depends
+        only on `seed` and its gray levels.
     *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise; with a condition
         `model((x, c))`.
-    *   Constructed in the scope of a `tf.distribute.MirroredStrategy` or
-        `MultiWorkerMirroredStrategy`, with the distribution and the optimizer, it trains on several
-        devices or machines as on one with the same batch; see `compile` for batch statistics.
+    *   To train on several devices or machines, construct the distribution, the model and the
+        optimizer in the scope of a `tf.distribute.MirroredStrategy` or
+        `MultiWorkerMirroredStrategy`. The results equal those of one device with the same batch;
+        see `compile` for batch statistics.
 
-    An optimizer with `use_ema=True` keeps moving averages of the weights. `fit` validates with the
-    averages, and at its end replaces the weights by them, as Keras does. Moving statistics of batch
-    normalization are not averaged.
+    An optimizer with `use_ema=True` keeps moving averages of the weights. Like Keras, `fit`
+    validates with the averages, and replaces the weights by them at its end. Moving statistics of
+    batch normalization are not averaged.
 
     If a loss or gradient is not finite, weights, statistics and optimizer keep the values before
     that step, and `fit` raises a `NonFiniteLossError`.
@@ -170,14 +171,14 @@ class FlowModel(FlowSteps):
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
         model_variables.build_networks(distribution, parts)
-        # Keras tracks layers; all other variables are wrapped in one.
+        # Keras tracks layers only, so one layer wraps all other variables.
         clusters = [part.clusters for part in parts if isinstance(part, ClusterMixture)]
         layers = [*(layer for part in bijectors for layer in part.layers), *clusters]
         self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         scales = model_variables.find_scales(layers, bijectors)
-        # Keras tracks lists that are attributes, but nothing that a function returns.
+        # Keras tracks lists in attributes, but not the results of a function.
         self._bijectors, self._scales = lambda: bijectors, lambda: scales
         self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
@@ -204,16 +205,17 @@ class FlowModel(FlowSteps):
           optimizer: by default `Muon(4e-3)` for images and `FusedAdam(1e-3)` for vectors, with
             gradients clipped to a global norm of 100. In each call of `fit` the learning rate then
             falls from `optimizer.learning_rate` to zero along half a period of a cosine; with
-            `initial_epoch` it continues. In a step with B vectors it is also multiplied by
-            `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
-            `keras.callbacks.LearningRateScheduler` replaces this schedule. An optimizer of the
-            caller has no schedule but its own. The paper uses Adam at a constant rate,
+            `initial_epoch` it continues. In a step with B vectors it is also multiplied by `sqrt(B
+            / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
+            `keras.callbacks.LearningRateScheduler` replaces this schedule. If you pass an
+            optimizer, only its own schedule applies. The paper uses Adam at a constant rate,
             `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
           scale_l2: factor of the sum of squares of all scales, both of weight normalization and of
             tanh in the couplings.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
-            part of the batch, without waiting, and moving statistics are averaged after each step.
+            own part of the batch without communication, and the replicas average the moving
+            statistics after each step.
           **kwargs: as in `keras.Model.compile`, except `loss` and metrics.
 
         Raises:
@@ -263,7 +265,7 @@ class FlowModel(FlowSteps):
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Puts the averages of an optimizer with `use_ema=True` in place of the weights.
+        """Replaces the weights by their averages, for an optimizer with `use_ema=True`.
 
         Restores the weights on exit. Does nothing without such an optimizer or before its first
         step.
@@ -288,7 +290,7 @@ class FlowModel(FlowSteps):
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Makes the function that `fit` calls, which first checks the step before."""
+        """Makes the function that `fit` calls. It first checks the previous step."""
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
@@ -298,7 +300,7 @@ class FlowModel(FlowSteps):
         train_function = execution.made_faster(self, self.train_function, self.train_step)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
-            # One step late, since reading the variable waits for the step that writes it.
+            # Check one step late, since reading the variable waits for the step that writes it.
             self.raise_failure()
             return train_function(iterator)
 
@@ -324,7 +326,7 @@ class FlowModel(FlowSteps):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
-        Issues a `UserWarning` if labels of a `ClassMixture` are not learned.
+        Issues a `UserWarning` if the flow misclassifies labeled events of a `ClassMixture`.
 
         Args:
           x: images, or a dataset of images, conditions and weights.
@@ -349,7 +351,7 @@ class FlowModel(FlowSteps):
         ends = ("is_used_up", "is_out_of_patience")
         is_over = any(getattr(callback, end, False) for callback in callbacks for end in ends)
         if is_over:
-            # Keras asks callbacks whether to stop after a step only.
+            # Keras lets callbacks stop the training only after a step.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
         separation = None
         if self._has_class_mixture:
@@ -360,10 +362,10 @@ class FlowModel(FlowSteps):
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
         has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
         if self._is_annealed and not has_schedule:
-            # Larger batches of vectors make fewer steps with less noise, which bear higher rates.
+            # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
             power = 0.5 if self.event_ndims == 1 else 0.0
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power)]
-        # A batch of an iterator cannot be given back.
+        # A batch taken from an iterator cannot be put back.
         self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
         try:
             history = super().fit(**arguments)
@@ -428,11 +430,12 @@ class FlowModel(FlowSteps):
         guidance: float = 0.0,
         conditional_input: Any = None,
     ) -> tf.Tensor:
-        """Returns samples by one graph, which is traced once for any number of them.
+        """Samples with one graph, traced once for any number of samples.
 
         With `temperature=1` and `guidance=0` these are samples of `model.distribution`, equal to
-        `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. Both make samples more
-        typical and less diverse. They take effect in the latents and in each coupling:
+        `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature` and a
+        higher `guidance` make samples more typical and less diverse. They change the latents and
+        each coupling:
 
         ```
         z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
@@ -440,10 +443,10 @@ class FlowModel(FlowSteps):
 
         Args:
           num_samples: number of samples N.
-          seed: an int32, two of them, or `None` for other samples in each call.
+          seed: one or two int32 numbers, or `None` for different samples in each call.
           temperature: standard deviation of the latents, which have to be standard normal.
-          guidance: the weight, at least 0, for a flow that was trained with `condition_dropout`. It
-            needs a condition, and evaluates each network twice.
+          guidance: the weight, at least 0, for a flow that was trained with `condition_dropout`.
+            Guidance needs a condition, and evaluates each network twice.
           conditional_input: one condition, or one for each sample, [N, ...]. With
             `condition_dropout`, `None` leaves the condition out.
 

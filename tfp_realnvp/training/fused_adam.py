@@ -14,14 +14,14 @@ from tfp_realnvp.training.packing import Group, Packing
 
 __all__ = ["FusedAdam"]
 
-# Variables of this number of elements are updated alone: copies into a packed tensor would take
-# longer than the operations that packing saves.
+# Variables with at least this many elements are not packed: the copies would take longer than the
+# saved operations.
 _LARGE = 2**16
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FusedAdam(keras.optimizers.Adam):
-    r"""`keras.optimizers.Adam` with few operations for all variables instead of ten for each.
+    r"""`keras.optimizers.Adam` with few operations for all variables, not ten per variable.
 
     The update is the same: with the gradient g, at step t,
 
@@ -30,11 +30,11 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    All small variables of a dtype are updated as one vector, with one variable for each moment,
-    which shortens the construction of the optimizer and the tracing of a step (see
-    `benchmarks/README.md`). Variables of 65,536 elements or more are updated alone. A variable
-    without a gradient keeps its value, and its moments decay as with a gradient of zero.
-    `keras.optimizers.Adam` cannot load the moments.
+    All small variables of a dtype are updated as one vector, and each moment is one variable.
+    Construction and tracing are therefore faster (see `benchmarks/README.md`). Variables of 65,536
+    elements or more are updated separately. A variable without a gradient keeps its value, and its
+    moments decay as if the gradient were zero. `keras.optimizers.Adam` cannot load the moments of
+    `FusedAdam`.
 
     #### Example
 
@@ -97,14 +97,14 @@ class FusedAdam(keras.optimizers.Adam):
                 for group, shape in zip(self.packing.groups, shapes, strict=True)
             )
         except BaseException:
-            # The next call of an interrupted `fit` starts again.
+            # After an interrupt, the next call of `fit` starts again.
             self.built = False
             for variable in self.variables[number:]:
                 self._untrack_variable(variable)
             raise
 
     def _group_of(self, variable: Any) -> Group:
-        """Returns the group in which a variable is updated."""
+        """Returns the group of a variable."""
         decays = bool(self.weight_decay) and self._use_weight_decay(variable)
         group = Group(tf.as_dtype(variable.dtype), decays=decays)
         if math.prod(variable.shape) < _LARGE:
@@ -117,7 +117,7 @@ class FusedAdam(keras.optimizers.Adam):
         return "momentum", "velocity"
 
     def takes_packed(self, variables: Sequence[Any]) -> bool:
-        """Returns whether `apply_packed` makes the steps of `apply` for all these variables."""
+        """Returns whether `apply_packed` can replace `apply` for these variables."""
         options = (
             self.clipnorm,
             self.clipvalue,
@@ -151,7 +151,7 @@ class FusedAdam(keras.optimizers.Adam):
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
         # Keras sums gradients over replicas, even over a single one, by a `tf.custom_gradient`,
-        # which keeps the graph of the step for the life of the process.
+        # which keeps the step's graph alive until the process ends.
         gradients: dict[int, tf.Tensor] = {}
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             dense = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
@@ -198,7 +198,7 @@ class FusedAdam(keras.optimizers.Adam):
                     tf.raw_ops.AssignSubVariableOp(resource=handle, value=difference)
 
     def _clip_factor(self, packed: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns the factor of all gradients, by which their global norm is clipped."""
+        """Returns the factor that clips the global norm of the gradients."""
         widest = max({gradient.dtype for gradient in packed}, key=lambda dtype: dtype.size)
         norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
         return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm

@@ -1,4 +1,4 @@
-"""The data that `FlowModel` takes: checked early, and made into batches by Keras."""
+"""Checks the data of `FlowModel` early, and lets Keras make batches of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 tfd = tfp.distributions
 
-# The noise of the same step has other random numbers.
+# Use other random numbers than the noise of the same step.
 _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
 # The names of events and of their axes, by the rank of an event.
@@ -44,10 +44,10 @@ _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Returns the arguments of a call of a `keras.Model`, with data that were checked.
+    """Checks the data in the arguments of a method, and returns arguments for Keras.
 
-    Arrays become an adapter of Keras, which makes their batches. Keras takes other data, and all
-    other arguments, as they are. `tf.data` does not autotune, see `without_autotune`.
+    Arrays are wrapped in a Keras data adapter. Other data and arguments are passed on unchanged.
+    `tf.data` does not autotune, see `without_autotune`.
 
     Args:
       model: a `FlowModel`.
@@ -56,8 +56,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
       **kwargs: keyword arguments of the method.
 
     Raises:
-      ValueError: if data are not as `check_data` or Keras expects them, or `fit` of a float32
-        distribution gets vectors with columns whose values float32 cannot tell apart.
+      ValueError: if `check_data` or Keras rejects the data, or in `fit` if float32 cannot
+        distinguish the values of a column of vectors.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
@@ -72,7 +72,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     data: Any = tuple(arguments.pop(name, None) for name in names)
     x = data[0]
     if isinstance(x, tuple) and len(x) == 3:
-        # Keras leaves out weights within `x`. A prediction does not depend on them.
+        # Keras drops weights within `x`. A prediction does not depend on weights.
         data = (x[:2], None, None) if method == "predict" else x
     is_dataset = isinstance(x, tf.data.Dataset)
     if is_dataset and method != "fit" and arguments.get("steps") is None:
@@ -97,7 +97,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
             dtype=dtype,
         )
     if is_dataset and method == "fit":
-        # Keras warns that it does not shuffle datasets, even where `shuffle` is not given.
+        # Keras warns that it does not shuffle datasets, even if `shuffle` is not given.
         arguments.setdefault("shuffle", False)
     batches = _batches(
         *data,
@@ -112,12 +112,12 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 
 
 def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, Any, Any]:
-    """Returns events, conditions and weights, checked; lists of numbers and frames as arrays.
+    """Checks events, conditions and weights, and converts lists of numbers and frames to arrays.
 
     Args:
       model: a `FlowModel`.
       data: events, or events and conditions; conditions or `None`; weights or `None`.
-      class_weight: of `fit`.
+      class_weight: the argument of `fit`.
 
     Raises:
       ValueError: as `check_data`; or if `class_weight` is given to a distribution without labels.
@@ -132,10 +132,10 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
 
 
 class ArrayBatches(private_api.ArrayDataAdapter):
-    """The batches of arrays: Keras shuffles and batches the numbers of rows.
+    """The batches of arrays: Keras shuffles and batches the indices of rows.
 
-    Floats are cast to the distribution's dtype, not to `keras.config.floatx()`, and `tf.data` does
-    not autotune.
+    Casts floats to the distribution's dtype, not to `keras.config.floatx()`, and turns off the
+    autotuning of `tf.data`.
     """
 
     _inputs: Any
@@ -157,7 +157,8 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
         with tf.device("CPU"):
             tensors = keras.tree.lists_to_tuples(keras.tree.map_structure(tensor, self.arrays))
-            # `repeat` of one element, since a function would have the arrays in its graph.
+            # Use `repeat` of one element, since a mapped function would store the arrays in its
+            # graph.
             tensors = tf.data.Dataset.from_tensors(tensors).repeat()
             dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
             dataset = dataset.map(batch, num_parallel_calls=PARALLEL_CALLS)
@@ -168,7 +169,7 @@ def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: 
     """Returns a data adapter of arrays, or other data as it is, with autotuning off if possible."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
         if y is None and sample_weight is not None:
-            # Keras leaves out weights without labels.
+            # Keras drops weights if there are no labels.
             names = ("image", "conditional_input", "sample_weight")
             parts = batch_parts.events_in(x), batch_parts.condition_in(x), sample_weight
             x = {n: part for n, part in zip(names, parts, strict=True) if part is not None}
@@ -180,7 +181,7 @@ def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: 
 
 
 def _split(data: Any, fraction: float) -> tuple[Any, Any]:
-    """Returns data for training and, from the end, for validation, split as Keras does."""
+    """Splits data as Keras does: the last rows are for validation."""
     expected = "FlowModel: expected a validation_split in (0, 1)"
     validation.real(fraction, lambda x: 0 < x < 1, expected)
     expected = "FlowModel.fit: expected arrays or tensors for a validation_split"
@@ -194,9 +195,9 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 
 
 def as_arrays(data: Any) -> Any:
-    """Returns data with lists of numbers and frames as arrays, and a series as a column.
+    """Converts lists of numbers and frames to arrays, and a series to a column.
 
-    Keras takes a list as a list of arrays. `None` in a tuple is left out: Keras 3.10 fails for
+    Keras interprets a list as a list of arrays. `None` in a tuple is left out: Keras 3.10 fails for
     `(images, None)`.
     """
     if hasattr(data, "to_numpy"):
@@ -213,11 +214,11 @@ def as_arrays(data: Any) -> Any:
 def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """Raises `ValueError` if conditions are given to a distribution that takes none.
 
-    The labels of a dataset are not seen.
+    This does not look at the labels of a dataset.
     """
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
-    # A list may be one of images.
+    # A list may contain images.
     condition = None if isinstance(data, list) else batch_parts.condition_in(data)
     if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
@@ -234,7 +235,7 @@ _NO_CONDITION = (
 
 
 def warn_of_labels(distribution: tfd.Distribution) -> None:
-    """Warns that the labels of a dataset are not used."""
+    """Warns that a distribution without a condition ignores the labels of a dataset."""
     warnings.warn(
         f"FlowModel: the labels of the dataset are not used by {distribution.name}, "
         f"{_NO_CONDITION} `dataset.map(lambda x, y: x)` leaves labels out.",
@@ -249,7 +250,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
     Args:
       data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
         takes.
-      distribution: of the events.
+      distribution: distribution of the events.
       gray_levels: whether the values have to be integers, of any dtype.
 
     Raises:
@@ -264,7 +265,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         what = "an empty dataset" if is_empty else "None"
         raise ValueError(f"FlowModel: expected {_name(distribution)}, got {what}.")
     if isinstance(events, tf.data.Dataset):
-        # A graph of its own has tensors without values.
+        # Tensors in a graph have no values.
         with tf.Graph().as_default():
             batch = tf.nest.map_structure(_placeholder, events.element_spec)
             events_and_weights(batch, distribution)
@@ -282,7 +283,7 @@ def _placeholder(spec: Any) -> Any:
 
 
 def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
-    """Checks arrays or eager tensors; arguments and errors are those of `check_data`."""
+    """Checks arrays or eager tensors, like `check_data`."""
     name, events = _name(distribution), batch_parts.events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
@@ -327,16 +328,16 @@ def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: boo
 
 
 def check_training_batch(model: Any, data: Any) -> None:
-    """Checks the first batch of `fit`, arrays or eager tensors; errors are those of `check_data`.
+    """Checks the first batch of `fit`, arrays or eager tensors, like `check_data`.
 
-    All weights of a batch may be zero. The labels of a distribution that takes none are ignored.
+    All weights of a single batch may be zero. Ignore labels if the distribution has no condition.
     """
     _check_values(data, model.distribution, gray_levels=model.dequantize)
     _warn_of_values(data, model)
 
 
 def _warn_of_values(data: Any, model: Any) -> None:
-    """Checks what matters to training alone: columns in float32, and values of gray levels."""
+    """Makes checks for training only: columns in float32, and values of gray levels."""
     events, distribution = np.asarray(batch_parts.events_in(data)), model.distribution
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
@@ -383,7 +384,7 @@ def events_and_weights(
 def record_of_data(
     model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
 ) -> FiniteRecord:
-    """Returns the checks of a batch of data of any form, to be made in the step."""
+    """Returns the checks of a batch that the step makes in its graph."""
     record, spec = FiniteRecord(), model.condition_spec
     if condition is not None and spec is not None and spec.num_classes is not None:
         expected = f"FlowModel: expected a conditional_input of {spec.description}"
@@ -423,7 +424,7 @@ def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
 
 
 def check_distribution(distribution: Any, dequantize: bool | None) -> int:
-    """Returns the rank of an event, 3 for images and 1 for vectors; errors as of `FlowModel`."""
+    """Returns the rank of an event, 3 for images and 1 for vectors, or raises `ValueError`."""
     is_distribution = isinstance(distribution, tfd.Distribution)
     expected = "FlowModel: expected a tfd.Distribution"
     validation.require(is_distribution, expected, distribution, TypeError)
@@ -446,9 +447,9 @@ def check_distribution(distribution: Any, dequantize: bool | None) -> int:
 def drop_conditions(
     spec: ConditionSpec | None, condition: tf.Tensor | None, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor | None:
-    """Leaves out a random share, `spec.dropout`, of the conditions [B, ...].
+    """Drops a random share, `spec.dropout`, of the conditions [B, ...].
 
-    `first` is the index of the first of them in a larger batch, as in `pixels.dequantize`.
+    `first` is the index of the first event in the batch of all replicas, as in `pixels.dequantize`.
     """
     if condition is None or spec is None or not spec.dropout:
         return condition

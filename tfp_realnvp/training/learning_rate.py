@@ -1,4 +1,4 @@
-"""Schedules of the learning rate for each step, even within an execution of several steps."""
+"""Learning rate schedules that apply to each step, even within an execution of several steps."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
 class RateFactors:
-    """Multiplies the learning rate of each step by a factor, within the step alone.
+    """Multiplies the learning rate by a factor, only within each step.
 
-    `optimizer.learning_rate` belongs to the user: between steps, where callbacks read it and save
-    the model, it has no factor. Keras calls callbacks once an execution of several steps, so that
-    they set the factors of all its steps.
+    Between steps, where callbacks read `optimizer.learning_rate` and save the model, it is the
+    user's value without the factor. Keras calls callbacks once per execution, so they set the
+    factors of all its steps in advance.
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -60,10 +60,10 @@ class RateFactors:
     def multiply(
         self, optimizer: keras.optimizers.Optimizer, num_rows: tf.Tensor | None = None
     ) -> Iterator[tf.Tensor]:
-        """Multiplies the learning rate within the context; yields whether the step is to be made.
+        """Multiplies the learning rate within the context; yields whether to make the step.
 
         Args:
-          optimizer: an optimizer; one with a `LearningRateSchedule` keeps its rate.
+          optimizer: an optimizer; a `LearningRateSchedule` is not multiplied.
           num_rows: number of rows in the batch, or `None` if the rate does not depend on it.
         """
         variable = optimizer.learning_rate
@@ -96,9 +96,9 @@ class CosineAnnealing(keras.callbacks.Callback):
     ```
 
     where B is the number of rows in the batch, clipped to [32, 512]. Each step has its own rate,
-    even within an execution of several steps. If the number of steps is unknown, each epoch has one
-    rate. Keras counts the epochs, also from `initial_epoch` and after
-    `keras.callbacks.BackupAndRestore`.
+    even within an execution of several steps. If the number of steps is unknown, the rate changes
+    once per epoch. The count of epochs includes `initial_epoch` and epochs before
+    `keras.callbacks.BackupAndRestore` resumed.
 
     #### References
 
@@ -134,28 +134,28 @@ class LearningRateBudget(keras.callbacks.Callback):
     learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
     ```
 
-    and training stops at `f = 1`. Much of a flow's gain comes in the last, annealed part. With
+    and training stops at `f = 1`. Much of the improvement comes in the last, annealed part. With
     several workers, the chief's clock counts.
 
-    The budget sets the rate within each step alone. Between steps, in saved models and after `fit`,
-    `optimizer.learning_rate` keeps the value that it had before. If another callback reduces this
-    value, as `keras.callbacks.ReduceLROnPlateau` does, it reduces the rates of the budget as well.
+    The budget changes the rate only within each step. Between steps, in saved models and after
+    `fit`, `optimizer.learning_rate` has its original value. If another callback reduces this value,
+    such as `keras.callbacks.ReduceLROnPlateau`, the rates of the budget fall in proportion.
 
-    A budget counts the steps of all calls of `fit` with this callback. A run that
+    A budget counts the steps of all calls of `fit` with the callback. A run that
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
-    budget. If the budget is used up, `fit` warns and makes no step.
+    budget. If the budget is exhausted, `fit` issues a warning and makes no step.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
 
-    By default the warm-up takes 100 steps, but at most the smaller of 0.3 and `hold` of the budget.
-    A budget of seconds counts this share from the end of the first step of `fit`, which is mostly
+    By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. A
+    budget of seconds counts this share from the end of the first step of `fit`, which is mostly
     tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
-    within one execution; a budget of seconds reads the clock once an execution. The callback works
-    with any `keras.Model`, with one rate for each execution. It logs for each epoch the
-    `learning_rate` of the last execution, and `minutes_left`, the time until the budget is used up.
+    within one execution; a budget of seconds reads the clock once per execution. With other
+    `keras.Model`s, the callback sets one rate per execution. Each epoch it logs the `learning_rate`
+    of the last execution, and `minutes_left`, the remaining time of the budget.
 
     #### Example
 
@@ -229,21 +229,21 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._first_step = 0
         # The optimizer's learning rate at the start of `fit`, and the factor of the last execution.
         self._initial_rate = self._factor = 1.0
-        # Restores the rate of models other than `FlowModel`.
+        # Restores the rate if the model is not a `FlowModel`.
         self._after_step = contextlib.ExitStack()
         # Steps, time and fraction at the end of the first step of `fit`, which is mostly tracing.
         self._after_first_step: tuple[int, float, float] | None = None
 
     @property
     def fraction(self) -> float:
-        """The fraction of the budget that is used up, from 0."""
+        """The used fraction of the budget, from 0."""
         if self.steps is not None:
             return self.elapsed_steps / self.steps
         return self.elapsed_seconds / self.seconds
 
     @property
     def is_used_up(self) -> bool:
-        """Whether nothing of the budget is left."""
+        """Whether the budget is exhausted."""
         return self.fraction >= 1
 
     @property
@@ -261,7 +261,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     def remaining_seconds(self) -> float:
         """Seconds until the budget is used up; NaN for a budget of steps before the first step.
 
-        For steps, an estimate from this `fit` without its first step.
+        For a budget of steps, this is an estimate from the current `fit` without its first step.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)
@@ -273,12 +273,12 @@ class LearningRateBudget(keras.callbacks.Callback):
         return max(0, self.steps - step) * seconds_per_step
 
     def set_model(self, model: keras.Model) -> None:
-        """Stores the step at which `fit` begins, before another callback restores a later one."""
+        """Stores the first step of `fit`, before another callback restores a later step."""
         super().set_model(model)
         self._first_step = step_of(model)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock; warns of a budget that is used up.
+        """Starts the clock; warns if the budget is exhausted.
 
         Raises:
           TypeError: if the learning rate of the optimizer is a `LearningRateSchedule`.
@@ -295,7 +295,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._after_step.close()
         self._initial_rate = self._checked_rate()
         self._start, self._after_first_step = time.monotonic(), None
-        # Another Keras model does not call it where `fit` raises an error.
+        # Other Keras models do not call it if `fit` raises an error.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -352,7 +352,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         return self.peak * min(1.0, warm) * (_half_cosine(left) if self.cosine else left)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops when the budget is used up."""
+        """Stops training when the budget is exhausted."""
         self._after_step.close()
         fraction = self._common_fraction()
         if self._after_first_step is None:
@@ -370,19 +370,19 @@ class LearningRateBudget(keras.callbacks.Callback):
         self.model.stop_training |= self._common_fraction() >= 1
 
     def _common_fraction(self) -> float:
-        # With different learning rates the weights of workers would diverge, and a worker that
-        # stops alone would leave the others waiting.
+        # With different learning rates, the weights of workers would diverge. If one worker stopped
+        # alone, the others would wait forever.
         if self.steps is not None:
             return self.fraction
         return replicas.broadcast_from_chief(self.model.distribute_strategy, self.fraction)
 
 
 def step_of(model: keras.Model) -> int:
-    """Returns the number of batches that a model was trained on, each of which is a step."""
-    # A variable of several devices does not convert to a Python number.
+    """Returns the number of batches that a model was trained on."""
+    # A distributed variable does not convert to a Python number.
     return int(private_api.batch_counter(model.optimizer).numpy())
 
 
 def _half_cosine(left: float) -> float:
-    """Returns the share of the learning rate when a share of its decay is left, from 1 to 0."""
+    """Returns the factor of the rate, given the remaining share of the decay, from 1 to 0."""
     return (1 - math.cos(math.pi * left)) / 2

@@ -1,4 +1,4 @@
-"""Connects the variables and options of a distribution with Keras."""
+"""Exposes the variables and options of a distribution to Keras."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ tfd = tfp.distributions
 
 
 class TrackedVariables(keras.layers.Layer):
-    """Makes `tf.Variable`s outside of networks known to Keras, which tracks only Keras variables.
+    """A Keras layer that tracks `tf.Variable`s outside of networks.
 
     Files store each variable under its name, not its position.
     """
@@ -69,7 +69,7 @@ class TrackedVariables(keras.layers.Layer):
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
-            # After an error Keras looks in another place of the file, where there is nothing.
+            # After an error Keras tries an empty place of the file. Keep the first message.
             if names_of_file or not self._refusal:
                 self._refusal = (
                     f"{self.name}: expected a file of the variables of the model, got one without "
@@ -83,15 +83,15 @@ class TrackedVariables(keras.layers.Layer):
 def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns a name for each variable of a module, by its `id`.
 
-    A name is the path from `root` to the variable through constructor arguments of distributions
-    and bijectors, attributes of other modules, and the names of parts in lists. It does not depend
-    on the number or the order of other variables.
+    A name is the path from `root` to the variable: constructor arguments of distributions and
+    bijectors, attributes of other modules, and names of parts in lists. It does not depend on the
+    number or order of other variables.
     """
     names: dict[int, str] = {}
-    # By `id`, which is unique as long as the object is kept.
+    # Use `id`, which is unique while the object exists.
     seen: dict[int, Any] = {}
     pending: collections.deque[tuple[str, Any]] = collections.deque([(root, module)])
-    # Breadth first: a variable in several places has its shortest name.
+    # Search breadth first, so that a variable in several places gets its shortest name.
     while pending:
         path, value = pending.popleft()
         if id(value) not in seen:
@@ -100,7 +100,7 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
                 names[id(value)] = path
             else:
                 pending.extend((f"{path}.{key}", child) for key, child in _children(value))
-    # Variables elsewhere, for example in a list that is an attribute of a user's bijector.
+    # The remaining variables, for example in a list attribute of a user's bijector.
     for variable in module.variables:
         names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
     counts: dict[str, int] = {}
@@ -110,7 +110,7 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    """Returns the named parts of a module, list or dictionary in which variables can be."""
+    """Returns the named parts of a module, list or dictionary that can contain variables."""
     if isinstance(value, (list, tuple)):
         counts: dict[str, int] = {}
         children = [
@@ -122,33 +122,33 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     elif isinstance(value, tf.Module):
         attributes = sorted(vars(value).items())
         if _has_parameters(value):
-            # Other attributes are caches, and collections of all variables.
+            # Other attributes are caches and collections of variables.
             attributes = [(k, v) for k, v in attributes if isinstance(v, (tf.Variable, tf.Module))]
             attributes = [*value.parameters.items(), *attributes]
         children = [(key.lstrip("_"), part) for key, part in attributes]
     else:
         return []
-    # Keras takes no slash in a name.
+    # Keras rejects a slash in a name.
     return [(key.replace("/", "_"), part) for key, part in children]
 
 
 def _has_parameters(value: Any) -> bool:
     """Returns whether a value is a distribution or a bijector."""
-    # Modules first: to find that a new type is no subclass of `kinds` takes a millisecond.
+    # Test `tf.Module` first: `isinstance` of a new type and `kinds` takes a millisecond.
     kinds = (tfd.Distribution, tfp.bijectors.Bijector)
     return isinstance(value, tf.Module) and isinstance(value, kinds)
 
 
 def _numbered(name: str, counts: dict[str, int]) -> str:
-    """Returns a name, with a number from its second occurrence on."""
+    """Appends a number to a name from its second occurrence on."""
     number = counts[name] = counts.get(name, -1) + 1
     return f"{name}_{number}" if number else name
 
 
 def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -> None:
-    """Creates the variables of the parts of a distribution that their first call creates.
+    """Creates the variables that parts of a distribution would create in their first call.
 
-    Parts are bijectors of this package, and layers of tf-keras, which TFP's networks are.
+    These parts are bijectors of this package, and layers of tf-keras, such as TFP's networks.
 
     Raises:
       ValueError: if variables are missing, and the distribution has no known event shape.
@@ -160,7 +160,7 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
     validation.require(is_known, expected, distribution.event_shape)
     image, condition = tf.zeros([1, *distribution.event_shape], distribution.dtype), None
     if (spec := find_condition_spec(distribution)) is not None:
-        # An image of any size has that of the data.
+        # A condition image without a fixed size has the size of the data.
         sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
         shape = [1, *(size or of_data for size, of_data in sizes)]
         condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
@@ -181,10 +181,10 @@ def find_scales(
 
 
 def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
-    """Returns whether TensorFlow's rewrites of a graph may make steps of training faster on a CPU.
+    """Returns whether TensorFlow's graph rewrites may speed up training steps on a CPU.
 
-    Affine couplings with networks of this package gain nothing, attention and mixtures do (see
-    `benchmarks/README.md`), and other networks may.
+    Rewrites do not speed up affine couplings with networks of this package, but they speed up
+    attention and mixtures (see `benchmarks/README.md`), and perhaps other networks.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(

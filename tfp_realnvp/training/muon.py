@@ -39,7 +39,7 @@ class Muon(FusedAdam):
     A step has the same length in all directions, even those of small gradients. Five Newton-Schulz
     steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21, except for values of S
     below 0.002 of its norm. The root mean square of a step's elements is about 0.2 times the
-    learning rate. This is near Adam's, so that both use one rate.
+    learning rate. Adam's steps have a similar size, so both can share one rate.
 
     Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
     and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
@@ -133,11 +133,11 @@ def _sides(variable: Any) -> tuple[int, int] | None:
 
 
 def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
-    """Returns matrices [N, n, m] with the same singular vectors, and singular values near 1."""
+    """Orthogonalizes matrices [N, n, m]: sets their singular values to nearly 1."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
     num_rows, num_columns = x.shape[-2:]
-    # At this ratio both functions take about as many multiplications.
+    # At this ratio, both functions need about as many multiplications.
     is_wide = num_columns > 1.5 * num_rows
     x = _traced(_newton_schulz_by_rows if is_wide else _newton_schulz, x.dtype)(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
@@ -160,12 +160,12 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
 
 
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
-    """Returns the result of `_newton_schulz`, with only two products of the size of x.
+    """Computes `_newton_schulz` with only two products of the size of x.
 
-    Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is
-    `P S P`, so that only the first and the last step use x. S has the squares of the singular
-    values. If these differ by orders of magnitude, the error in float32 is 3e-4 of the result
-    instead of 1e-5, which does not matter in training.
+    Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
+    S P`, so that only the first and the last step use x. S has the squares of the singular values.
+    If they differ by orders of magnitude, the relative error in float32 is 3e-4 instead of 1e-5,
+    which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

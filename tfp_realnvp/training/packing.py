@@ -1,4 +1,4 @@
-"""Gradients of many shapes as a few large tensors, and optimizer steps with them."""
+"""Packs gradients of many shapes into a few large tensors, and makes steps with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Group", "Packing", "apply_if", "packing_of"]
 
 
 class Group(NamedTuple):
-    """The common properties of tensors that are packed into one.
+    """The common properties of tensors that share a packed tensor.
 
     Attributes:
       dtype: dtype of the tensors.
@@ -34,10 +34,10 @@ class Group(NamedTuple):
 class Packing:
     """Packs the tensors of each group into one, [N, *element_shape].
 
-    An optimizer then runs a few operations for each group, instead of several for each variable.
+    An optimizer then runs a few operations per group, instead of per variable.
 
     Attributes:
-      groups: the groups, each once.
+      groups: the distinct groups.
       indices: for each group the indices of its tensors.
     """
 
@@ -132,11 +132,11 @@ def apply_if(
         tf.cond(condition, apply, lambda: tf.constant(False))
         return
     gradients = packing.unpack(packed)
-    # `apply` communicates, even with a single replica, which a branch of `tf.cond` does not allow.
-    # So we make the step, and undo it unless the condition holds.
+    # `apply` communicates, even with a single replica, which is not allowed in a branch of
+    # `tf.cond`. So we always make the step, and undo it unless the condition holds.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # `apply` sums the gradients over replicas again. They are sums already, so only the first
+    # `apply` sums the gradients over replicas again. Since they are sums already, only the first
     # replica passes them, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)

@@ -71,7 +71,7 @@ class FlowSteps(SavableModel):
             replicas.average(statistics)
         is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss + penalty])
         if weights is not None:
-            # A batch whose weights are all zero counts like no batch.
+            # Skip a batch whose weights are all zero.
             is_applied &= part.total > 0
         with self._scheduled_rate(part) as is_made:
             is_applied &= is_made
@@ -89,8 +89,8 @@ class FlowSteps(SavableModel):
     ) -> tf.Tensor:
         """Returns log p - log q of each event, [B], with the noise of the next step.
 
-        For labels of a `ClassMixture` the result is [2, B]: with and without the labels. Preceding
-        replicas have `first` events. `record` gets the parts of the pass.
+        For labels of a `ClassMixture` the result is [2, B]: with and without the labels. `first` is
+        the number of events on preceding replicas. `record` collects the parts of the pass.
         """
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
@@ -118,7 +118,7 @@ class FlowSteps(SavableModel):
 
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
         """Returns the L2 penalty and the losses of layers."""
-        # One operation for all scales of a shape, and one for its gradient.
+        # Stack the scales of a shape: one operation, and one for its gradient, serve all of them.
         groups: dict[Any, list[tf.Tensor]] = {}
         for scale in self._scales():
             groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
@@ -129,7 +129,7 @@ class FlowSteps(SavableModel):
         return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
     def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
-        """Returns the context in which the optimizer has the learning rate of the current step."""
+        """Returns a context that sets the optimizer's learning rate of the current step."""
         if self.rate_factors is None:
             return contextlib.nullcontext(True)
         num_rows = part.number if self.event_ndims == 1 else None
@@ -148,11 +148,11 @@ class FlowSteps(SavableModel):
         logs = self.get_metrics_result()
         if replicas.num_workers(self.distribute_strategy) == 1:
             return logs
-        # With several workers, Keras averages over a first axis.
+        # With several workers, Keras averages logs over a first axis.
         return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
 
     def raise_failure(self) -> None:
-        """Raises an error, once, if a `train_step` was not finite; no later step was made.
+        """Raises an error, once, if a `train_step` was not finite. Later steps were skipped.
 
         A training loop of your own around `train_step` has to call this; `fit` does.
 
@@ -213,18 +213,18 @@ class FlowSteps(SavableModel):
 
     @property
     def _can_initialize(self) -> bool:
-        """Whether normalizations can be set before the next step."""
+        """Whether normalizations can be initialized before the next step."""
         if not self.compiled:
             return False
         with self.distribute_strategy.scope():
             return not (tf.distribute.has_strategy() or self.run_eagerly)
 
     def _initialize_normalizations(self, data: Any) -> None:
-        """Sets the normalizations that the first batch sets, before a graph is traced.
+        """Initializes normalizations by the first batch, before a graph is traced.
 
         Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
-        initialization. Sets nothing if the batch fails a check of the data, or its log density is
-        not finite: the step then names the part.
+        initialization. Initializes nothing if the batch fails a check of the data, or its log
+        density is not finite: the step then names the part.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
@@ -240,7 +240,7 @@ class FlowSteps(SavableModel):
             is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
         finally:
-            # Also after an error, which may occur after some normalizations are set.
+            # Restore after errors as well, since some normalizations may already be set.
             for variable, value in zip(statistics, before, strict=True):
                 if not (is_valid and id(variable) in to_set):
                     variable.assign(value)
@@ -262,7 +262,7 @@ class FlowSteps(SavableModel):
 
 
 def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's summand of the weighted mean over the batch."""
+    """Returns this replica's part of the weighted mean over the batch."""
     if weights is None:
         return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
     weighted = tf.math.multiply_no_nan(log_prob, weights)
