@@ -68,7 +68,7 @@ class ConditionSpec:
 
     @property
     def description(self) -> str:
-        """The expected conditions in words, for error messages."""
+        """Describes the expected conditions in error messages."""
         if self.num_classes is not None:
             lowest = " or -1" if self.may_be_missing else ""
             return f"integer labels in [0, {self.num_classes}){lowest}"
@@ -141,7 +141,7 @@ class ConditionSpec:
         return (labels >= lowest) & (labels < self.num_classes)
 
     def _advice(self, dtype: tf.DType) -> str:
-        """Returns how to convert labels of another form, to end an error message."""
+        """Returns advice for an error message: how to convert labels of another form."""
         if self.num_classes is None:
             return ""
         whole = "`labels.astype(int)` converts whole floats, and " * dtype.is_floating

@@ -35,7 +35,7 @@ def dequantize(
 ) -> tf.Tensor:
     """Adds uniform noise to gray levels: `floor(images) + U[0, 1)`.
 
-    Let p be a density over the result, and P the probability that it gives the integer images. Then
+    Let p be a density of the result, and P the probability of the integer images under p. Then
     `E[log p] <= log P`, so bits per dimension of p are an upper bound for the integer images
     (Theis, van den Oord, Bethge 2016, section 3.1).
 
@@ -141,7 +141,7 @@ class NoNoise:
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns the upper limit of noise: 255 + (1 - 2⁻²⁴) would round up to the next level."""
+    """Returns the upper limit of noise, since 255 + (1 - 2⁻²⁴) would round to the next level."""
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
@@ -196,7 +196,7 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     values = tf.cast(tf.cast(values, tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     steps = step * tf.cast(tf.range(1, tf.shape(values)[1] + 1), tf.uint64)
-    # GPUs cannot sum uint64. A sum of int64 has the same bits.
+    # GPUs cannot sum uint64. Sums of int64 and uint64 have the same bits.
     hashes = tf.bitcast(_mix64(values + steps), tf.int64)
     state = tf.bitcast(tf.reduce_sum(hashes, axis=1, keepdims=True), tf.uint64)
     for number in (seed ^ _EVALUATION_STREAM, draw):

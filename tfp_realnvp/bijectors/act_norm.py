@@ -132,7 +132,7 @@ class ActNorm(ChannelNormalization):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """All variables until the first training batch has set them, then none."""
+        """All variables before the first training batch, none afterwards."""
         return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:

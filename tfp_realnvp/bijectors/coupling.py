@@ -109,7 +109,7 @@ class Coupling(FlowBijector):
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # `isinstance` is true for a mask's class too, which has the methods of the protocol.
+        # `isinstance` also accepts the class of a mask, which has the same methods.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
             raise TypeError(f"{expected}, got {mask!r}.")
@@ -176,7 +176,7 @@ class Coupling(FlowBijector):
     def _recomputed_pass(
         self, event: tf.Tensor, p: Pass, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `_transform`, but the backward pass recomputes the activations."""
+        """Like `_transform`, but the backward pass recomputes activations."""
         weights = [v for layer in self.layers for v in layer.trainable_variables]
         state = [v for layer in self.layers for v in layer.non_trainable_variables]
         weight_values, state_values = (
@@ -223,7 +223,7 @@ class Coupling(FlowBijector):
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         if p.no_condition is not None and "conditional_input" in options:
-            # Transformers take any real parameters, so also weighted sums of parameters.
+            # Transformers accept any real parameters, including weighted sums.
             without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
             output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]
@@ -269,7 +269,7 @@ class Coupling(FlowBijector):
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
-        """Returns the kept half, [B, ..., k]; if it has no channels, the condition or ones."""
+        """Returns the kept half, [B, ..., k]; without channels, returns the condition or ones."""
         if kept.shape[-1] != 0:
             return flatten_batch(kept, self.event_ndims)
         spec = self._condition_spec

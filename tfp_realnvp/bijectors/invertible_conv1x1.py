@@ -171,7 +171,7 @@ class PLUFactors(keras.layers.Layer):
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # Not trained, but saved. P L U is L U with its rows in this order.
+            # Not trained, but saved. Reordering the rows of L U gives P L U.
             self.order = self._add("order", tf.argsort(permutation), "int32")
             self.sign = self._add("sign", tf.sign(diagonal), "int32")
             self.log_scale = self._add("log_scale", log_scale)

@@ -153,7 +153,7 @@ class Clusters(keras.layers.Layer):
         centers = tf.reshape(self.centers.value, [self.num_clusters, -1])
         # Pad one row: with oneDNN, a matrix product without rows crashes the process.
         products = tf.matmul(tf.pad(rows, [[0, 1], [0, 0]]), centers, transpose_b=True)[:-1]
-        # Leave out the term |x|² of squared distances, which is equal for all clusters.
+        # Omit the term |x|² of squared distances, which is equal for all clusters.
         distances = tf.reduce_sum(centers**2, axis=-1) - 2 * products
         if labels is not None:
             distances = tf.gather(distances, first + tf.range(self.num_per_class), batch_dims=1)
@@ -336,7 +336,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         positions = int(np.prod(self.event_shape[:-1]))
         size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // positions))
         num_parts = -(-num_pairs // size)
-        # The first pairs pad the last part.
+        # Pad the last part with the first pairs.
         parts = tf.reshape(tf.range(num_parts * size) % num_pairs, [num_parts, size])
         log_probs = tf.map_fn(
             lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(of_pairs, pairs)),

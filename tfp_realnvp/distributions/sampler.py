@@ -76,7 +76,7 @@ def _sample(
 
 
 def has_dropout(flow: tfd.Distribution) -> bool:
-    """Returns whether a flow was trained with and without its condition, which guidance needs."""
+    """Returns whether a flow was trained with and without its condition, as guidance requires."""
     bijector = getattr(flow, "bijector", None)
     spec = None if bijector is None else composition.condition_spec(bijector)
     return spec is not None and bool(spec.dropout)

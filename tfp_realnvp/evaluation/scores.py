@@ -118,7 +118,7 @@ def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -
 def sampled_log_probs(
     caller: str, model: FlowModel, data: Any, *, num_samples: int, **kwargs: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log densities for K noise samples, [N, K], and the sizes of events, [N]."""
+    """Returns log densities for K noise samples, [N, K], and the dimension of each event, [N]."""
     options: dict[str, Any] = {"num_samples": checked_num_samples(caller, model, num_samples)}
     options |= {"seed": model.seed, "jit_compile": model.jit_compile}
 

@@ -283,7 +283,7 @@ def classification(
       labels: integers [N], if `data` has no labels.
       prior: as in `class_log_probs`.
       num_samples, dequantize, dequantizer, seed: as in `log_likelihood`.
-      batch_size: batch size for arrays. The networks evaluate all classes of each event.
+      batch_size: batch size for arrays. The networks evaluate each event under all classes.
 
     Raises:
       ValueError: as in `bits_per_dim`, or if the number of classes is unknown, labels are missing
@@ -324,7 +324,7 @@ def classification(
 def _log_probs(
     caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log p - log q, float64 [N, K], and the size of each event, [N]."""
+    """Returns log p - log q, float64 [N, K], and the dimension of each event, [N]."""
     check_no_weights(data, caller)
     options = {"num_samples": num_samples, "batch_size": batch_size}
     log_prob, sizes = sampled_log_probs(caller, model, data, **options)

@@ -119,13 +119,13 @@ def coupling_layer(
     ) -> list[tfb.Bijector]:
         *sides, channels = event_shape
         ndims, changed = len(event_shape), mask.changed_channels(channels)
-        # A checkerboard transforms all channels, and the network sees all of them.
+        # A checkerboard mask has positions of both halves in each channel.
         input_channels = channels if ndims == 3 and changed == channels else channels - changed
         if input_channels == 0:
-            # With nothing to keep, the network sees the condition, or a constant.
+            # If nothing is kept, the network sees the condition, or a constant.
             is_input = condition_shape is not None and len(condition_shape) == ndims
             input_channels = condition_shape[-1] if is_input else 1
-        # The couplings of the paper and of NICE have a class, which makes its transformer.
+        # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
         is_affine = transformer_fn in (Affine, Additive)
         new_transformer: Any = transformer_fn if is_affine else transformer_fn()
         policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name

@@ -1,4 +1,4 @@
-"""A whole flow of images, and what it knows of its events: `ImageFlow`."""
+"""A whole flow of images, and the properties of its images: `ImageFlow`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ tfb = tfp.bijectors
 
 
 class ImageFlow(ComposedFlow):
-    r"""A `FlowChain` between latents and images, which knows its shape and its scales.
+    r"""A `FlowChain` between latents and images, with a shape and scales.
 
     `RealNVPImage` derives from it; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return it.
     Latents have the shape of the image; `split_latents` gives them by scale.
@@ -90,11 +90,11 @@ class ImageFlow(ComposedFlow):
         """Returns the latents by scale, the finest first.
 
         Args:
-          latents: [..., H, W, C], as `inverse` gives them.
+          latents: latents [..., H, W, C], the result of `inverse`.
 
         Returns:
-          For each scale i = 1 … L - 1 the half that it factors out, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C];
-          then the coarsest latents, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
+          For each scale i = 1 … L - 1, the factored-out half, [..., H / 2ⁱ, W / 2ⁱ, 2ⁱ C]; then the
+          coarsest latents, [..., H / 2ᴸ⁻¹, W / 2ᴸ⁻¹, 2ᴸ⁻¹ C].
 
         Raises:
           TypeError: if the dtype is not the bijector's.
@@ -109,7 +109,7 @@ class ImageFlow(ComposedFlow):
         return [*by_scale, coarser_half]
 
     def merge_latents(self, by_scale: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns the latents, [..., H, W, C], that `split_latents` gives as `by_scale`.
+        """Inverts `split_latents`: joins latents by scale to [..., H, W, C].
 
         Args:
           by_scale: `num_scales` tensors, the finest scale first.
@@ -152,26 +152,25 @@ def image_flow(
     name: str = "image_flow",
     **options: Any,
 ) -> ImageFlow:
-    """Returns a flow of images: layers, the embedding of their condition, and a map to pixels.
+    """Composes a flow of images from layers, an embedding of the condition, and a map to pixels.
 
     Args:
       image_shape, num_scales, has_fixed_size: as in `ImageFlow`.
       layers: function of the shape of an embedded condition, or of `None` without a condition, that
         returns bijectors in order from data to latents.
-      pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default events
-        are any real numbers.
+      pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default, events
+        are unbounded real numbers.
       dtype: `tf.float32` or `tf.float64`, of values and log det.
       name: name of the operations.
       **options: `conditional_event_shape`: shape of the condition of an image, [K] or [H, W, K].
-        The flow then needs a `conditional_input` [..., K] or [..., H, W, K]. An image has the
-        height and width of the data, and is squeezed as the data is.
-        `num_classes`: the flow needs a `conditional_input` of labels [...] in [0, num_classes).
-        `condition_dropout`: the probability with which `FlowModel.fit` leaves out the condition of
-        an image. `conditional_input=None` then gives the density without a condition.
-        `embedding_size`: length of the embedding of labels and vectors; by default 64.
-        `recompute`: as in `FlowChain`.
-        `validate_args`: whether to assert that values and log dets are finite, and that data is in
-        the range of a `PixelLogit`.
+        The flow then needs a `conditional_input` [..., K] or [..., H, W, K]. A condition image has
+        the height and width of the data, and is squeezed like the data. `num_classes`: the flow
+        needs a `conditional_input` of labels [...] in [0, num_classes). `condition_dropout`: the
+        probability with which `FlowModel.fit` leaves out the condition of an image.
+        `conditional_input=None` then gives the density without a condition. `embedding_size`:
+        length of the embedding of labels and vectors; by default 64. `recompute`: as in
+        `FlowChain`. `validate_args`: whether to assert that values and log dets are finite, and
+        that data is in the range of a `PixelLogit`.
 
     Raises:
       ValueError: if an argument is out of range or has no effect.
@@ -197,10 +196,10 @@ def conditional_flow(
     validate_args: bool = False,
     **attributes: Any,
 ) -> Any:
-    """Returns a flow of layers, which share one embedding of the condition if there is one.
+    """Composes layers to a flow. If there is a condition, they share its embedding.
 
-    The options are those of `image_flow`, the attributes those of `flow_class`. `first` is the
-    bijector next to the data, which takes no condition.
+    `options` are options of `image_flow`, and `attributes` arguments of `flow_class`. `first` is
+    the bijector next to the data; it takes no condition.
     """
     dtype = validation.float_dtype(dtype, name)
     is_vector = conditional_event_shape is not None and np.size(conditional_event_shape) == 1
@@ -230,7 +229,7 @@ def conditional_flow(
 
 
 def check_options(function: Callable[..., Any], options: Iterable[str], caller: str) -> None:
-    """Raises `TypeError` for options that neither a function nor `conditional_flow` takes."""
+    """Raises `TypeError` for options that neither the function nor `conditional_flow` accepts."""
     names = [
         name
         for taker in (function, conditional_flow)
@@ -249,7 +248,7 @@ def check_options(function: Callable[..., Any], options: Iterable[str], caller: 
 def checked_image_shape(
     image_shape: Sequence[int | None], caller: str
 ) -> tuple[int | None, int | None, int]:
-    """Returns (height, width, channels), or raises."""
+    """Returns a valid (height, width, channels), or raises an error."""
     expected = f"{caller}: expected an image_shape (height, width, channels)"
     is_shape = hasattr(image_shape, "__len__") and len(image_shape) == 3
     validation.require(is_shape and image_shape[-1] is not None, expected, image_shape)

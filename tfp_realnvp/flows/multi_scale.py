@@ -33,7 +33,7 @@ def multi_scale(
     name: str = "multi_scale",
     **options: Any,
 ) -> ImageFlow:
-    """Returns a multi-scale flow of images, as section 3.6 of the paper, of any layers.
+    """Composes layers to the multi-scale architecture of section 3.6 of the paper.
 
     Each scale but the last has checkerboard couplings, a squeeze, channel-wise couplings, and
     factors out half of the dimensions; the last has one more checkerboard coupling.
@@ -69,7 +69,7 @@ def multi_scale(
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6. The order of the
-    squeezes is that of the authors' code (tensorflow/models, real_nvp).
+    squeezes follows the authors' code (tensorflow/models, real_nvp).
     """
     image_shape = checked_image_shape(image_shape, name)
     num_scales = validation.count(num_scales, "num_scales", 1, name)
@@ -89,7 +89,7 @@ def multi_scale(
         def made(layer: Layer, part: str, masks: Sequence[Mask], halvings: int) -> Any:
             options = {"halvings": halvings, "condition_shape": condition_shape, "dtype": dtype}
             if condition_shape is not None and len(condition_shape) == 3:
-                # An image as condition is squeezed as the data is.
+                # A condition image is squeezed like the data.
                 options["condition_shape"] = None, None, condition_shape[-1] * 4**halvings
             shape = None, None, image_shape[-1] * 2**scale * 4 ** (halvings - scale)
             bijectors: list[tfb.Bijector] = []
@@ -124,7 +124,7 @@ def multi_scale(
 
 
 def max_num_scales(image_shape: Sequence[int | None], least_side: int = 2) -> int:
-    """Returns the largest number of scales whose sides are whole and at least `least_side`.
+    """Returns the largest number of scales with whole sides of at least `least_side`.
 
     The number is 0 if the image itself is smaller, and 64 if neither side is known.
     """

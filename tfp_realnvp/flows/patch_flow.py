@@ -31,7 +31,7 @@ def patch_flow(
     name: str = "patch_flow",
     **options: Any,
 ) -> ImageFlow:
-    """Returns a flow of one scale whose positions are patches, with a coupling for each mask.
+    """Composes a flow of one scale on patches as positions, with one coupling per mask.
 
     Nothing is factored out. Images have the height and width of `image_shape`.
 
@@ -82,7 +82,7 @@ def patch_flow(
 
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
-    """Returns Jet's masks of patches: four of permuted channels, then a spatial one, and so on."""
+    """Returns Jet's masks: repeatedly four with permuted channels, then a spatial one."""
     patterns = ("checkerboard", "vertical_stripes", "horizontal_stripes")
     spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(patterns, (0, 1)))
     # The permutations are the same in each process: NumPy never changes `RandomState`.

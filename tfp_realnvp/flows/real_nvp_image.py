@@ -70,8 +70,8 @@ class RealNVPImage(ImageFlow):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3 and 4.1. Details
-    that the paper leaves open are those of the authors' code (tensorflow/models, real_nvp).
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, sections 3 and 4.1. Where the
+    paper leaves details open, the model follows the authors' code (tensorflow/models, real_nvp).
     """
 
     def __init__(
@@ -218,8 +218,8 @@ class RealNVPImage(ImageFlow):
         in each scale as in the one before. A scale has two checkerboard and eight channel-wise
         couplings; the last scale has three checkerboard couplings, and a single scale five. For
         three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise 0.05, for
-        images with many black or white pixels. `benchmarks/README.md` has the runs that chose these
-        options. Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
+        images with many black or white pixels. `benchmarks/README.md` shows the measurements behind
+        these options. Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
 
         #### Example
 
@@ -284,9 +284,9 @@ class RealNVPImage(ImageFlow):
         The couplings are `SigmoidAffine`, in groups of five. The first four transform half of the
         channels of all patches, chosen by a fixed random permutation. The fifth transforms half of
         the patches: from group to group a checkerboard, vertical stripes or horizontal stripes,
-        each followed by its complement. There is no normalization, nothing is factored out, and
-        pixel values are scaled to [-1, 1] without a logit. Height and width are fixed, and
-        multiples of `2 * patch_size`.
+        each followed by its complement. The flow has no normalization and no factored-out
+        dimensions, and scales pixel values to [-1, 1] without a logit. Height and width are fixed,
+        and multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so that n couplings reach at best
         `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim: 0.3 for 256 levels and n = 16.

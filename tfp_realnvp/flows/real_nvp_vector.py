@@ -27,7 +27,7 @@ _NAME = "RealNVPVector"
 
 
 class VectorFlow(ComposedFlow):
-    """A `FlowChain` between latents and vectors, which knows their length.
+    """A `FlowChain` between latents and vectors, with an attribute for their length.
 
     `RealNVPVector` derives from it.
 
@@ -53,11 +53,11 @@ class VectorFlow(ComposedFlow):
         """Constructs the flow from its bijectors.
 
         Args:
-          event_size: the attribute.
+          event_size: length of the vectors.
           bijectors, name, **options: as in `FlowChain`, of vectors.
 
         Raises:
-          TypeError, ValueError: as `FlowChain`, or if `event_size` is no number of at least 1.
+          TypeError, ValueError: as `FlowChain`, or if `event_size` is not a positive integer.
         """
         self.event_size = validation.count(event_size, "event_size", 1, name)
         bijectors = tuple(bijectors)
@@ -76,8 +76,8 @@ class VectorFlow(ComposedFlow):
 class RealNVPVector(VectorFlow):
     r"""Real NVP for vectors [..., D], for example rows of tables or parameters of posteriors.
 
-    Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. A
-    normalization and a mixing of all elements come before each coupling, seen from the data. The
+    Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. From
+    data to latents, a normalization and a mixing of all elements come before each coupling. The
     networks start at zero, so that the flow starts as a random orthogonal map, or with
     `mixing=None` as the identity.
 
@@ -86,8 +86,8 @@ class RealNVPVector(VectorFlow):
     nats = -flow.log_prob(x)
     ```
 
-    With D = 1 the input of the networks is the embedded condition, as in the regression p(y | x) of
-    one number y, or a constant. With affine transformers p(y | x) is normal; with splines it has
+    With D = 1, the input of the networks is the embedded condition, for example for p(y | x) of one
+    number y, or else a constant. With affine transformers p(y | x) is normal; with splines it has
     any shape.
 
     #### Example
@@ -149,9 +149,9 @@ class RealNVPVector(VectorFlow):
             `network_fn`.
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
-            `Standardization.of(training_data)`. With `normalization='actnorm'` training does as
-            well without: the first `ActNorm` starts with the moments of the first batch.
-          seed: of the initial weights; by default Keras' global generator draws them.
+            `Standardization.of(training_data)`. With `normalization='actnorm'` it is unnecessary:
+            the first `ActNorm` starts with the moments of the first batch.
+          seed: seed of the initial weights; by default Keras' global generator draws them.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
           dtype, name: as in `image_flow`.
@@ -185,7 +185,7 @@ class RealNVPVector(VectorFlow):
             of_all = {"condition_shape": condition_shape, "dtype": dtype}
             bijectors: list[tfb.Bijector] = []
             for i in range(num_couplings):
-                # A single element is never kept.
+                # A single element is always transformed.
                 mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
                 bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
             return bijectors

@@ -10,13 +10,13 @@ from typing import Any
 
 __all__ = ["atomic_replace", "current_path", "replace_together", "write_json", "write_text"]
 
-# The folder in which complete new files wait to replace the old ones.
+# The folder of complete new files that have not yet replaced the old ones.
 _PENDING = ".tfp_realnvp.pending"
 
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path, whose file or folder replaces `path` if the block succeeds.
+    """Yields a temporary path. Its file or folder replaces `path` if the block succeeds.
 
     The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
     the process within the block leaves `path` unchanged. Creates missing parent folders.
@@ -62,7 +62,7 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def current_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
-    """Returns where the current version of a file by `replace_together` is."""
+    """Returns the path of the current version of a file that `replace_together` writes."""
     pending = pathlib.Path(folder) / _PENDING / name
     return pending if os.path.lexists(pending) else pathlib.Path(folder) / name
 

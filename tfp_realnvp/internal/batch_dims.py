@@ -112,7 +112,7 @@ def without_empty_axes(values: Any) -> Any:
 
 
 def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: int) -> tf.Tensor:
-    """Slices results to the leading shape of `like`, which may be empty where `results` are not.
+    """Slices padded results to the leading shape of `like`, which may be empty.
 
     Events have `ndims` axes in `results`, and `event_ndims` axes in `like`.
     """

@@ -108,7 +108,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
 
 class _Storage(private_api.EphemeralDict):
-    """TFP's storage, which tolerates that a key is gone when its tensor is freed."""
+    """TFP's storage, but deleting a missing key, when its tensor is freed, is no error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class ComputationState:
 
 
 def _stateless_values() -> dict[int, tf.Tensor]:
-    """Returns the values that a surrounding `keras.StatelessScope` gives variables, by id."""
+    """Returns the values of variables in the surrounding `keras.StatelessScope`, by id."""
     scope = private_api.get_stateless_scope()
     return {} if scope is None else dict(scope.state_mapping)
 

@@ -48,7 +48,7 @@ def recompute(
 
 
 def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """Returns `value`, but no earlier than `upstream` is computed.
+    """Returns `value`, computed only after `upstream`.
 
     Otherwise a graph would run the recomputation too early, or merge it with the first call. XLA
     ignores control dependencies, so we add a zero that compilers do not simplify.

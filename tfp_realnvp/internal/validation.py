@@ -1,4 +1,4 @@
-"""Checks of arguments. The errors say what was expected and what came."""
+"""Checks of arguments. The errors state the expected and the actual value."""
 
 from __future__ import annotations
 

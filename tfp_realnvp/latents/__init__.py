@@ -1,4 +1,4 @@
-"""The paper's experiments with latents of images; most functions also take vectors."""
+"""Works with latents: encode, sample, interpolate and complete images and vectors."""
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.completion import Completion, complete

@@ -50,7 +50,7 @@ class Reconstruction(NamedTuple):
 
 
 class ConditionArray(NamedTuple):
-    """Conditions of a flow, or their embeddings, [..., *event], and the rank of one of them."""
+    """Conditions of a flow, or their embeddings, [..., *event], and the rank of an event."""
 
     values: np.ndarray
     event_ndims: int
@@ -86,12 +86,12 @@ def encode(
       flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, its `FlowModel`,
         or the result of `tfr.condition`, whose condition then is `conditional_input`.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
-        0.5 is added to gray levels, which gives the center of the level.
-      batch_size: number of images or vectors that are encoded at a time.
+        `encode` adds 0.5 to gray levels, which gives the center of the level.
+      batch_size: number of images or vectors per batch.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
-        declares its condition. The leading shape broadcasts with that of the images or vectors.
-        With a `ClusterMixture`, latents are those of the cluster with the nearest center, of the
-        class `conditional_input` if there is one.
+        declares its condition. The leading shape broadcasts with that of the images or vectors. For
+        a `ClusterMixture`, the latents belong to the cluster with the nearest center, within the
+        class `conditional_input` if given.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -209,7 +209,7 @@ def reconstruct(
 
 
 def bijector_of(flow: Flow, *kinds: type) -> Any:
-    """Returns the bijector of a flow; raises `TypeError` if it is not of `kinds`."""
+    """Returns the bijector of a flow; raises `TypeError` if its type is not in `kinds`."""
     flow, kinds = without_model(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if isinstance(flow, ClusterMixture):
@@ -227,7 +227,7 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
 
 
 def without_model(flow: Flow) -> ImageFlow | VectorFlow | tfd.Distribution:
-    """Returns the distribution of a `FlowModel` or of `tfr.condition`, other flows as they are."""
+    """Returns the distribution of a `FlowModel` or of `tfr.condition`, or the flow itself."""
     flow = distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
     return flow.distribution if isinstance(flow, ConditionedDistribution) else flow
 
@@ -261,7 +261,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """Returns the components of a `ClusterMixture` and the nearest clusters, or the arguments."""
+    """Returns the components and nearest clusters of a `ClusterMixture`, or its arguments."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input

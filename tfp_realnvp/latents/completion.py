@@ -72,9 +72,9 @@ def complete(
     p(x | floor(x_known) = levels) ∝ p(x) on [0, n)^D        integer gray levels 0 … n - 1
     ```
 
-    A gray level is the unit interval of continuous values that the flow was trained on. The noise
-    within known levels is sampled too, which averages over it. Unknown pixels of images with n gray
-    levels are in [0, n).
+    A known gray level fixes only a unit interval of continuous values. The chains also sample the
+    noise within known levels, and so average over it. Unknown pixels of images with n gray levels
+    are in [0, n).
 
     The chains move in coordinates z = Lᵀ (t - m), where t are the values, or their logits in an
     interval, and N(m, (L Lᵀ)⁻¹) is the normal distribution with the mean and covariance of samples
@@ -115,8 +115,8 @@ def complete(
 
     Args:
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
-      events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors
-        [N, D]. Unknown values are ignored. All events are processed at once.
+      events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
+        D]. Unknown values are ignored. The chains of all events run at once.
       is_known: booleans that broadcast with the events; by default, whether values are not NaN.
       num_samples: number of samples of each event, of all chains together.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
@@ -202,7 +202,7 @@ class _Support:
         self._low = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
         self._is_bounded = np.where(self.is_known, self._is_gray, self._num_values is not None)
         self._width = np.where(self.is_known, 1, self._num_values or 1).astype(dtype)
-        # The normal distribution takes the centers of gray levels.
+        # Use the centers of gray levels for the normal distribution.
         self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -234,7 +234,7 @@ class _Support:
 def _known(
     events: np.ndarray, is_known: ArrayLike | None, event_shape: tf.TensorShape
 ) -> np.ndarray:
-    """Returns booleans of the shape of the events."""
+    """Broadcasts `is_known` to the shape of the events."""
     is_shape = event_shape.is_compatible_with(events.shape[1:]) and events.size > 0
     expected = f"complete: expected events [{', '.join(['N', *map(str, event_shape)])}]"
     validation.require(is_shape, expected, events.shape)

@@ -141,7 +141,7 @@ def swap_condition(
 ) -> np.ndarray:
     """Encodes images under the condition `source` and decodes them under `target` (Appendix F).
 
-    See `encode` and `decode` for arguments, results and errors. Vectors are taken as well.
+    Also accepts vectors. See `encode` and `decode` for arguments, results and errors.
 
     #### Example
 

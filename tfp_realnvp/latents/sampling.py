@@ -1,4 +1,4 @@
-"""Samples of latents, also of other image sizes or of finer scales only; moments by scale."""
+"""Samples latents, also for other image sizes or for finer scales only; moments by scale."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ def extrapolate(
     temperature: float = 1.0,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Decodes normal latents of another size than the training images (Appendix C).
+    """Decodes normal latents of a different size than the training images (Appendix C).
 
-    The convolutional networks apply to any height and width divisible by 2^(num_scales - 1). A base
-    distribution of `flow` is not used. See `sample_latents` and `decode` for arguments, results and
-    errors.
+    The convolutional networks apply to any height and width divisible by 2^(num_scales - 1). The
+    base distribution of `flow` is ignored. See `sample_latents` and `decode` for arguments, results
+    and errors.
 
     #### Example
 

@@ -197,7 +197,7 @@ class ConvResNet(Conditioner):
         if self.takes_image:
             condition = tf.cast(self.required(conditional_input), self.compute_dtype)
             h += convolve(condition, self.condition_kernel.value)
-        # Inputs and kernels of the convolutions that the output layers sum.
+        # Collect inputs and kernels of the output layers' 1×1 convolutions.
         terms = [(h, skips[0])]
         if self.num_blocks:
             kernels = tf.unstack(weight_norm(*_values(self.block_kernels, self.block_scales)))
@@ -218,8 +218,9 @@ class ConvResNet(Conditioner):
             else:
                 x = convolve(x, second, biases[i])
                 if not training:
-                    # Prevent a fusion with the addition of h: TensorFlow's oneDNN kernel (up to
-                    # 2.21) is wrong in several threads if the summand is used elsewhere, as h is.
+                    # Prevent a fusion with the addition of h: with several threads, TensorFlow's
+                    # oneDNN kernel (up to 2.21) gives wrong results if other operations use the
+                    # summand, here h.
                     x = tf.ensure_shape(x, x.shape)
                 # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
                 h = tf.add_n([h, x])
@@ -259,7 +260,7 @@ class ConvResNet(Conditioner):
             # For few channels, fused normalization is slow in half precision.
             x = normalize(tf.cast(inputs, self.variable_dtype), norm)
             return tf.cast(factor * tf.concat([x, -x], axis=-1), inputs.dtype)
-        # One 1×1 convolution does it all.
+        # A single 1×1 convolution normalizes and concatenates.
         scale, shift = _affine_of(*norm, epsilon=self.epsilon)
         kernel, shift = factor * tf.linalg.diag(scale), factor * shift
         return convolve(inputs, *(tf.concat([value, -value], axis=-1) for value in (kernel, shift)))

@@ -20,7 +20,7 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     w[..., k] = scale[k] * kernel[..., k] / ||kernel[..., k]||
     ```
 
-    Kernels may be stacked along leading axes. The norm of a filter is over the axes of `kernel`
+    Kernels may be stacked along leading axes. A filter's norm is taken over the axes of `kernel`
     that `scale` lacks. A filter of zeros stays zero.
 
     Args:
@@ -76,7 +76,8 @@ def batch_norm(
     statistics. There is no scale, because a weight-normalized convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
-    statistics are [C] in float64 or float32. `statistics` determines how batch statistics average.
+    statistics are [C] in float64 or float32. `statistics` defines the events and weights of batch
+    statistics.
 
     #### References
 

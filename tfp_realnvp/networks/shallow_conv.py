@@ -100,7 +100,7 @@ class ShallowConv(Conditioner):
         maps = None
         if self.takes_image:
             maps = _convolve(self.required(conditional_input), self.condition_conv)
-        # A factor and a shift for both activations.
+        # A factor and a shift for each of the two activations.
         terms = self._film(conditional_input, 4)
         x = shifted(_convolve(self.with_board(inputs), conv1), maps)
         x = tf.nn.relu(modulated(x, *terms[:2]))

@@ -1,4 +1,4 @@
-"""Figures that leave the global state of Matplotlib as it is, and training curves."""
+"""Figures that do not change Matplotlib's global state, and training curves."""
 
 import os
 import pathlib
@@ -46,7 +46,7 @@ def save_curves(
       xlabel, ylabel: labels of the axes, with units.
 
     Raises:
-      TypeError: if `curves` is no such mapping.
+      TypeError: if `curves` is not such a mapping.
       ImportError: if matplotlib is not installed.
 
     #### Example

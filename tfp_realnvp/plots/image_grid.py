@@ -115,7 +115,7 @@ def heat_map(
       images: `[N, H, W, C]`, as in `image_grid`.
       scores: finite scores `[N, h, w]`, for example `-tfr.log_prob_map(model, images)`. `h` and `w`
         divide `H` and `W`: each score covers a block of pixels.
-      low, high: scores up to `low` leave the image as it is, scores from `high` on are yellow;
+      low, high: scores up to `low` do not change the image, and scores from `high` on are yellow;
         by default the lowest and the highest score.
       num_values: as in `image_grid`.
 

@@ -1,4 +1,4 @@
-"""Columns of a table against each other."""
+"""Scatter plots of pairs of columns of a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,16 +23,17 @@ def pairs(
     columns: Sequence[Any] | None = None,
     num_lowest: int | None = None,
 ) -> Any:
-    """Draws columns of a table against each other, with samples of a density of its rows.
+    """Draws pairs of columns of a table, and samples of a density of its rows.
 
     Panels below the diagonal show rows and samples of two columns, panels on the diagonal
-    histograms of one column. Rows and as many samples look alike if the density is right. The rows
-    of the lowest density are circled and named in the legend, the lowest first.
+    histograms of one column. If the density is right, the rows and an equal number of samples look
+    alike. Circles mark the rows of lowest density; the legend names them, the lowest first.
 
-    Panels show at most 1,000 rows, evenly spaced, and the rows of the lowest density. They end a
-    little outside of the rows; the legend says how many samples are farther away. Histograms show
-    the share of all rows in each bin. Categories, which are what no number is, have uniform noise
-    around their places. A panel leaves out the rows with a missing cell in its columns.
+    Panels show at most 1,000 rows, evenly spaced, and the rows of lowest density. The axes end
+    slightly outside of the range of the rows; the legend states how many samples lie beyond.
+    Histograms show the share of all rows in each bin. Values that are not numbers are categories,
+    drawn with uniform noise around their positions. A panel omits rows with a missing cell in its
+    columns.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
@@ -179,7 +180,7 @@ def _column(table: Any, i: int) -> np.ndarray:
 
 
 def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns columns of numbers, or the codes of categories with the names of these."""
+    """Returns numeric columns, or the codes and names of categories."""
     try:
         return rows.astype(np.float64), samples.astype(np.float64), []
     except (TypeError, ValueError):

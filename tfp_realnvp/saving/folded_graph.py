@@ -1,4 +1,4 @@
-"""Precomputes the parts of a graph that depend on weights alone."""
+"""Precomputes the parts of a graph that depend only on weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folded(
     `tf.custom_gradient`.
 
     Args:
-      function: a concrete function. Later changes of its variables have no effect on the result.
+      function: a concrete function. Later changes of its variables do not affect the result.
       variables: collects the large values, each once, by dtype, shape and bytes.
     """
     frozen = private_api.convert_variables_to_constants_v2(
@@ -56,7 +56,7 @@ def folded(
             if key not in variables:
                 variables[key] = tf.Variable(tensor, trainable=False)
             kept[name] = variables[key]
-    # What is left of the graph. It does not have to wait for what was computed.
+    # The remaining operations. Drop control dependencies on precomputed operations.
     needed = varying | {tensor.op.name for name, tensor in used.items() if name not in kept}
     whole = frozen.graph.as_graph_def()
     rest = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
@@ -65,7 +65,7 @@ def folded(
             names = [name for name in node.input if name[0] != "^" or name[1:] in varying]
             node.ClearField("input")
             node.input.extend(names)
-            # Custom gradients, as of `tf.nn.silu`, refer to tensors of the traced graph.
+            # Custom gradients, for example of `tf.nn.silu`, refer to tensors of the traced graph.
             node.attr.pop("_gradient_op_type", None)
             rest.node.append(node)
 

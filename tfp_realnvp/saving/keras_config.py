@@ -221,7 +221,7 @@ class _Deserializer:
             trainable=variable.trainable,
             name=config["variable"]["name"],
         )
-        # The constructor applies the inverse of the bijector, which rounds.
+        # The constructor applies the inverse of the bijector, with rounding errors.
         transformed.pretransformed_input.assign(variable)
         return transformed
 
@@ -232,7 +232,7 @@ class _Deserializer:
 
 
 def find_class(path: Any) -> type:
-    """Returns the class that a configuration names, such as `tfp_realnvp.ImageFlow`."""
+    """Returns the class for a name in a configuration, such as `tfp_realnvp.ImageFlow`."""
     found = _CLASSES.get(str(path)) or keras.saving.get_registered_object(str(path))
     expected = (
         "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "

@@ -78,8 +78,8 @@ def export_onnx(
       ImportError: if tf2onnx is not installed.
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if its events are neither images nor vectors of known shape, it takes a condition
-        that it does not declare, or an operation has no counterpart in ONNX, as convolutions in
-        bfloat16.
+        that it does not declare, or an operation has no counterpart in ONNX, such as convolutions
+        in bfloat16.
       RuntimeError: if it is called in a `tf.function`.
     """
     progress = Progress("export_onnx", verbose)
@@ -106,7 +106,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
     inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
     (output_name,) = function.structured_outputs
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
-    # tf2onnx logs what the check below raises.
+    # The check below raises the errors that tf2onnx only logs.
     logging.disable()
     try:
         model, _ = tf2onnx.convert.from_graph_def(
@@ -136,11 +136,11 @@ def _write(path: pathlib.Path, function: Any) -> None:
     onnx.save_model(model, path)
 
 
-# Handlers of tf2onnx for operations that it does not know. They replace `node` in the graph.
+# Handlers for operations that tf2onnx does not support. They replace `node` in the graph.
 
 
 def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Broadcasts two shapes, by adding tensors of zeros of these shapes."""
+    """Broadcasts two shapes by adding zeros of these shapes."""
     import onnx
 
     dtype, outputs = graph.get_dtype(node.output[0]), node.output
@@ -163,7 +163,7 @@ def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
     node.type = "Log"
 
 
-# Polynomials of Giles: Approximating the erfinv function, 2012, table 5, from the highest power.
+# Polynomials of Giles: Approximating the erfinv function, 2012, table 5, highest power first.
 _ERFINV_CENTER = (
     *(2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
     *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),

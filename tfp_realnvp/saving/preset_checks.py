@@ -50,7 +50,7 @@ _KERAS_CLASSES = {
         for kind in ("constraints", "initializers", "regularizers")
     },
 }
-# Keras' notation for values that the file stores as lists of numbers.
+# Keras' names of types whose values a file stores as lists of numbers.
 _KERAS_VALUES = {"__keras_tensor__", "__numpy__", "__tensor__"}
 
 
@@ -106,7 +106,7 @@ def check_names(config: Any) -> None:
 def _is_allowed(config: dict[str, Any]) -> bool:
     """Returns whether Keras finds an allowed class or function for the names in `config`."""
     name = str(config["class_name"])
-    # Keras looks functions up by `config`.
+    # Keras looks up functions by `config`.
     key = config.get("config" if name == "function" else "registered_name")
     registered = keras.saving.get_registered_object(str(key))
     if name in _KERAS_VALUES or "module" not in config:
@@ -145,7 +145,7 @@ def limited_variables(num_elements: int) -> Iterator[None]:
             try:
                 with graph.as_default():
                     value = value()
-            except RuntimeError:  # It uses an eager tensor.
+            except RuntimeError:  # The initializer uses an eager tensor.
                 value = value()
         left -= tf.TensorShape(np.shape(value)).num_elements()
         if left < 0:

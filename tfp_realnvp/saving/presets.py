@@ -27,7 +27,7 @@ _CARD = "README.md"
 _FILES = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
 _FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
-# For each hub: its package, the function that downloads a model and returns the folder, options.
+# For each hub: its package, the function that downloads a model to a folder, and options.
 _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hf": ("huggingface_hub", "snapshot_download", {"allow_patterns": _FILES}),
     "kaggle": ("kagglehub", "model_download", {}),
@@ -97,7 +97,7 @@ def from_preset(
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
-    # Keras also gives names to classes that are not registered.
+    # Keras also names classes that are not registered.
     own_name = keras.saving.get_registered_name(model_class)
     custom_objects = {own_name: model_class, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):
@@ -128,7 +128,7 @@ def from_preset(
 
 
 def _folder_of(handle: str) -> pathlib.Path:
-    """Returns the folder of a preset, which is downloaded from a hub if the handle says so."""
+    """Returns the folder of a preset; downloads it if the handle names a hub."""
     hub, _, name = handle.rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]

@@ -1,4 +1,4 @@
-"""Lines that tell how far an export is."""
+"""Progress messages of an export."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
 class Progress:
-    """Prints the current step of an export from 5 s on, so that short exports are silent.
+    """Prints the current step of exports that take more than 5 s.
 
-    Each pause is half of the time so far. With `verbose=True` the end is printed in any case, with
-    `verbose=False` nothing.
+    Each pause is half of the elapsed time. `verbose=True` always prints the end, and
+    `verbose=False` prints nothing.
     """
 
     def __init__(self, caller: str, verbose: bool | None) -> None:
@@ -24,7 +24,7 @@ class Progress:
         self._reports_end = bool(verbose)
 
     def __call__(self, step: str) -> None:
-        """Prints the step that begins, if it is time for a line."""
+        """Prints the next step if enough time has passed."""
         seconds = time.perf_counter() - self._start
         if seconds >= self._next:
             print(f"{self.caller}, {seconds:.0f} s: {step}", flush=True)

@@ -1,4 +1,4 @@
-"""How a `FlowModel` is saved: as `.keras`, weights, preset or SavedModel."""
+"""Saves a `FlowModel` as a `.keras` file, weights, a preset or a SavedModel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound="SavableModel")
 
 
 class SavableModel(keras.Model):
-    """A Keras model of a distribution that is saved whole or not at all."""
+    """A Keras model of a distribution that is saved completely or not at all."""
 
     distribution: Any
     layers_of_bijectors: list[keras.layers.Layer]
@@ -92,20 +92,21 @@ class SavableModel(keras.Model):
         the old file.
 
         Args:
-          filepath: `*.keras`; with `zipped=False` a folder, whose name does not end so.
+          filepath: `*.keras`; with `zipped=False` a folder without this ending.
           overwrite: whether an existing file or folder may be replaced.
           zipped: `False` makes a folder instead of a file.
           **kwargs: as in `keras.Model.save`.
 
         Raises:
-          ValueError: if `filepath` does not end as it should.
+          ValueError: if `filepath` has another ending.
           FileExistsError: if the file exists and not `overwrite`.
           TypeError: if a part of the distribution cannot be described; the message names it.
           OSError: if the file cannot be written.
         """
         path = os.fspath(filepath)
         if "://" in path:
-            # Not a local file: Keras and the remote service define what is atomic.
+            # Not a local file: For remote paths, Keras and the remote service determine what is
+            # atomic.
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         is_file = zipped is None or zipped
         if path.endswith(".keras") != is_file:
@@ -120,7 +121,7 @@ class SavableModel(keras.Model):
             # Loading builds the optimizer as well.
             self.build_optimizer()
         with atomic_files.atomic_replace(path) as whole:
-            # Keras writes a zip file in memory first. HDF5 may crash where the disk is full.
+            # Keras writes a zip file in memory first. HDF5 may crash if the disk is full.
             archive = whole if is_file else whole.with_name("archive.keras")
             super().save(archive, **kwargs)
             if not is_file:
@@ -146,7 +147,7 @@ class SavableModel(keras.Model):
         save_weights(self, filepath)
 
     def load_weights(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Loads weights as `keras.Model.load_weights`; after an error all variables are as before.
+        """Loads weights as `keras.Model.load_weights`; an error changes no variables.
 
         The arguments and errors are those of Keras.
         """
@@ -201,7 +202,7 @@ class SavableModel(keras.Model):
         | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
         | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
 
-        A process that is killed leaves the old preset or the new one. Other files in the folder
+        If the process is killed, the old or the new preset is complete. Other files in the folder
         stay.
 
         #### Example
@@ -219,15 +220,15 @@ class SavableModel(keras.Model):
         Args:
           folder: created if it is missing; `~` is the user's home.
           card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
-            `bits/dim` and `limits`. Values are those of JSON, or NumPy's numbers and arrays.
-          weights: `False` leaves the weights file in the folder as it is, where something else
-            writes it, for example a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
+            `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
+          weights: `False` keeps the weights file in the folder, which for example a
+            `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
 
         Raises:
           TypeError: if a part of the distribution cannot be described, or could not be loaded; the
             message names it.
-          ValueError: if `card` is not JSON, which has finite numbers only.
-          OSError: if the files cannot be written. What was in the folder stays.
+          ValueError: if `card` cannot be written as JSON, which has only finite numbers.
+          OSError: if the files cannot be written. The folder then does not change.
         """
         presets.save_to_preset(self, folder, card=card, weights=weights)
 
@@ -251,10 +252,10 @@ class SavableModel(keras.Model):
 
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
-        package, and what the caller gives as `custom_objects` or has registered with
+        package, `custom_objects`, and objects registered with
         `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
         the described model and no others. A model that is much larger than its weights file, or has
-        distribution parameters out of range, such as a negative scale, is refused.
+        invalid distribution parameters, such as a negative scale, raises an error.
 
         Args:
           handle: see the table. A name of this package takes precedence over a folder of that name;
@@ -265,8 +266,8 @@ class SavableModel(keras.Model):
             `decode(encode(x))` exact.
 
         Raises:
-          ValueError: if there is no such preset, it is not a valid one, its class is neither this
-            class nor a base or subclass of it, or it has no network whose dtype can be replaced.
+          ValueError: if the preset does not exist or is invalid, its class is neither this class
+            nor a base or subclass of it, or no network has a dtype that can be replaced.
           ImportError: if the handle needs a library that is not installed.
         """
         return presets.from_preset(handle, cls, custom_objects, network_dtype)

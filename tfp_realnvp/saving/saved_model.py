@@ -67,8 +67,8 @@ def export_saved_model(
 
     If the flow declares a condition, `conditional_input` is the last input of all functions except
     `classify`: int32 labels [B], vectors [B, K] or images [B, H, W, K]. In `sample`, B is
-    `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`. It takes
-    the class probabilities from the `ClassMixture`; without one, all classes are equally probable.
+    `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`. It uses
+    the class probabilities of the `ClassMixture`, or equal ones.
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
@@ -86,10 +86,10 @@ def export_saved_model(
     latents if the base distribution is standard normal; values below 1 give more probable images.
     With any other base distribution, only a temperature of 1 is valid.
 
-    `sample` of a flow with `condition_dropout` has one more scalar after `temperature`, `guidance`,
-    the weight of `FlowModel.sample`; 0 leaves it out. With a `ClusterMixture`, `log_prob` sums over
-    clusters, `sample` draws them, and `encode` also returns the `clusters` [B], int32, with the
-    nearest centers, which `decode` takes in place of a condition.
+    For a flow with `condition_dropout`, `sample` has one more scalar input after `temperature`:
+    `guidance`, as in `FlowModel.sample`; 0 turns it off. With a `ClusterMixture`, `log_prob` sums
+    over clusters, `sample` draws them, and `encode` also returns the nearest `clusters` [B], int32,
+    which `decode` takes instead of a condition.
 
     A flow of vectors [B, D] has the same functions except `bits_per_dim`. Their input or output is
     `x` instead of `images`, and there are no variants for uint8.
@@ -162,8 +162,8 @@ class ServedFlow:
     ) -> None:
         """Checks the arguments of `export_saved_model`, and traces the passes of the flow.
 
-        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and all
-        functions accept only the event shape.
+        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and the
+        event shape is fixed.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():
@@ -188,7 +188,7 @@ class ServedFlow:
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
         self._base, self._bijector = flow.distribution, flow.bijector
-        # The condition of the functions, and that of p(x | k), which are clusters in a mixture.
+        # The condition of the functions, and the condition of p(x | k): in a mixture, the clusters.
         self._spec, self._given_spec = find_condition_spec(distribution), find_condition_spec(flow)
         expected = (
             f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"
@@ -376,7 +376,7 @@ class ServedFlow:
         if self._mixture is not None:
             log_prob = self._log_prob(tf.repeat(events, num_classes, axis=0), labels)["log_prob"]
             return self._classified(tf.reshape(log_prob, [batch_size, num_classes]))
-        # The bijector gets each event with each class, or once if it maps all classes alike.
+        # The bijector gets each event once per class, or only once if it ignores the class.
         num_passes = num_classes if self._bijector_condition else 1
         encoded = self._encoded(tf.repeat(events, num_passes, axis=0), labels)
         latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
@@ -391,7 +391,7 @@ class ServedFlow:
     def _of_levels(
         self, function: Callable[..., Outputs], takes_images: bool, *inputs: tf.Tensor
     ) -> Outputs:
-        """Calls a function with gray levels for images, and returns gray levels."""
+        """Wraps a function of continuous images to take and return gray levels."""
         log_noise = tf.zeros([], self._dtype)
         if takes_images:
             images, noise, *conditions = inputs

@@ -145,6 +145,6 @@ class SigmoidAffine(Transformer):
 
 
 def _shift_and_scale(parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns shift, scale and log scale, accurate for small scales too."""
+    """Returns shift, scale and log scale, accurate even for small scales."""
     shift, logit = tf.split(parameters, 2, axis=-1)
     return shift, 2 * tf.sigmoid(logit), math.log(2) + tf.math.log_sigmoid(logit)
