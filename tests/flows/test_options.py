@@ -135,6 +135,10 @@ def test_an_option_that_a_model_does_not_have(make, option):
     [
         (lambda: _vector(hidden_layers=[64]), "RealNVPVector got .*'hidden_layers'.*num_filters"),
         (lambda: _vector(num_coupling=8), "'num_coupling', did you mean 'num_couplings'"),
+        (
+            lambda: tfr.FlowModel(None, dequantise=True),
+            "FlowModel got .*, did you mean 'dequantize'",
+        ),
         (lambda: _image(num_class=8), "RealNVPImage got .*'num_class', did you mean 'num_classes'"),
         (lambda: tfr.RealNVPImage.compact(_SHAPE, nfilters=8), "compact got .*'num_filters'"),
         (lambda: tfr.RealNVPImage.jet(_SHAPE, depth=8), r"\.jet got .*'depth'\. It takes .*width"),

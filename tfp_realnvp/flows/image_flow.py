@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -234,15 +233,10 @@ def check_options(function: Callable[..., Any], options: Iterable[str], caller: 
         name
         for taker in (function, conditional_flow)
         for name, parameter in inspect.signature(taker).parameters.items()
-        if parameter.kind == parameter.KEYWORD_ONLY or (taker is function and name != "options")
+        if parameter.kind == parameter.KEYWORD_ONLY
+        or (taker is function and name not in ("self", "options"))
     ]
-    for option in sorted({*options} - {*names}):
-        similar = difflib.get_close_matches(option, names, 1, 0.7)
-        advice = f", did you mean {similar[0]!r}?" if similar else "."
-        options_of = ", ".join(dict.fromkeys(name for name in names if name != "self"))
-        raise TypeError(
-            f"{caller} got an unexpected keyword argument {option!r}{advice} It takes {options_of}."
-        )
+    validation.known_options(options, list(dict.fromkeys(names)), caller)
 
 
 def checked_image_shape(

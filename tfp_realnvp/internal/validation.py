@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ __all__ = [
     "float_dtype",
     "fraction",
     "integer",
+    "known_keywords",
+    "known_options",
     "only",
     "positive",
     "real",
@@ -52,6 +56,24 @@ def fraction(value: Any, expected: str) -> Any:
 def count(value: Any, name: str, at_least: int, caller: str) -> int:
     """Returns the argument `name` of `caller` as an `int` of at least `at_least`."""
     return integer(value, at_least, f"{caller}: expected {name} of at least {at_least}")
+
+
+def known_keywords(cls: type, options: Iterable[str]) -> None:
+    """Raises `TypeError` for keyword arguments that the constructor of a class does not take."""
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+        known_options(options, [parameter.name for parameter in parameters], cls.__name__)
+
+
+def known_options(options: Iterable[str], names: Sequence[str], caller: str) -> None:
+    """Raises `TypeError` for options that are not among the names."""
+    for option in sorted({*options} - {*names}):
+        similar = difflib.get_close_matches(option, names, 1, 0.7)
+        advice = f", did you mean {similar[0]!r}?" if similar else "."
+        raise TypeError(
+            f"{caller} got an unexpected keyword argument {option!r}{advice} "
+            f"It takes {', '.join(names)}."
+        )
 
 
 def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
