@@ -1,10 +1,10 @@
-"""Measures what each addition to a small Real NVP gains: `python -m benchmarks.ablation --help`.
+"""Measures the gain of each addition to a small Real NVP: `python -m benchmarks.ablation --help`.
 
 The row `plain` has no 1×1 convolutions and no split priors, fewer and wider networks than
 `RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to it;
 `conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in its own
 process, for equal time or equal steps, and is evaluated on the test images. A run uses the whole
-machine; with `--side_by_side` each run has one core, and all cores are used.
+machine; with `--side_by_side` each run has one core, and all cores work at once.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
@@ -231,7 +231,7 @@ def as_markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _mean(results: Sequence[dict[str, Any]], key: str, spec: str) -> str:
-    """Returns the formatted mean over runs, or nothing if one of them diverged."""
+    """Returns the formatted mean over runs, or an empty text if one of them diverged."""
     if any("error" in run for run in results):
         return ""
     return format(float(np.mean([run[key] for run in results])), spec)

@@ -26,7 +26,7 @@ def training_batches(
         return tf.image.stateless_random_flip_left_right(batch, flip_seed) if flip else batch
 
     batches = tf.data.Dataset.zip(indices.batch(batch_size, drop_remainder=True), seeds)
-    # The thread of the autotuner can delay the end of `fit`, and so disturb a measurement.
+    # The autotuning thread can delay the end of `fit` and disturb a measurement.
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.map(batch_of, num_parallel_calls=2).repeat().prefetch(4).with_options(options)

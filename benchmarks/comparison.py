@@ -23,10 +23,10 @@ class WorkerError(Exception):
 
 
 class WorkerProcess(contextlib.AbstractContextManager):
-    """Runs a `benchmarks.worker`, whose module describes the spec, and talks to it.
+    """Starts a `benchmarks.worker` and exchanges messages with it; see its module for the spec.
 
-    Between requests the process is stopped (`SIGSTOP`): otherwise idle threads of its framework
-    would spin for a while, at the expense of the other contender.
+    Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of its
+    framework would spin and slow down the other contender.
 
     #### Example
 

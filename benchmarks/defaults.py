@@ -1,4 +1,4 @@
-"""Compares defaults for vectors with former ones and zuko's: `python -m benchmarks.defaults`.
+"""Compares default options for vectors with former ones and zuko's: `benchmarks.defaults`.
 
     python -m benchmarks.defaults --output_dir=results/defaults    # five seeds
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
@@ -6,14 +6,14 @@
 Each contender follows the first example of its documentation: a flow with the default options, and
 `FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` has the former defaults: 8
 couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
-standardized rows, as its documentation recommends. Toys have 4,000 points each for training, for
-choosing the pass and for testing; tables use 60, 20 and 20 percent of their rows, with uniform
-noise of the rounding width of a column.
+standardized rows, as its documentation recommends. Toys have 4,000 points each for training,
+validation and testing. Tables use 60, 20 and 20 percent of their rows, with uniform noise of the
+rounding width of a column.
 
-After each pass over the training rows, the script computes the mean log likelihood of validation
-and test rows. A contender trains for a number of passes, and then until it has used as many CPU
-seconds as `now` needed for them. The seconds count neither evaluation nor the first pass, which
-builds and traces a flow.
+After each epoch, the script computes the mean log likelihood of validation and test rows. A
+contender trains for a number of epochs, and then until it has used as many CPU seconds as `now`
+needed for these epochs. The seconds exclude the evaluation and the first epoch, which builds and
+traces a flow.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Splits(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """CPU seconds of training after the first pass, and mean log likelihoods, in nats."""
+    """CPU seconds of training after the first epoch, and mean log likelihoods, in nats."""
 
     seconds: float
     validation: float
@@ -64,7 +64,7 @@ class Pass(NamedTuple):
 
 
 class Log:
-    """Logs the passes of a training run, which ends after `passes`, but not before `seconds`."""
+    """Logs the epochs of a training run of at least `passes` epochs and `seconds`."""
 
     def __init__(self, splits: Splits, passes: int, seconds: float) -> None:
         self.rows: list[Pass] = []
@@ -72,7 +72,7 @@ class Log:
         self._used = self._start = 0.0
 
     def add(self, log_prob: Callable[[np.ndarray], np.ndarray]) -> bool:
-        """Evaluates at the end of a pass; returns whether it was the last one."""
+        """Evaluates at the end of an epoch; returns whether it was the last one."""
         if self.rows:
             self._used += time.process_time() - self._start
         nats = (float(np.mean(log_prob(rows))) for rows in self._splits[1:])
@@ -99,7 +99,7 @@ def load(name: str, seed: int, num_points: int) -> Splits:
     return Splits(*(part.astype(np.float32) for part in parts))
 
 
-# Contenders: functions that train a flow and log its passes.
+# Contenders: functions that train a flow and log its epochs.
 
 
 def _now(
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
-    """Returns test nats after the passes and after the seconds, for the last and the best pass."""
+    """Returns test nats with equal epochs and equal seconds, for the last and the best epoch."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
     summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):

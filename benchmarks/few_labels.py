@@ -87,7 +87,7 @@ def make_data(name: str, labels: str, seed: int) -> tuple[np.ndarray, np.ndarray
 
 
 def accuracies(classifier: Classifier, data: list[tuple[np.ndarray, ...]]) -> list[float]:
-    """Returns the accuracy on the rows without a label, for each data set."""
+    """Returns the accuracy on the rows without a label, for each dataset."""
     result = []
     for seed, (x, y, few) in enumerate(data, FLAGS.first_seed):
         keras.utils.set_random_seed(seed)
@@ -129,7 +129,7 @@ def spread_labels(kernel: str, size: float, alpha: float) -> Classifier:
 
     def classify(x: np.ndarray, few: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # The number of iterations is limited.
+            warnings.simplefilter("ignore")  # about the limit of iterations
             model = LabelSpreading(kernel=kernel, alpha=alpha, max_iter=100, **options)
             return model.fit(x, few).transduction_
 

@@ -4,7 +4,7 @@
     python -m benchmarks.latency --parts=images
     python -m benchmarks.latency --rounds=100
 
-* `images`: calls of Python functions with the preset `digits`, as a user types them.
+* `images`: calls of Python functions with the preset `digits`, as in a user's session.
 * `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. The
   two take turns in one process, with as many threads as cores. It needs `pip install tf2onnx
   onnxruntime`.
@@ -12,7 +12,7 @@
   `digits`.
 * `tables`: predictions of one row by a `FlowRegressor`, which was fitted to 1,000 rows.
 
-A figure is the median of the calls after the first three, which trace functions. The largest
+The script prints medians over the calls after the first three, which trace functions. The largest
 relative difference compares the results of both runtimes.
 """
 
@@ -139,7 +139,7 @@ def tables(rounds: int) -> None:
 def milliseconds(
     calls: list[Callable[[], Any]], rounds: int, warm_up: int = _NUM_WARM_UP
 ) -> np.ndarray:
-    """Times calls that take turns; returns milliseconds, [calls, rounds]."""
+    """Times calls in turns; returns milliseconds, [calls, rounds]."""
     times = np.zeros([len(calls), warm_up + rounds])
     for i in range(warm_up + rounds):
         for j, call in enumerate(calls):

@@ -155,7 +155,7 @@ def _largest_latent_error(contender: Any, batch_size: int = 100) -> float:
     trained = contender.distribution.bijector.variables
     for variable, value in zip(bijector.variables, trained, strict=True):
         variable.assign(value)
-    # Two functions, since in one the inverse would come from the cache.
+    # Use two functions: in one, the cache would supply the inverse.
     draw, encode = tf.function(bijector.forward), tf.function(bijector.inverse)
     errors = []
     for index in range(_NUM_SAMPLES // batch_size):

@@ -7,12 +7,12 @@ pixels, the script prints
 
 *   `recognized`: the share of images whose class has a mean probability above 0.9. A flow that
     repeats one digit would pass.
-*   `asked`: for a file `*.npz`, the share of samples that are classified as the label that they
-    were sampled with.
+*   `asked`: for a file `*.npz`, the share of samples that the networks classify as the requested
+    label.
 *   `precision` and `recall`: precision is the share of samples that are at least as close to a test
-    image as its third neighbor among the test images; recall is the share of test images for which
-    this holds with the roles exchanged (Kynkäänniemi et al. 2019). A flow of few images has a low
-    recall.
+    image as its third neighbor among the test images; recall is the share of test images that are
+    at least as close to a sample as its third neighbor among the samples (Kynkäänniemi et al.
+    2019). A flow that produces only few different images has a low recall.
 *   `distance`: the median distance to the nearest training image, divided by the median of the test
     images. A flow that copies training images has 0.
 
@@ -94,7 +94,7 @@ class Judge:
             self._networks.append(network)
             self._bodies.append(keras.Model(network.inputs, network.layers[-2].output))
         self._spaces = [self._pixels, self._features]
-        # The test images, and their distances to the training images, are computed once.
+        # Compute the distances of the test images to the training images once.
         self._test = [space(test) for space in self._spaces]
         self._train = [space(train) for space in self._spaces]
         pairs = zip(self._test, self._train, strict=True)
@@ -124,7 +124,7 @@ class Judge:
         rows = zip(names, self._spaces, self._test, self._train, self._usual, strict=True)
         for name, space, test, train, usual in rows:
             found = space(images)
-            # Takes as many samples as test images at a time, because recall depends on the number.
+            # Use as many samples as test images at a time, because recall depends on the number.
             parts = [found[i : i + len(test)] for i in range(0, len(found), len(test))]
             parts = [part for part in parts if len(part) == len(test)] or [found]
             values = np.mean([precision_and_recall(test, part) for part in parts], axis=0)
@@ -146,7 +146,7 @@ class Judge:
 
 
 class PrecisionAndRecall(NamedTuple):
-    """The precision of samples and the recall of images."""
+    """Precision of samples and recall of images."""
 
     precision: float
     recall: float

@@ -82,7 +82,7 @@ def _speed_cells(entry: dict[str, Any]) -> list[str]:
 
 
 def _contenders(entries: list[dict[str, Any]]) -> str:
-    """Returns the figures of single processes, as medians over their comparisons."""
+    """Returns the results of single processes, as medians over their comparisons."""
     by_row: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         for row, side in zip(entry["rows"], entry["sides"], strict=True):

@@ -1,9 +1,8 @@
 """Compares flows of vectors with TFP's own flows: `python -m benchmarks.vectors --help`.
 
-Each contender trains from scratch for the same time, building and tracing included, in the same
+Each contender trains from scratch for the same time, including building and tracing, in the same
 loop: Adam, the same batches, warm-up and annealing. Then the contenders take turns at `log_prob`
 and `sample`.
-loop: Adam, the same batches, warm-up and annealing. Then all take turns at `log_prob` and `sample`.
 
 ```
 python -m benchmarks.vectors --output_dir=results/vectors      # about five minutes
@@ -11,7 +10,7 @@ python -m benchmarks.vectors --seconds=10 --rounds=3           # a quick look
 ```
 
 A fixed seed generates the table, whose density is known: each column depends on earlier columns
-through sines, and the rows are rotated, so that no order of the columns is better than another.
+through sines. A rotation of the rows makes all orders of columns equally good.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ flows, from which `tfr.latents.complete` samples the missing values by Markov ch
 squared errors of the posterior mean and of simpler guesses, and the share of true values in the 90%
 intervals.
 
-A flow of vectors models the digits. Its dense networks make steps of the chains many times cheaper
-than the convolutions of the preset `digits` would, and chains take thousands of steps.
+A flow of vectors models the digits. Chains take thousands of steps, and its dense networks are many
+times cheaper than the convolutions of the preset `digits`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def complete_table() -> None:
 
 
 def flow_of_digits(digits: data.ImageArrays) -> tfd.Distribution:
-    """Returns a flow of images: a flow of vectors of the logits of the pixels."""
+    """Returns a flow of images that applies a flow of vectors to the logits of pixels."""
     size = int(np.prod(digits.image_shape))
     bijector = tfb.Chain(
         [
@@ -146,7 +146,7 @@ def run_chains(
 
 
 def nearest(train_events: np.ndarray, events: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    """Returns the training events that are nearest in the known values."""
+    """Returns for each event the training event with the nearest known values."""
     is_known = np.broadcast_to(is_known, events.shape)
     axes = tuple(range(1, events.ndim))
     # The differences of all pairs at once would take much memory.

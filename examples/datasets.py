@@ -55,7 +55,7 @@ def resize_smaller_side(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def celeb_a(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns rows 40–187 and columns 15–162, downsampled to [64, 64, 3]."""
+    """Crops rows 40–187 and columns 15–162, and downsamples them to [64, 64, 3]."""
     del seed
     return resize(tf.ensure_shape(image, [218, 178, 3])[40:188, 15:163], 64, 64)
 
@@ -230,7 +230,7 @@ def load(
 
     Args:
       name: a name or path, see the table above.
-      condition: `label`; `gray`, the luminance of color images in [0, 1]; or a feature of
+      condition: `label`; `gray`, the luminance of color images in [0, 1]; or a feature in
         TensorFlow Datasets: a label, such as `label` of `cifar10`, or numbers, such as `attributes`
         of `celeb_a`, sorted by name.
       image_size: height and width of the images of a folder, or of a name in TensorFlow Datasets
@@ -401,7 +401,7 @@ def from_tfds(
 
 
 def recipe_of(name: str, builder: Any, image_size: int | None) -> Recipe:
-    """Returns how to load a dataset of TensorFlow Datasets that is not in `DATASETS`."""
+    """Returns the `Recipe` of a dataset of TensorFlow Datasets that is not in `DATASETS`."""
     features = builder.info.features
     shape = features["image"].shape if "image" in features else ()
     if len(shape) != 3 or features["image"].np_dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""Finds and locates defects of a fabric, by a flow of a network's features.
+"""Finds and locates defects of a fabric, with a flow of a network's features.
 
     python examples/defects.py
 
@@ -54,7 +54,7 @@ _NUM_ROWS = 6
 
 tfd = tfp.distributions
 
-# From gray levels [N, H, W] to features [N, h, w, C].
+# Maps gray levels [N, H, W] to features [N, h, w, C].
 Extractor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -153,7 +153,7 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
     x = keras.layers.Rescaling(1 / 64, offset=-2)(image)
     x = convolution(16, 3, padding="same", activation="swish")(x)
     x = convolution(32, 3, 2, padding="same", activation="swish")(x)
-    # Without an activation: a `relu` would give many values of exactly 0, which have no density.
+    # Use no activation: a `relu` would give many values of exactly 0, which have no density.
     features = convolution(16, 3, 2, padding="same")(x)
     x = convolution(64, 3, 2, padding="same", activation="swish")(keras.activations.swish(features))
     outputs = keras.layers.Dense(len(_TEXTURES))(keras.layers.GlobalAveragePooling2D()(x))

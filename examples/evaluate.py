@@ -1,7 +1,7 @@
-"""Evaluates a training run: bits/dim with standard errors and bounds, beside the paper's results.
+"""Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
 For a model with a condition, bits/dim are conditional; with `condition_dropout`, unconditional
-bits/dim follow. A model of classes is also evaluated as a classifier. With a variational
+bits/dim follow. The script also evaluates a model of classes as a classifier. With a variational
 dequantizer, bits/dim are upper bounds, and importance-weighted bits/dim are tighter bounds.
 
     python examples/evaluate.py --results_dir=results/digits
@@ -51,7 +51,7 @@ PAPER_RESULTS = {
     "lsun/church_outdoor": {"real_nvp_train": 2.94, "real_nvp": 3.08},
     "celeb_a": {"real_nvp_train": 2.97, "real_nvp": 3.02},
 }
-# The rows of the table with these results. Variational models report bounds.
+# The rows of the table of results. Variational models report bounds.
 _PAPER_ROWS = {
     "real_nvp_train": "| Real NVP (paper) | train | | {:.2f} | |",
     "real_nvp": "| Real NVP (paper) | test | | {:.2f} | |",
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     if FLAGS.dataset not in (None, settings["name"]):
-        # The run held out images of only its own dataset.
+        # Only images of the run's own dataset were held out.
         settings.update(name=FLAGS.dataset, num_validation=0)
     images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
     spec = find_condition_spec(flow)
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
                 seed=seed,
             )
         if spec is not None and spec.num_classes is not None:
-            # Each image is evaluated with each class.
+            # The networks evaluate each image with each class.
             batches = batches.rebatch(max(1, _MAX_EVALUATIONS // spec.num_classes))
             classifications[split] = evaluation.classification(
                 flow,
@@ -122,7 +122,7 @@ def as_markdown(
     classifications: dict[str, evaluation.Classification],
     paper: dict[str, float] | None = None,
 ) -> str:
-    """Returns tables of the results by split, beside the paper's results on the same dataset."""
+    """Returns tables of the results by split, with the paper's results on the same dataset."""
     lines = [
         "| model | split | images | bits/dim | importance-weighted |",
         "| --- | --- | ---: | ---: | ---: |",

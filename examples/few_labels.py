@@ -8,9 +8,9 @@ label is -1. Bayes' rule gives the classifier.
 
 Two moons need only two labels each: the class means are equal at the start, and `fit` moves them
 apart. Digits, with ten labels of each class, also need invariance to a shift by a pixel, and to
-noise. As with the consistency loss of FlowGMM, an image without a label gets the class that the
-flow predicts for its shifted copies, if the prediction is clear, and the flow is trained on new
-copies. Logistic regression and a convolutional network of equal size learn from the same labels.
+noise. Similar to the consistency loss of FlowGMM, the flow predicts the class of an unlabeled image
+from shifted copies. If the prediction is clear, the flow is trained on new copies with this class.
+Logistic regression and a convolutional network of equal size learn from the same labels.
 
 We chose the options by the accuracy on training images without a label, with labels other than in
 the printed results.
@@ -221,8 +221,8 @@ def fit_network(
 ) -> Classifier:
     """Returns a convolutional network with dropout, of about `num_parameters`.
 
-    With `rng` the network is trained on as many shifted copies as the flow, and averages its
-    predictions over shifted copies.
+    With `rng`, trains on as many shifted copies as the flow, and averages predictions over shifted
+    copies.
     """
     relu, layers = {"activation": "relu"}, keras.layers
     network = keras.Sequential(

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     examples = load_examples({**settings, "name": FLAGS.dataset or settings["name"]})
     if has_clusters:
-        # The latents of an image are those of its cluster.
+        # Use the latents of an image under its cluster.
         clusters = flow.clusters.nearest(examples.images + 0.5, examples.conditions)
         examples, flow = Examples(examples.images, clusters.numpy()), flow.components_distribution
     figures = Figures(pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.num_values)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     draw_manifold(figures, flow, four)
     draw_interpolation(figures, flow, examples)
     draw_levels(figures, flow, chosen)
-    if np.ndim(examples.conditions) != 4:  # An image as condition has the size of the data.
+    if np.ndim(examples.conditions) != 4:  # A condition image has the size of the data.
         draw_extrapolation(figures, flow, four)
     draw_temperatures(figures, flow, chosen)
     if chosen.conditions is not None and not has_clusters:

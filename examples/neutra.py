@@ -1,4 +1,4 @@
-"""Runs Hamiltonian Monte Carlo in the latent space of a flow (NeuTra), beside plain HMC.
+"""Compares Hamiltonian Monte Carlo in the latent space of a flow (NeuTra) with plain HMC.
 
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
@@ -160,7 +160,7 @@ def make_surrogate(density: Any) -> tfd.TransformedDistribution:
 def flat_target(
     density: Any, surrogate: tfd.TransformedDistribution
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tfb.Bijector]:
-    """Returns the log density of unconstrained vectors, and the flow of a surrogate posterior.
+    """Returns the log density of unconstrained vectors, and the flow that fits it.
 
     Both methods sample unconstrained vectors, which contain all parts of the density, mapped to the
     real line.

@@ -1,4 +1,4 @@
-"""Finds images that are unlike the training data, by several scores that use log densities.
+"""Finds images that are unlike the training data, with several scores from log densities.
 
     python examples/outliers.py
 
@@ -9,7 +9,7 @@ data, 0.5 for chance. It also prints the shares of images with conformal p-value
 `--alpha`: false alarms among new digits, and outliers found.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
-choice of weights. One part of them is held out for the p-values; the rest are the new images.
+choice of weights. Some of them calibrate the p-values; the rest are the new images.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NUM_COLUMNS = 6
 
 tfd = tfp.distributions
 
-# Scores of images, by the name of the score.
+# Maps names of scores to the scores of images.
 Scores = Mapping[str, np.ndarray]
 
 
@@ -101,7 +101,7 @@ def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> Non
 
 
 def compare_on_photos(photos: data.ImageArrays) -> None:
-    """Shows where the log density fails: on outliers that are simpler than the data."""
+    """Shows that the log density fails on outliers that are simpler than the data."""
     model = tfr.FlowModel.from_preset("photos")
     # One half of the groups is the reference, the other half is new.
     num_groups = len(photos.test) // (2 * FLAGS.group_size)

@@ -1,4 +1,4 @@
-r"""Scores a data set that is larger than a machine, with an exported model and Apache Beam.
+r"""Scores datasets too large for one machine, with an exported model and Apache Beam.
 
     python -c "import tfp_realnvp as t; t.FlowModel.from_preset('results/digits').export('flow/1')"
     python examples/score_beam.py --model=flow/1 --inputs='held_out/*.npy' --output=held_out/scores
@@ -13,14 +13,13 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 | `log_prob` | the log density in nats; gray levels get uniform noise, determined by `--seed` |
 | `p_value` | with `--held_out`: the conformal p-value of -log_prob, `tfr.outliers.p_values` |
 
-Inputs are `.npy` files of uint8 images [N, H, W, C] or of events as `log_prob` of the model takes
-them, `.npz` files with such an array `images`, or TFRecord files with any other ending. TFRecord
-files have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
-`tf.train.Example` whose feature `image` is a PNG or JPEG file. One worker reads a file, so many
-files keep many workers busy.
-
-Beam renames the results when all of them are written: a killed run leaves complete files or none,
-and you can run the same command again. Options of Beam come last, after `--`:
+Inputs are `.npy` files of uint8 images [N, H, W, C] or of inputs of the model's `log_prob`, `.npz`
+files with such an array named `images`, or TFRecord files, which may have any other ending.
+TFRecord files have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a
+record is a `tf.train.Example` whose feature `image` is a PNG or JPEG file. A single worker reads
+each file, so use many files for many workers. Beam renames the results after it has written all of
+them. A killed run therefore leaves all files or none, and you can run the same command again.
+Options of Beam come last, after `--`:
 
     python examples/score_beam.py … -- --direct_num_workers=8 --direct_running_mode=multi_processing
     python examples/score_beam.py … -- --runner=FlinkRunner --flink_master=http://host:8081
@@ -59,7 +58,7 @@ _P_VALUE = pa.field("p_value", pa.float64())
 
 
 class Batch(NamedTuple):
-    """Consecutive events of a file; `start` is the place of the first."""
+    """Consecutive events of a file; `start` is the index of the first event."""
 
     file: str
     start: int

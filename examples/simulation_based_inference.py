@@ -5,7 +5,7 @@
 
 The script trains a flow of parameters on simulations, with the data as condition. If the posterior
 is right, the ranks of the true parameters among samples of their posterior are uniform. The script
-checks this, and shows that a posterior made too narrow fails the check.
+checks this, and shows that a posterior that is too narrow fails the check.
 
 Talts, Betancourt, Simpson, Vehtari, Gelman: Validating Bayesian inference algorithms with
 simulation-based calibration, 2018.
@@ -44,7 +44,7 @@ tfd = tfp.distributions
 
 
 class Gaussian:
-    """Linear measurements x = A θ + noise of θ ~ N(0, I), whose posterior is known.
+    """Linear measurements x = A θ + noise with θ ~ N(0, I) and a known posterior.
 
     The measurements determine one direction of θ well, and the other directions hardly at all.
     """

@@ -1,4 +1,4 @@
-"""Finds rows of a table that do not belong to a class, and compares with detectors of scikit-learn.
+"""Finds rows of a table that do not belong to a class, and compares scikit-learn's detectors.
 
     python examples/table_outliers.py
 
@@ -16,7 +16,6 @@ standardized columns.
 
 Some rows of the other half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows are
 new: if a new row has a p-value of at most `--alpha`, it is a false alarm.
-new: their p-values of at most `--alpha` are false alarms.
 """
 
 from __future__ import annotations
@@ -98,20 +97,20 @@ def standardized(detector: BaseEstimator) -> Pipeline:
 
 def flow(seed: int) -> BaseEstimator:
     options = {"max_steps": FLAGS.max_steps, "random_state": seed}
-    # The default detector has the same noise.
+    # This is the noise of the default detector.
     detector = tfr.FlowOutlierDetector(tfr.FlowDensity(FLAGS.num_flows, noise=0.1, **options))
     return by_ranks(detector) if FLAGS.ranks else detector
 
 
 def by_ranks(detector: BaseEstimator) -> Pipeline:
-    """Moves continuous columns to the front, and maps them to standard normals by their ranks."""
+    """Moves continuous columns to the front, and maps their ranks to standard normal quantiles."""
     ranks = QuantileTransformer(n_quantiles=20, output_distribution="normal")
     columns = make_column_transformer((ranks, is_continuous), remainder="passthrough")
     return make_pipeline(columns, detector)
 
 
 def is_continuous(table: np.ndarray) -> list[bool]:
-    """Returns whether more than half of the values of a column differ, for each column."""
+    """Returns for each column whether more than half of its values are distinct."""
     return [len(np.unique(column)) > len(column) / 2 for column in table.T]
 
 

@@ -3,8 +3,8 @@
     python examples/toy_2d.py                           # two moons
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
-The script prints held-out nats beside the best kernel density estimate, and for a known density
-(checkerboard, ring, banana) the KL divergence from it. It writes the figures `flow.jpg` and
+The script prints held-out nats of the flow and of the best kernel density estimate, and for a known
+density (checkerboard, ring, banana) the KL divergence from it. It writes the figures `flow.jpg` and
 `toy.png`, and `report.json`, to the output folder.
 """
 
@@ -106,7 +106,7 @@ def sample(name: str, number: int, seed: int) -> np.ndarray:
     elif name == "circles":
         points, _ = datasets.make_circles(number, noise=0.06, factor=0.5, random_state=rng)
     elif name == "pinwheel":
-        # Normal distributions along five arms. Longer arms are turned further.
+        # Normal distributions along five arms. Points farther out on an arm are rotated further.
         along, across = rng.normal(1.0, 0.3, number), rng.normal(0.0, 0.1, number)
         angle = 2 * math.pi / 5 * rng.randint(5, size=number) + 0.25 * np.exp(along)
         cos, sin = np.cos(angle), np.sin(angle)

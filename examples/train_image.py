@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
             "choose another --output_dir."
         )
 
-    # The data: gray levels, arrays [N, H, W, C], and perhaps labels [N].
+    # The data: gray levels [N, H, W, C], and optional labels [N].
     images = tfr.data.load_arrays(FLAGS.dataset, image_size=FLAGS.image_size)
     if images.validation is None:
         images = images.hold_out(min(len(images.train) // 10, 1_000))
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     # The flow: a bijector from normal latents to images, and the noise between gray levels.
     arguments, clusters = {"num_values": images.num_values}, None
     if FLAGS.clusters != 0:
-        # The flow maps the normal distribution to each of some clusters, which need no labels.
+        # The flow maps the normal distribution to each cluster separately; clusters need no labels.
         clusters = tfr.Clusters.of(
             train, train_labels, num_clusters=FLAGS.clusters, seed=FLAGS.seed
         )
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.num_filters:
         arguments["num_filters"] = FLAGS.num_filters
     if FLAGS.dataset == "digits":
-        # Few images of few gray levels: small networks of the paper's kind, learned noise.
+        # For few images with few gray levels: small networks like the paper's, and learned noise.
         small = {"num_blocks": 1, "num_filters": 16, "normalization": "actnorm"}
         options = {**small, "invertible_conv": True, "split_prior": True, **arguments}
         bijector = tfr.RealNVPImage(images.image_shape, **options)
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     options = {"dequantizer": dequantizer, "seed": FLAGS.seed, "name": "real_nvp"}
     if clusters is not None:
         mixture = tfr.ClusterMixture(flow, clusters)
-        # The sum over the nearest clusters is a close bound, which is much faster to validate.
+        # The sum over the nearest clusters is a close bound, and much faster to validate.
         flow = mixture.copy(num_terms=min(4, clusters.num_per_class))
 
     # Compile: the loss of a FlowModel is -log p.
@@ -134,7 +134,7 @@ def main(argv: list[str]) -> None:
     if checkpoint.restore():
         step = int(model.optimizer.iterations)
         print(f"resuming {output_dir} after step {step}")
-    # The batches after this step: their order depends on the seed alone.
+    # The batches after this step; their order depends only on the seed.
     batches = tfr.data.batches(
         train,
         train_labels,
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
     guidance = 0.0 if clusters is None else FLAGS.guidance
     num_samples = 64 if labels is None else len(labels)
     samples = model.sample(num_samples, FLAGS.seed, guidance=guidance, conditional_input=labels)
-    # Pictures have 256 levels at most.
+    # Picture files have at most 256 levels.
     num_values = min(images.num_values, 256)
     levels = tfr.to_uint8(samples * (num_values / images.num_values), num_values)
     tfr.plots.save_image_grid(output_dir / "samples.png", levels, 8, num_values=num_values)

@@ -171,7 +171,7 @@ _OPTIONS = {
     },
 }
 
-# Values of flags that are not given, by configuration.
+# Default values of flags, by configuration.
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # In a short time, smaller batches learn more; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
@@ -425,7 +425,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
     if checkpoint.restore():
         print(f"resuming after step {int(model.optimizer.iterations)}")
     if is_done():
-        # `fit` leaves averages in the model as well.
+        # `fit` leaves averaged weights in the model, too.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
     print("tracing the training step, up to a minute; later steps are fast", flush=True)
@@ -457,8 +457,8 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         if is_done():
             return budget.used_seconds
         if FLAGS.average:
-            # `fit` left averages in the model. The checkpoint has the weights at the end of the
-            # epoch.
+            # `fit` left averaged weights in the model. The checkpoint has the weights at the end of
+            # the epoch.
             checkpoint.restore()
         epoch += 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
@@ -549,7 +549,7 @@ def sample_grid(
 
     Without a condition there are as many rows as columns. With labels, each of the first 20 classes
     has a row. With vectors, a row has samples given the vector of an image, then this image. With
-    images as condition, a row begins with the condition.
+    condition images, a row begins with the condition.
     """
     spec = find_condition_spec(flow)
     if spec is None:
@@ -595,10 +595,10 @@ def write_report(
 ) -> dict:
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
-    The report contains the bits/dim of the model and of two baselines, or why there are none. With
-    `condition_dropout` it contains bits/dim without a condition; with a variational dequantizer,
-    importance-weighted bits/dim of the held-out images, a tighter bound. A model of labels is also
-    evaluated as a classifier by Bayes' rule.
+    The report contains the bits/dim of the model and of two baselines, or the reason why there are
+    no baselines. With `condition_dropout` it contains bits/dim without a condition; with a
+    variational dequantizer, importance-weighted bits/dim of the held-out images, a tighter bound.
+    For a model of labels, it also contains the accuracy of Bayes' rule.
     """
     held_out = images.evaluation_split
     splits = ("train", held_out)

@@ -1,4 +1,4 @@
-"""Trains a flow on a table of the UCI benchmark, and prints published results beside its own.
+"""Trains a flow on a table of the UCI benchmark, and prints published results for comparison.
 
     python examples/train_uci.py --table=power --data_dir=... --limit_minutes=60
 
@@ -168,7 +168,7 @@ def _hepmass(folder: pathlib.Path) -> list[np.ndarray]:
     with open(folder / "hepmass" / "1000_train.csv") as file:
         columns = range(len(file.readline().split(",")))
     train, test = (
-        # Test rows have one more column.
+        # The file of test rows has one more column.
         np.loadtxt(folder / "hepmass" / name, delimiter=",", skiprows=1, usecols=columns)
         for name in ("1000_train.csv", "1000_test.csv")
     )

@@ -243,7 +243,7 @@ def hamiltonian_monte_carlo(
 
 
 def columns(posterior: Posterior, parts: Any) -> dict[str, np.ndarray]:
-    """Returns samples of each part, [number, size], by name; adds the effects of schools."""
+    """Returns samples of each part, [number, size], by name, with the effects of schools."""
     shapes = posterior.target.event_shape._asdict()
     values = {
         name: np.reshape(part, [-1, shapes[name].num_elements()]).astype(np.float64)

@@ -1,7 +1,6 @@
 """Measures this package, used as its documentation shows.
 
-The module uses only names that other versions of the package have as well, because a row may
-measure another checkout.
+A row may measure another checkout, so this module uses only names that other versions also have.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Ours(TFContender):
           images. equal_widths: whether all networks have as many feature maps as the networks of
           the first scale. jit_compile: whether XLA compiles training, `log_prob` and `sample`.
           first_batch_size: number of images of the very first training step, which separates the
-            memory of the graph from the memory of activations; `None` takes the batch size.
+          memory of the graph from the memory of activations; Defaults to the batch size.
           **model_options: more arguments of `RealNVPImage`, or of `multi_scale`.
         """
         keras.config.set_dtype_policy(policy)

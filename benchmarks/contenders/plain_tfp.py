@@ -173,7 +173,8 @@ class _Normalization(_ImageBijector):
     def _inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
         mean, variance = self._moments(y)
         if self._mode.training:
-            # Not in `_inverse`, which `log_prob` calls first: both normalize by the same value.
+            # Update here and not in `_inverse`, which `log_prob` calls first: both normalize by the
+            # same value.
             self._mean.assign(mean)
             self._variance.assign(variance)
         positions = y.shape[-3] * y.shape[-2]

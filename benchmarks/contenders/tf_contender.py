@@ -31,7 +31,7 @@ class TFContender(Contender):
         latent_shape = bijector.inverse_event_shape(size.image_shape)
         base = tfd.Sample(tfd.Normal(0.0, 1.0), latent_shape)
         self.distribution = tfd.TransformedDistribution(base, bijector)
-        # TFP does not find the variables of Keras layers unless a bijector exposes them.
+        # TFP finds the variables of Keras layers only if a bijector exposes them.
         self.variables = self.distribution.trainable_variables if variables is None else variables
         self.num_parameters = sum(int(np.prod(v.shape)) for v in self.variables)
         compiled = tf.function(jit_compile=jit_compile)

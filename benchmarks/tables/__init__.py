@@ -1,1 +1,1 @@
-"""Densities and regressions of tables, beside other packages."""
+"""Compares densities and regressions of tables with other packages."""

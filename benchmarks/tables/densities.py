@@ -1,31 +1,31 @@
-"""Compares `tfr.FlowDensity` and `tfr.FlowRegressor` with other estimates of densities of tables.
+"""Compares `tfr.FlowDensity` and `tfr.FlowRegressor` with other density estimators of tables.
 
     python -m benchmarks.tables.densities                        # p(x) of `VERDICT`, hours
     python -m benchmarks.tables.densities --set=seen --seeds=3   # of tables that were seen before
     python -m benchmarks.tables.densities --tables=glass,leaves --seeds=1
     python -m benchmarks.tables.densities --regression           # p(y | x)
 
-`benchmarks/tables/data.py` names the tables and their part in the choices:
+`benchmarks/tables/data.py` explains which tables influenced the design:
 
-* `VERDICT`, none, but that weather showed a fault: athletes, glass, cirrhosis, leaves, bodies,
+* `VERDICT`, none, except that weather revealed a fault: athletes, glass, cirrhosis, leaves, bodies,
   olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather, pixels.
 * `SEEN`, some: iris, wine, diabetes, breast cancer, crabs, Pima, penguins, mtcars, Hitters,
   Prestige, birthwt, College, swiss, Texas housing.
 * `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
   CPS1985, Carseats.
-* `REGRESSION`, for p(y | x), seven some: cpus, GAGurine, biomass, concrete, Saratoga, CPS1988,
-  Credit; the others none: engel, Computers, CASchools, car prices, babies, Ames, Wages,
-  TenMileRace, deliveries.
+* `REGRESSION`, for p(y | x), seven of them: cpus, GAGurine, biomass, concrete, Saratoga, CPS1988,
+  Credit; but not engel, Computers, CASchools, car prices, babies, Ames, Wages, TenMileRace,
+  deliveries.
 
-Each table is split at random for each seed: 70% of the rows to learn from, and test rows. A figure
-is the mean log density of the test rows in nats, with columns in their own units and without noise
-on rounded columns. "±" precedes the standard error of the mean over seeds, which is too small,
-because splits of one table share rows. The lead is the difference to the best other estimator, by
-the mean; all figures of a seed are of the same split.
+Each seed splits a table at random into 70% training and 30% test rows. The script prints the mean
+log density of the test rows in nats, with columns in their own units and without noise on rounded
+columns. After "±" it prints the standard error over seeds, which is too small, because splits of
+one table share rows. The lead is the difference to the other estimator with the best mean, on the
+same splits.
 
-`FlowDensity` has its defaults. `benchmarks/tables/peers.py` has its peers: zuko and pzflow train
-for as many seconds as `FlowDensity` on the same rows, and at least 30.
-`benchmarks/tables/regression.py` has the peers of `FlowRegressor`. zuko, pzflow and ngboost run if
+`FlowDensity` has its defaults. `benchmarks/tables/peers.py` defines the other density estimators.
+zuko and pzflow train on the same rows for as many seconds as `FlowDensity`, and at least 30.
+`benchmarks/tables/regression.py` defines the other regressions. zuko, pzflow and ngboost run if
 they are installed.
 """
 
@@ -56,7 +56,7 @@ _LOWEST = -10_000
 
 
 def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
-    """Returns the lines of a table in the table of results."""
+    """Returns the lines for one data table in the table of results."""
     rows = data.load(name)
     names = ["FlowDensity", *peers]
     scores, seconds = (np.full([num_seeds, len(names)], np.nan) for _ in range(2))
@@ -85,7 +85,7 @@ def compare_densities(name: str, num_seeds: int, peers: list[str]) -> list[str]:
 
 
 def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> list[str]:
-    """Returns the lines of a table in the table of results, one for each regression."""
+    """Returns the lines for one data table, one line per regression."""
     x, _ = data.load_regression(name)
     measured = {
         regression: np.array([measure(regression, name, seed) for seed in range(num_seeds)])
@@ -112,7 +112,7 @@ def lead_of_first(scores: np.ndarray) -> str:
 
 
 def mean_and_error(values: np.ndarray, sign: str = "") -> str:
-    """Returns the mean over seeds and, of at least two, its standard error."""
+    """Returns the mean over seeds, and for at least two seeds its standard error."""
     mean = values.mean()
     if mean < _LOWEST:
         return f"< {_LOWEST:,}"
@@ -144,7 +144,7 @@ def main() -> None:
     names = arguments.tables.split(",") if arguments.tables else list(tables)
     if unknown := set(names) - set(tables):
         parser.error(f"expected tables out of {', '.join(tables)}, got {', '.join(unknown)}")
-    # A part of a set does not overwrite the results of the whole set.
+    # Do not overwrite results of the whole set by those of a part.
     path = arguments.output_dir / f"{title}{'_part' if arguments.tables else ''}.md"
     lines = [_line(["table", "shape", *header]), f"|{' --- |' * 2}{' ---: |' * len(header)}"]
     print(f"{cpu_name()}, {num_cores()} cores", *lines, sep="\n", flush=True)

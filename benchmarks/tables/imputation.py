@@ -2,21 +2,21 @@
 
     python -m benchmarks.tables.imputation
 
-A fifth of the cells of new rows are missing, at random.
+The script removes a fifth of the cells of new rows at random.
 
-* A normal table of five columns has a known distribution of missing cells given the others. The
-  script prints the errors of sample means, in standard deviations of the columns, and ratios of
-  sample standard deviations to the exact ones.
-* Wine has known cells. The script prints the share of them in the 90% intervals of the samples,
-  over splits of the rows.
+* For normally distributed rows of five columns, the distribution of the missing cells given the
+  known ones is known. The script prints the errors of sample means, in standard deviations of the
+  columns, and ratios of sample standard deviations to the exact ones.
+* For wine, the script prints the share of the removed cells that lie in the 90% intervals of the
+  samples, over splits of the rows.
 
     python -m benchmarks.tables.imputation gaps wine penguins
 
 Fits to rows with missing cells, over splits of the rows: 20% of the cells at random (wine), the
-gaps that a table has (airquality), or cells that are missing where the first column is large. The
-script prints the mean log density of the known cells of test rows, of all their cells, and the
-share of removed cells in 90% intervals, of training and test rows, beside fits to the rows that are
-complete, and after scikit-learn's `IterativeImputer`.
+table's own missing cells (airquality), or cells that are missing more often where the first column
+is large. The script prints the mean log density of the known cells and of all cells of test rows,
+and the share of removed cells in the 90% intervals, for training and test rows. It compares with
+fits to complete rows only, and with fits after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.tables.imputation regression Boston diabetes
 
@@ -48,7 +48,7 @@ _NUM_SPLITS = 5
 
 
 def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float]:
-    """Returns the mean and root mean square error of means, and the ratio of spreads."""
+    """Returns mean and root mean square error of means, and the ratio of deviations."""
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=[5, 5])
     covariance = factors.T @ factors
@@ -99,7 +99,7 @@ def table(name: str) -> np.ndarray:
 
 
 def with_gaps(rows: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Returns rows without some cells: 'own', 'own, and 10%', '20%', or 'first column'."""
+    """Removes cells: 'own' (none), 'own, and 10%', '20%', or 'first column'."""
     parts = {"own": 0.0, "own, and 10%": 0.1, "20%": 0.2}
     if kind in parts:
         is_missing = rng.random(rows.shape) < parts[kind]
@@ -112,7 +112,7 @@ def with_gaps(rows: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
 
 
 def coverage(density: Any, truth: np.ndarray, rows: np.ndarray, seed: int) -> float:
-    """Returns the share of removed cells in 90% intervals of 200 draws, or NaN without such."""
+    """Returns the share of removed cells in 90% intervals of 200 draws; NaN for none."""
     is_removed = np.isnan(rows) & ~np.isnan(truth)
     if not is_removed.any():
         return np.nan
@@ -121,7 +121,7 @@ def coverage(density: Any, truth: np.ndarray, rows: np.ndarray, seed: int) -> fl
 
 
 def imputed(seed: int, **options: Any) -> Callable[..., tuple[np.ndarray, ...]]:
-    """Returns a function of training and test rows to rows that are filled."""
+    """Returns a function that fills training and test rows."""
 
     def function(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
         imputer = IterativeImputer(random_state=seed, **options).fit(train)
@@ -131,7 +131,7 @@ def imputed(seed: int, **options: Any) -> Callable[..., tuple[np.ndarray, ...]]:
 
 
 def densities(train: np.ndarray, seed: int) -> Iterator[tuple[str, Any]]:
-    """Yields the names of fits, and the fits."""
+    """Yields fits and their names."""
     tables = {
         "all rows": train,
         "complete rows": train[~np.isnan(train).any(axis=1)],
@@ -144,7 +144,7 @@ def densities(train: np.ndarray, seed: int) -> Iterator[tuple[str, Any]]:
 
 
 def gaps(name: str, kind: str, seed: int) -> Iterator[tuple[str, list[float]]]:
-    """Yields fits and their log densities of known and of all cells, and two coverages."""
+    """Yields the names of fits, log densities of known and of all cells, and two coverages."""
     truth = table(name)
     rows = with_gaps(truth, kind, np.random.default_rng(seed))
     parts = train_test_split(rows, truth, train_size=0.7, random_state=seed)
@@ -158,7 +158,7 @@ def gaps(name: str, kind: str, seed: int) -> Iterator[tuple[str, list[float]]]:
 
 
 def regression(name: str, kind: str, seed: int) -> Iterator[tuple[str, list[float]]]:
-    """Yields fits, their log p(y | x), R², and the share of y in 90% intervals."""
+    """Yields the names of fits, log p(y | x), R², and the share of y in 90% intervals."""
     truth = table(name)
     x = with_gaps(truth[:, :-1], kind, np.random.default_rng(seed))
     parts = train_test_split(x, truth[:, -1], train_size=0.7, random_state=seed)

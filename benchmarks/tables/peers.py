@@ -1,22 +1,22 @@
-"""Other densities of tables, with their defaults, fitted in the time of `tfr.FlowDensity`.
+"""Other density estimators of tables with their defaults, fitted in the time of `tfr.FlowDensity`.
 
 A density is a function of training rows, a seed and a number of seconds, which returns a function
 from rows [N, D] to log densities [N]. Columns are standardized.
 
-* `mixture`: `GaussianMixture` of scikit-learn with full or diagonal covariances and 1 to 20
-  components, by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) a component. With fewer
-  rows, BIC can choose components of a few rows, which give other rows no density.
+* `mixture`: scikit-learn's `GaussianMixture` with full or diagonal covariances and 1 to 20
+  components, selected by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) per component.
+  With fewer rows, BIC can select components of a few rows, and other rows become nearly impossible.
 * `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation of at most 5,000
   rows chooses the bandwidth. For more rows, Scott's rule reduces it.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
   layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
-* `pzflow`: the default bijector, optimizer and batches of pzflow, with `Normal` latents and
-  standardized columns, of which it needs two. New rows beyond the bounds of its default latents
-  would be impossible.
+* `pzflow`: the default bijector, optimizer and batches of pzflow, with standardized columns, at
+  least two, and `Normal` latents. Rows beyond the bounds of its default latents would be
+  impossible.
 
-zuko and pzflow train for the given seconds, compilation included. They keep the weights that are
-best for a held-out fifth of the rows, and stop after 1,000 steps (zuko) or 100 epochs (pzflow)
-without improvement. zuko has one thread, which is faster for such small networks.
+zuko and pzflow train for the given seconds, including compilation. They keep the weights that are
+best on a held-out fifth of the rows, and stop after 1,000 steps (zuko) or 100 epochs (pzflow)
+without improvement. zuko uses one thread, which is faster for such small networks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LogProb = Callable[[np.ndarray], np.ndarray]
 
 
 def mixture(rows: np.ndarray, seed: int, seconds: float) -> LogProb:
-    """Returns the mixture of normal distributions with the least BIC."""
+    """Returns the mixture of normal distributions with the lowest BIC."""
     del seconds
     size = {"full": rows.shape[1] + 1, "diag": 4}
     models = [
@@ -60,7 +60,7 @@ def mixture(rows: np.ndarray, seed: int, seconds: float) -> LogProb:
 
 
 def kernels(rows: np.ndarray, seed: int, seconds: float) -> LogProb:
-    """Returns normal kernels with the bandwidth that is best for held-out rows."""
+    """Returns normal kernels with the bandwidth that is best on held-out rows."""
     del seconds
     part = rows[:_MAX_ROWS_OF_BANDWIDTHS]
     folds = list(KFold(5, shuffle=True, random_state=seed).split(part))

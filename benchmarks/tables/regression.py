@@ -2,12 +2,12 @@
 
 * `FlowRegressor`: with its defaults.
 * `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees of x for the mean and
-  variance of normal distributions. `NGBoost, stopped` has the number of trees, up to 500, that is
-  best for a held-out fifth of the rows.
-* `trees`: `HistGradientBoostingRegressor` of scikit-learn with its defaults, and normal errors,
-  whose variance a cross-validation gives.
+  variance of normal distributions. `NGBoost, stopped` uses the number of trees, up to 500, that is
+  best on a held-out fifth of the rows.
+* `trees`: `HistGradientBoostingRegressor` of scikit-learn with its defaults, and normal errors with
+  a variance from cross-validation.
 * `linear`: linear regression with normal errors of one variance.
-* `GP`: `GaussianProcessRegressor` of scikit-learn with an RBF kernel and white noise, of
+* `GP`: `GaussianProcessRegressor` of scikit-learn with an RBF kernel and white noise, on
   standardized columns and at most 2,000 rows.
 """
 
@@ -134,7 +134,7 @@ def installed_regressions() -> list[str]:
 
 
 class Measurement(NamedTuple):
-    """Figures of a regression on the test rows of one split."""
+    """Scores of a regression on the test rows of one split."""
 
     log_prob: float
     coverage: float
@@ -143,7 +143,7 @@ class Measurement(NamedTuple):
 
 
 def measure(name: str, table: str, seed: int) -> Measurement:
-    """Returns the figures of a regression of a table."""
+    """Returns the scores of a regression of a table."""
     x, x_test, y, y_test = train_test_split(
         *data.load_regression(table), train_size=0.7, random_state=seed
     )
