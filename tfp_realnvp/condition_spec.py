@@ -98,14 +98,7 @@ class ConditionSpec:
     ) -> tf.Tensor:
         """Returns checked conditions as a tensor: int32 labels, or floats of `dtype`.
 
-        Args:
-          value: a tensor, array, pandas frame or series, list or number; or `None` for a missing
-            condition.
-          caller: error messages begin with this name.
-          dtype: dtype of vectors and images.
-
-        Raises:
-          ValueError: see `check`.
+        `None` is a missing condition. Error messages begin with `caller`.
         """
         dtype = self.tensor_spec(dtype).dtype
         if value is None:
@@ -121,11 +114,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions [B, ...]. Labels may be [B, 1], and vectors of length 1 [B].
-
-        Raises:
-          ValueError: see `check`; or if there is not one leading dimension.
-        """
+        """Returns checked conditions [B, ...]. Labels may be [B, 1], and vectors [B, 1] be [B]."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:

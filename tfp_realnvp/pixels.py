@@ -68,11 +68,6 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 
     Fractions are allowed, because `dequantize` replaces them. They are an error if all values are
     at most 1, as after a division by 255, or if some are negative.
-
-    Args:
-      images: a finite array or tensor.
-      caller: the error message begins with this name.
-      num_values: the model's number of gray levels, if known.
     """
     for is_valid, expected, advice in gray_level_conditions(images, num_values):
         if not bool(is_valid):
@@ -148,10 +143,7 @@ def largest_noise(dtype: Any) -> tf.Tensor:
 def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:
     """Returns U[0, 1) noise for training, with the shape and dtype of `levels`, [B, ...].
 
-    Args:
-      levels: gray levels of dtype float32 or float64.
-      seed: two integers.
-      first: as in `dequantize`.
+    `seed` and `first` are as in `dequantize`.
     """
     shape, dtype = tf.shape(levels), levels.dtype
     if isinstance(first, int) and first == 0:
@@ -178,17 +170,11 @@ def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> 
 def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     """Returns U[0, 1) noise for evaluation, with the shape and dtype of `levels`, [B, ...].
 
-    The noise of an event depends only on the seed, the draw and the event's gray levels, whose hash
-    is the state of a SplitMix64 stream. XLA and all devices compute the same numbers.
+    The noise of an event depends only on the int32 `seed`, the index `draw` of the sample and the
+    event's gray levels, whose hash is the state of a SplitMix64 stream. XLA and all devices compute
+    the same numbers.
 
-    #### References
-
-    Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
-
-    Args:
-      levels: gray levels of dtype float32 or float64.
-      seed: an int32.
-      draw: index of the noise sample. `FlowModel.evaluate` uses only sample 0.
+    Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
     """
     shape = tf.shape(levels)
     # A size of -1 would fail for the empty part of a replica.

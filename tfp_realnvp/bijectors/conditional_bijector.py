@@ -37,17 +37,7 @@ class ConditionalBijector(FlowChain):
         validate_args: bool = False,
         name: str = "conditional_bijector",
     ) -> None:
-        """Constructs the bijector.
-
-        Args:
-          bijector: the flow, with at least one network that takes `conditional_input`.
-          embedding: the layer that embeds the condition.
-          dtype, validate_args, name: as in `FlowBijector`.
-
-        Raises:
-          TypeError, ValueError: if `bijector` has another dtype, no network of it takes a
-            condition, or the condition is an image and the bijector is on vectors.
-        """
+        """Constructs the bijector from a flow and the layer that embeds its condition."""
         parameters = dict(locals())
         if not embedding.built:
             # Build the embedding last, so that the networks start with the same random weights as

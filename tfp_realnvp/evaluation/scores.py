@@ -150,17 +150,9 @@ def map_batches(
 ) -> Any:
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
-    Args:
-      function: returns one or several arrays. It gets events in the distribution's dtype.
-      model: checks the data, and finds conditions in them.
-      caller: error messages begin with this name.
-      data: an array, tensor, frame or list of events; a tuple of events and conditions; a
-        dictionary with `'image'`, and `'conditional_input'` or `'label'`; or a `tf.data.Dataset`,
-        `keras.utils.PyDataset` or other iterable of batches of these.
-      batch_size, steps, verbose: as in `log_prob`.
-
-    Raises:
-      ValueError: if there are no events, or events or conditions are not as declared.
+    The function gets events in the distribution's dtype, and returns one or several arrays. `data`
+    has any form that `bits_per_dim` takes. `model` checks it, and finds conditions in it. Error
+    messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     distribution, gray_levels = model.distribution, model.dequantize

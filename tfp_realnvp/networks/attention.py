@@ -41,15 +41,7 @@ class SelfAttention(keras.layers.Layer):
     """
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
-        """Constructs the layer.
-
-        Args:
-          num_heads: N, number of heads.
-          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
-
-        Raises:
-          TypeError, ValueError: if `num_heads` is not a positive integer.
-        """
+        """Constructs the layer with `num_heads` heads."""
         super().__init__(**kwargs)
         self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
 

@@ -42,17 +42,7 @@ class ConditionEmbedding(keras.layers.Layer):
         dropout: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Constructs the embedding.
-
-        Args:
-          conditional_event_shape, num_classes, dropout: as in `ConditionSpec`.
-          size: E, length of the embedding of labels and vectors, by default 64; `None` for images.
-          **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
-
-        Raises:
-          TypeError, ValueError: if both or none of `conditional_event_shape` and `num_classes` are
-            given, or an argument is invalid or has no effect.
-        """
+        """Constructs the embedding; arguments are as in `ConditionSpec`."""
         super().__init__(**kwargs)
         self.spec = ConditionSpec(conditional_event_shape, num_classes, dropout)
         if self.spec.event_ndims == 3:

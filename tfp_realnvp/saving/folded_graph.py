@@ -23,12 +23,9 @@ def folded(
     """Returns an equal function that contains only the operations that depend on the inputs.
 
     Computes all other values now: weight normalization, folded batch normalizations, inverse
-    matrices, log dets of 1×1 convolutions. Gradients are computed from the operations, ignoring
-    `tf.custom_gradient`.
-
-    Args:
-      function: a concrete function. Later changes of its variables do not affect the result.
-      variables: collects the large values, each once, by dtype, shape and bytes.
+    matrices, log dets of 1×1 convolutions. Later changes of variables do not affect the result.
+    Gradients are computed from the operations, ignoring `tf.custom_gradient`. `variables` collects
+    the large values, each once, by dtype, shape and bytes.
     """
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True

@@ -58,15 +58,9 @@ def serialize(value: Any, path: str) -> Any:
 
     The configuration describes distributions, bijectors, masks and transformers by their
     constructor arguments, including values of `tf.Variable`s, and networks by their Keras
-    configuration. It contains no network weights, no moving statistics and no code.
-
-    Args:
-      value: a distribution, another part of a model, or `None`.
-      path: the name of the part, for messages.
-
-    Raises:
-      TypeError: if a part belongs neither to TFP nor to this package and is not registered with
-        Keras, so that it could not be loaded; the message names the part.
+    configuration. It contains no network weights, no moving statistics and no code. Raises a
+    `TypeError` that names the part, by `path`, if a part belongs neither to TFP nor to this package
+    and is not registered with Keras.
     """
     return _Serializer().describe(value, path)
 
@@ -74,13 +68,8 @@ def serialize(value: Any, path: str) -> Any:
 def deserialize(config: Any, kind: type) -> Any:
     """Returns the object of a configuration, with newly initialized networks.
 
-    Args:
-      config: the result of `serialize`.
-      kind: the expected class.
-
-    Raises:
-      ValueError: if the configuration is malformed, names a class that is neither public nor
-        registered with Keras, or describes an object of another kind.
+    Raises `ValueError` if the configuration is malformed, names a class that is neither public nor
+    registered with Keras, or describes an object that is not of `kind`.
     """
     expected = f"expected the configuration of a {kind.__name__}"
     try:

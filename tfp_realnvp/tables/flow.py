@@ -136,20 +136,12 @@ def fit_table_flow(
     rng: np.random.Generator,
     index: int,
 ) -> tuple[TableFlow, dict[str, Any]]:
-    """Trains a flow, with early stopping by the log density of held-out rows.
+    """Trains a flow on rows; returns it with the history of its validations on held-out rows.
 
-    The best of many validations on a few rows is high by chance. If its lead over the start is at
-    most one standard error, or if a training step is not finite, the result is the start.
-
-    Args:
-      start: initial density of the flow, up to a random orthogonal map.
-      rows, held_out: rows for training and for validation.
-      widths: widths of the uniform noise of columns, [D].
-      options: the arguments of an estimator.
-      rng: generator for rotation, batches and noise.
-      index: number of the flow, for messages.
-
-    Returns the flow, and the history of its validations.
+    The flow starts as `start`, up to a random orthogonal map. The best of many validations on a few
+    rows is high by chance. If its lead over the start is at most one standard error, or if a
+    training step is not finite, the result is the start. `widths`, [D], are widths of uniform
+    noise, and `index` is the number of the flow in messages.
     """
     num_conditions, size = start.slopes.shape
     names = "num_couplings", "num_blocks", "num_filters", "transformer"

@@ -188,13 +188,8 @@ class NormalMixture(NamedTuple):
     ) -> NormalMixture:
         """Fits the mixture by expectation maximization, starting from k-means clusters.
 
-        Args:
-          rows: rows whose columns have variances of about 1.
-          number: number of components.
-          is_diagonal: whether covariances are diagonal.
-          least_variance: added to the variance of each column in each component, [D].
-          seed: seed of the initial cluster centers.
-          max_steps: largest number of steps.
+        The columns of `rows` have variances of about 1. `least_variance`, [D], is added to the
+        variance of each column in each component.
         """
         clusters = _clusters(rows, number, seed)
         weighted = _chunks(rows.values, clusters * rows.weights[:, np.newaxis])

@@ -91,7 +91,7 @@ class TableStack(NamedTuple):
 def fit_table_stack(
     rows: Rows, columns: Columns, options: Any, rng: np.random.Generator, num_conditions: int
 ) -> tuple[TableStack, list[list[Rows]], np.ndarray, list[dict[str, Any]]]:
-    """Returns the density of events given conditions.
+    """Returns the density of events given conditions, for standardized rows [N, C + D].
 
     Each candidate of the mixture has one density per fold, fitted without that fold. Flows are kept
     if the first of them improves the mixture by more than one standard error on its held-out fold.
@@ -100,18 +100,10 @@ def fit_table_stack(
     further densities model the standardized errors. Each row gets the predictions of trees fitted
     without it, as two more conditions of all densities.
 
-    Args:
-      rows: [N, C + D], standardized conditions and events.
-      columns: of the events.
-      options: the arguments of an estimator, and `is_density`: whether a single rounded column has
-        a density, or otherwise the probability of its rounding interval.
-      rng: generator for folds, clusters and flows.
-      num_conditions: C.
-
-    Returns:
-      The density; pairs of learned and held-out rows, with missing cells drawn; log densities [N,
-      2] of held-out rows, without and with flows; and the history of each flow, see
-      `fit_table_flow`.
+    `options` are the arguments of an estimator, and `is_density`: whether a single rounded column
+    has a density, or otherwise the probability of its rounding interval. Also returns pairs of
+    learned and held-out rows, with missing cells drawn; log densities [N, 2] of held-out rows,
+    without and with flows; and the history of each flow.
     """
     is_default = options.num_flows is None
     options = _with_defaults(options, rows.number)

@@ -59,12 +59,7 @@ class FiniteRecord:
         self._sums += sums
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Adds a check of the data. A failed check counts as a non-finite value.
-
-        Args:
-          is_valid: a scalar `bool`.
-          message: message of the `ValueError` that `FiniteGuard.raise_failure` raises.
-        """
+        """Adds a check of the data. If it fails, `raise_failure` raises its message."""
         self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
@@ -91,19 +86,6 @@ class FiniteGuard:
 
     A step calls `check(...)` after computing its gradients. Later, outside of the graph,
     `raise_failure(...)` raises the error.
-
-    #### Example
-
-    >>> import tensorflow as tf
-    >>> from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
-    >>> guard, record = FiniteGuard(), FiniteRecord()
-    >>> record.add('the data', tf.constant([float('nan')]))
-    >>> bool(guard.check(tf.constant(7, tf.int64), record, record.are_finite()))
-    False
-    >>> guard.raise_failure()
-    Traceback (most recent call last):
-    ...
-    tfp_realnvp.training.diagnosis.NonFiniteLossError: the loss or its gradient is not finite at ...
     """
 
     def __init__(self) -> None:
@@ -126,20 +108,11 @@ class FiniteGuard:
         gradients: Sequence[tf.Tensor] = (),
         total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
-        """Returns whether to make the step, and stores the first non-finite step.
+        """Returns whether to make the step, a scalar `bool` that is the same on all replicas.
 
-        Later steps of the same execution are then skipped, too.
-
-        Args:
-          step: number of the step, int64.
-          record: record of the parts that each replica computes by itself.
-          are_finite: the mean over replicas of `record.are_finite()`.
-          packing: packing of the gradients.
-          gradients: packed gradients, equal on all replicas.
-          total: the objective, equal on all replicas.
-
-        Returns:
-          A scalar `bool`, the same on all replicas.
+        Stores the first non-finite step, and skips later steps of the same execution. `are_finite`
+        is the mean of `record.are_finite()` over replicas. The packed `gradients` and the
+        objective, `total`, are equal on all replicas.
         """
         record_of_sums = FiniteRecord()
         record_of_sums.add(_GRADIENT, *gradients)
@@ -167,12 +140,9 @@ class FiniteGuard:
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
         """Raises an error, once, if a step was not finite.
 
-        Args:
-          variables: the trained variables; the error names the variable of a non-finite gradient.
-
-        Raises:
-          ValueError: if the data failed a check of `FiniteRecord.require`.
-          NonFiniteLossError: if anything else was not finite.
+        The error is a `ValueError` if the data failed a check of `FiniteRecord.require`, and
+        otherwise a `NonFiniteLossError`, which names the one of `variables` with a non-finite
+        gradient.
         """
         step, part, position = (int(value) for value in self._failure.numpy())
         if step < 0:

@@ -50,17 +50,11 @@ class ClassSeparation(keras.callbacks.Callback):
     def __init__(
         self, distribution: tfd.Distribution, data: Any, dequantize: bool, budgets: list[Any]
     ) -> None:
-        """Collects about 1,000 labeled events, balanced over the classes.
+        """Collects about 1,000 labeled events of the data of `fit`, balanced over the classes.
 
-        Args:
-          distribution: a flow with a `ClassMixture` as base.
-          data: the data of `fit`. The constructor searches all rows of arrays for labels, or the
-            first 100,000 events of a `tf.data.Dataset`. It cannot search other data.
-          dequantize: whether events are gray levels.
-          budgets: callbacks of `fit` with a `fraction`, the completed part of the training.
-
-        Raises:
-          ValueError: if all class means are equal and no labels are known.
+        Searches all rows of arrays for labels, or the first 100,000 events of a `tf.data.Dataset`,
+        but no other data. `budgets` are callbacks of `fit` with a `fraction`, the completed part of
+        the training. Raises `ValueError` if all class means are equal and no labels are known.
         """
         super().__init__()
         self._distribution, self._budgets, self._epoch = distribution, budgets, 0

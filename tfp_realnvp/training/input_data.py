@@ -47,17 +47,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     """Checks the data in the arguments of a method, and returns arguments for Keras.
 
     Arrays are wrapped in a Keras data adapter. Other data and arguments are passed on unchanged.
-    `tf.data` does not autotune, see `without_autotune`.
-
-    Args:
-      model: a `FlowModel`.
-      method: `'fit'`, `'evaluate'` or `'predict'`.
-      *args: arguments of the method.
-      **kwargs: keyword arguments of the method.
-
-    Raises:
-      ValueError: if `check_data` or Keras rejects the data, or in `fit` if float32 cannot
-        distinguish the values of a column of vectors.
+    `tf.data` does not autotune, see `without_autotune`. `fit` raises `ValueError` if float32 cannot
+    distinguish the values of a column of vectors.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
@@ -114,13 +105,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, Any, Any]:
     """Checks events, conditions and weights, and converts lists of numbers and frames to arrays.
 
-    Args:
-      model: a `FlowModel`.
-      data: events, or events and conditions; conditions or `None`; weights or `None`.
-      class_weight: the argument of `fit`.
-
-    Raises:
-      ValueError: as `check_data`; or if `class_weight` is given to a distribution without labels.
+    Raises the errors of `check_data`, or `ValueError` for a `class_weight` without labels.
     """
     x, y, sample_weight = map(as_arrays, data)
     data = (x, y, sample_weight)
@@ -247,16 +232,9 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
 def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
     """Checks data before training: arrays, and the shapes and dtypes of a `tf.data.Dataset`.
 
-    Args:
-      data: events, or a tuple of events, conditions and weights, in any form that `FlowModel.fit`
-        takes.
-      distribution: distribution of the events.
-      gray_levels: whether the values have to be integers, of any dtype.
-
-    Raises:
-      ValueError: if there are no events; events are not finite real numbers, [B, H, W, C] with the
-        gray levels of the model or [B, D]; conditions are not as declared; or weights are not
-        finite, negative or all zero.
+    Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
+    with the gray levels of the model or [B, D]; conditions are not as declared; or weights are not
+    finite, negative or all zero. With `gray_levels`, values have to be integers, of any dtype.
     """
     check_no_labels(distribution, data)
     events = batch_parts.events_in(data)
@@ -364,11 +342,7 @@ def _warn_of_values(data: Any, model: Any) -> None:
 def events_and_weights(
     data: Any, distribution: tfd.Distribution
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the events of a batch, and their weights [B] in the distribution's dtype, or `None`.
-
-    Raises:
-      ValueError: if a shape does not fit, or events are not real numbers.
-    """
+    """Returns the events of a batch, and their weights [B] in its dtype, or `None`."""
     events = tf.convert_to_tensor(batch_parts.events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:

@@ -40,13 +40,10 @@ class RateFactors:
         self.num_steps = num_steps
 
     def assign(self, first: int, factor: Callable[[int], float], power: float = 0.0) -> None:
-        """Sets the factors of the steps of the next execution.
+        """Sets the factors of the next execution, whose first step has the number `first`.
 
-        Args:
-          first: the number of its first step.
-          factor: maps the index of a step in the execution, from 0, to its factor. A factor of
-            NaN skips the step.
-          power: multiplies the factors by `(rows / 32) ** power`, with rows clipped to [32, 512].
+        `factor` maps the index of a step in the execution to its factor; NaN skips the step. The
+        factors are multiplied by `(rows / 32) ** power`, with rows clipped to [32, 512].
         """
         if self.num_steps > 1:
             self._first.assign(first)
@@ -62,9 +59,8 @@ class RateFactors:
     ) -> Iterator[tf.Tensor]:
         """Multiplies the learning rate within the context; yields whether to make the step.
 
-        Args:
-          optimizer: an optimizer; a `LearningRateSchedule` is not multiplied.
-          num_rows: number of rows in the batch, or `None` if the rate does not depend on it.
+        Does not change a `LearningRateSchedule`. `num_rows` is the number of rows in the batch, or
+        `None`.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):

@@ -61,11 +61,7 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name.
-
-        Raises:
-          ValueError: if the file lacks a variable, or has others.
-        """
+        """Reads the variables by name; raises `ValueError` if the file lacks one, or has others."""
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
@@ -149,9 +145,7 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
     """Creates the variables that parts of a distribution would create in their first call.
 
     These parts are bijectors of this package, and layers of tf-keras, such as TFP's networks.
-
-    Raises:
-      ValueError: if variables are missing, and the distribution has no known event shape.
+    Raises `ValueError` if variables are missing, and the distribution has no known event shape.
     """
     if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):
         return

@@ -111,14 +111,7 @@ def apply_if(
     """Applies gradients if a condition holds; otherwise changes nothing, not even moments.
 
     All replicas make the same step with the sum of their gradients, which is clipped by its norm.
-
-    Args:
-      condition: a scalar `bool`, equal on all replicas.
-      optimizer: any Keras optimizer, built for `variables`.
-      gradients: this replica's gradients.
-      packed: sums of the gradients over replicas, packed.
-      packing: the packing that `packing_of` returns.
-      variables: the variables.
+    `gradients` belong to this replica; `packed` are their sums over replicas, packed by `packing`.
     """
     if packing is getattr(optimizer, "packing", None):
         optimizer.apply_packed(packed, condition)
