@@ -147,6 +147,7 @@ INHERITED = {
     keras.optimizers.Adam: {
         "_get_variable_index": "the place of a variable among those the optimizer was built for",
         "_trainable_variables": "the variables that the optimizer was built for",
+        "_untrack_variable": "removes a variable that an interrupted construction created",
         "_use_weight_decay": "whether a variable decays",
         "_var_key": "tells variables apart, also the copies of replicas",
     },
