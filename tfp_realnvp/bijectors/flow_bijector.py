@@ -42,8 +42,7 @@ class FlowBijector(TFPInterface):
     *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. Raises
         `ValueError` if no network takes one.
 
-    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`. `variables`
-    includes the variables of Keras layers.
+    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
     #### Example
 

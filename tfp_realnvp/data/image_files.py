@@ -60,7 +60,6 @@ def read_array_file(path: pathlib.Path) -> Splits:
 def _checked(
     path: pathlib.Path, arrays: dict[str, np.ndarray], name: str, labels_name: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns valid images, and valid labels unless `labels_name` is `None`."""
     images = arrays[name]
     if images.dtype not in (np.uint8, np.uint16) or images.ndim != 4 or 0 in images.shape:
         hint = " Grayscale images need a last axis of length 1." if images.ndim == 3 else ""

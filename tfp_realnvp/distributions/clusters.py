@@ -180,9 +180,8 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
     ```
 
-    A flow must deform one connected normal distribution to data that may be disconnected. With
-    clusters, it maps the normal distribution to each cluster separately, so fewer samples lie
-    between clusters.
+    The flow maps the normal distribution to each cluster separately, so fewer samples lie between
+    clusters.
 
     `sample` draws clusters by their frequencies. `log_prob` is exact, and evaluates the flow K
     times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums over the n nearest

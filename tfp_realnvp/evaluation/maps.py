@@ -35,8 +35,7 @@ def log_prob_map(
 
     The log density of a flow is a sum of log densities of latents and of log dets, each at a
     position of the image. The sum of a map [H, W] is `tfr.log_prob` with the same arguments,
-    including `-log q(u | x)` of a `VariationalDequantization` q. Low values show where the density
-    is low, for example at a defect.
+    including `-log q(u | x)` of a `VariationalDequantization` q.
 
     Normalizations and 1×1 convolutions contribute equally at all positions. After a squeeze, the
     pixels of a block share its value evenly. A contribution is not the log density of the pixel

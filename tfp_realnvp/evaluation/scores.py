@@ -52,9 +52,9 @@ def log_prob(
     ```
 
     Its expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
-    2016, section 3.1). More samples make the bound tighter, and the result less random. The noise
-    of an image depends only on the model's seed and the image, not on the batch. With a
-    `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). Vectors get no noise.
+    2016, section 3.1). More samples make the bound tighter. The noise of an image depends only on
+    the model's seed and the image. With a `VariationalDequantization` q, p(x + u) / q(u | x)
+    replaces p(x + u). Vectors get no noise.
 
     For continuous pixel values, call `distribution.log_prob`. For the mean over a dataset with its
     standard error, call `tfr.evaluation.log_likelihood` or `tfr.evaluation.bits_per_dim`.

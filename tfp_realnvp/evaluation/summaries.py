@@ -324,7 +324,6 @@ def classification(
 def _log_probs(
     caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log p - log q, float64 [N, K], and the dimension of each event, [N]."""
     check_no_weights(data, caller)
     options = {"num_samples": num_samples, "batch_size": batch_size}
     log_prob, sizes = sampled_log_probs(caller, model, data, **options)

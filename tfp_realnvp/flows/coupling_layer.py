@@ -93,8 +93,7 @@ def coupling_layer(
       condition, and `seed` the seed of a permutation.
 
     Raises:
-      ValueError: if an argument is out of range or has no effect.
-      TypeError: if an argument has a wrong type.
+      TypeError, ValueError: if an argument is invalid or has no effect.
     """
     caller = "coupling_layer"
     num_filters = validation.count(num_filters, "num_filters", 1, caller)

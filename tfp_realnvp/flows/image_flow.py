@@ -172,8 +172,7 @@ def image_flow(
         that data is in the range of a `PixelLogit`.
 
     Raises:
-      ValueError: if an argument is out of range or has no effect.
-      TypeError: if an argument has a wrong type or does not exist.
+      TypeError, ValueError: if an argument is invalid or has no effect.
     """
     options |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size}
     options |= {"image_shape": image_shape, "dtype": dtype, "name": name}

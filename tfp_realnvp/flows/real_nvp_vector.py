@@ -158,8 +158,7 @@ class RealNVPVector(VectorFlow):
           **options: the options of `image_flow`, of vectors.
 
         Raises:
-          ValueError: if an argument is out of range or has no effect.
-          TypeError: if an argument has a wrong type or does not exist.
+          TypeError, ValueError: if an argument is invalid or has no effect.
         """
         check_options(RealNVPVector.__init__, options, _NAME)
         size = validation.count(event_size, "event_size", 1, _NAME)

@@ -78,7 +78,6 @@ def _move_pending(folder: pathlib.Path) -> None:
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Flushes a file, or all files of a folder, to the disk."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
             with open(file, "rb+") as opened:

@@ -76,12 +76,9 @@ def complete(
     noise within known levels, and so average over it. Unknown pixels of images with n gray levels
     are in [0, n).
 
-    The chains move in coordinates z = Lᵀ (t - m), where t are the values, or their logits in an
-    interval, and N(m, (L Lᵀ)⁻¹) is the normal distribution with the mean and covariance of samples
-    of the flow, given the known values. Chains start from z ~ N(0, I), the target if the flow is
-    normal. During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each event
-    to an acceptance rate of 75%. Each draw takes a random number of leapfrog steps, so that no
-    trajectory is periodic.
+    The chains move in coordinates that are standard normal if the flow is normal, and start from
+    N(0, I). During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each
+    event to an acceptance rate of 75%.
 
     R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
     of chains with the variance within them. It is 1 for chains that have mixed. Above 1.1, the
@@ -93,9 +90,9 @@ def complete(
         samples, as it is unless chains are stuck in different modes.
 
     Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
-    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best in the smooth
-    density of small networks with a smooth activation, such as the tanh of `RealNVPVector`, trained
-    with weight decay, as in `examples/complete.py`.
+    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best if networks
+    are small, have a smooth activation such as tanh, and are trained with weight decay, as in
+    `examples/complete.py`.
 
     #### Example
 
@@ -234,7 +231,6 @@ class _Support:
 def _known(
     events: np.ndarray, is_known: ArrayLike | None, event_shape: tf.TensorShape
 ) -> np.ndarray:
-    """Broadcasts `is_known` to the shape of the events."""
     is_shape = event_shape.is_compatible_with(events.shape[1:]) and events.size > 0
     expected = f"complete: expected events [{', '.join(['N', *map(str, event_shape)])}]"
     validation.require(is_shape, expected, events.shape)

@@ -83,7 +83,6 @@ class SelfAttention(keras.layers.Layer):
 
 
 def _distances(height: tf.Tensor, width: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Returns the distances between all pairs of positions, [H W, H W]."""
     rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
     positions = tf.reshape(tf.stack([rows, columns], axis=-1), [-1, 2])
     differences = tf.cast(positions[:, None] - positions, dtype)

@@ -41,8 +41,6 @@ class ConvResNet(Conditioner):
     A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention over
     all positions precedes the last batch normalization.
 
-    One variable holds the weights of one kind for all blocks, stacked along the first axis.
-
     Inference is faster than training: it folds batch normalization into convolutions, and for a
     checkerboard coupling of large images computes the last layers only at changed positions.
 

@@ -30,8 +30,7 @@ class DenseResNet(Conditioner):
     weights start as normal random numbers of variance 1 / fan-in.
 
     A condition vector scales and shifts the input of each activation, `x -> (1 + a) x + b`, with a
-    and b linear in the condition. One variable holds the weights of one kind for all layers of the
-    blocks, stacked along the first axis.
+    and b linear in the condition.
 
     #### Example
 

@@ -32,8 +32,8 @@ class VisionTransformer(Conditioner):
     are learned, so the network takes images of one size only. A linear map adds a condition, vector
     or image, to the first h.
 
-    One variable holds the weights of one kind for all blocks, stacked along the first axis. In half
-    precision, additions, normalizations, softmax and the last layer still use full precision.
+    In half precision, additions, normalizations, softmax and the last layer still use full
+    precision.
 
     #### Example
 

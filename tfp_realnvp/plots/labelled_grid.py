@@ -112,7 +112,6 @@ def save_labelled_grid(
 
 
 def _figure_size(rows: int, columns: int, height: int, width: int) -> tuple[float, float]:
-    """Returns the width and height in inches of a grid with labels and a title."""
     scale = min(2.5, 8 / max(rows, columns)) / max(height, width)
     grid_height, grid_width = rows * (height + 1) + 1, columns * (width + 1) + 1
     return max(4.5, grid_width * scale + 1.6), grid_height * scale + 1.0

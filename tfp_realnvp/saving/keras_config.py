@@ -172,8 +172,6 @@ class _Serializer:
 
 
 class _Deserializer:
-    """Constructs the described objects."""
-
     def __init__(self) -> None:
         self._objects: dict[int, Any] = {}
         self._constructors: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -52,9 +52,7 @@ def export_onnx(
     range give NaN. The export copies the weights, and uses the moving statistics of normalizations.
     An interrupted export leaves the old folder.
 
-    The conversion takes about 10 seconds for the default flow of vectors, a minute with splines or
-    mixtures, and minutes for large flows of images. onnxruntime computes convolutions in float32,
-    but not in float64.
+    onnxruntime computes convolutions in float32, but not in float64.
 
     #### Example
 
@@ -154,7 +152,6 @@ def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:
 
 
 def _log1p(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Returns log(1 + x)."""
     import tf2onnx
 
     dtype = tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.input[0]))

@@ -98,10 +98,9 @@ def export_saved_model(
     standard normal and the bijector is one of this package that accepts any size. They raise an
     `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
-    The export copies the weights, and uses the moving statistics of normalizations. It precomputes
-    what depends on the weights alone, such as weight normalization, if the weights take at most
-    1 GB. Gradients are computed from the operations: a `tf.custom_gradient` is not exported. An
-    interrupted export leaves the old folder.
+    The export copies the weights, uses the moving statistics of normalizations, and precomputes
+    what depends only on weights. A `tf.custom_gradient` is not exported. An interrupted export
+    leaves the old folder.
 
     #### Example
 
@@ -427,7 +426,6 @@ class ServedFlow:
             return self._forward_pass(*inputs)
 
     def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
-        """Returns latents and log dets."""
         chain = FlowChain([self._bijector], event_ndims=self._event_ndims, dtype=events.dtype)
         return chain._outermost_pass(
             events, inverse=True, conditional_input=condition, has_events=True
@@ -496,7 +494,6 @@ def named_inputs(
 
 
 def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """Returns `number` conditions, repeating a single one."""
     message = "expected as many conditions as num_samples, or one"
     is_one_of = tf.reduce_any(tf.shape(condition)[0] == [1, number])
     with tf.control_dependencies([tf.debugging.assert_equal(is_one_of, True, message)]):

@@ -37,7 +37,6 @@ def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
 
 
 def _split(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    """Returns the indicators of each column."""
     return np.split(indicators, np.cumsum(sizes), axis=-1)[: len(sizes)]
 
 

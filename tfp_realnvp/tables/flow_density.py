@@ -53,16 +53,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         than 1,000 rows, so that rows far from all others keep a positive density.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
     *   Flows, initialized as the Student t distributions. Each training step adds new normal noise
-        to its rows, and the noise decreases. Held-out rows decide when to stop. The estimator
-        trains no flows on fewer than 150 rows, and stops after the first flow if that improves the
-        mixture by no more than one standard error.
+        to its rows, and the noise decreases. Held-out rows decide when to stop. There are no flows
+        on fewer than 150 rows, or if the first flow improves the mixture by no more than one
+        standard error. From 50,000 rows on, the default is a single larger flow.
 
-    From 50,000 rows on, the defaults hold out only one part, a tenth of the rows, and train one
-    flow with larger networks, more steps and larger batches. Normal mixtures are fitted to at most
-    50,000 rows.
-
-    Equal rows are always in the same part. Standard errors and the choice of densities depend on
-    Kish's effective number of distinct rows, (Σ w)² / Σ w², with weights w.
+    Equal rows are always in the same part. Standard errors use Kish's effective number of distinct
+    rows, (Σ w)² / Σ w², with weights w.
 
     Rounded numbers could have an infinite density. Flows therefore add uniform noise of the
     rounding width to coarsely rounded columns, and normal distributions add its variance; see
@@ -336,7 +332,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _samples(
         self, number: int, rng: np.random.Generator, groups: list[int] | None = None
     ) -> np.ndarray:
-        """Returns random encoded rows of some classes, or of all."""
         groups = list(range(len(self._stacks))) if groups is None else groups
         prior = self.class_prior_[groups]
         counts = rng.multinomial(number, prior / prior.sum())
@@ -452,7 +447,6 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
 
 def _check_labels(y: np.ndarray) -> None:
-    """Raises an error if numeric labels are not classes."""
     check_classification_targets(y)
     if y.dtype.kind not in "iuf":
         return

@@ -43,10 +43,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
         m(x) and log s(x).
     *   Flows conditioned on x, initialized as the linear regression, or as the Student t errors of
-        the trees. The estimator trains no flows on fewer than 150 rows, and stops after the first
-        flow if that adds no more than one standard error, or for a single y no more than 0.01 nats.
-        With the default `num_flows`, a single y needs 2,000 rows: on smaller tables flows added
-        nothing in our measurements.
+        the trees. There are no flows on fewer than 150 rows, or if the first flow adds no more than
+        one standard error, or for a single y no more than 0.01 nats. With the default `num_flows`,
+        a single y needs 2,000 rows: on smaller tables flows added nothing in our measurements.
 
     Categories in X become indicators, see `categorical_features`. Periodic columns become their
     cosine and sine. Equal rows are always in the same part.
@@ -235,7 +234,6 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._in_units(events.reshape([n_samples, -1, self._size]))
 
     def _conditions(self, X: Any) -> np.ndarray:
-        """Returns the conditions of the stack, [N, C]."""
         check_is_fitted(self)
         return self._of_stack(self._validated(X, reset=False))
 

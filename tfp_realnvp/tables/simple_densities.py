@@ -141,12 +141,10 @@ def fit_student_t(
 
 
 def _is_held_out(splits: list[tuple[Rows, Rows]]) -> bool:
-    """Returns whether splits hold out rows."""
     return splits[0][0] is not splits[0][1]
 
 
 def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
-    """Subtracts a linear map of the conditions from the events of rows."""
     conditions, events = np.split(rows.values, [len(slopes)], axis=1)
     return Rows(events - conditions @ slopes, rows.weights)
 
@@ -230,7 +228,6 @@ class NormalMixture(NamedTuple):
         return cls(np.log(sizes / sizes.sum()), means, covariances + np.diag(least_variance))
 
     def _coefficients(self) -> np.ndarray:
-        """Returns the coefficients [K, F] of `joint_log_probs`."""
         precisions = np.linalg.inv(self.covariances)
         slopes = np.einsum("kde,ke->kd", precisions, self.means)
         log_dets = np.linalg.slogdet(2 * math.pi * self.covariances)[1]
@@ -304,7 +301,6 @@ class ConditionalMixture(NamedTuple):
         return shares @ self.means + moved
 
     def _shares(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probability of each component given the conditions of rows, [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
         return _log_sum_exp(joint_log_probs(self.conditions, conditions))[1].clip(min=1e-300)
 

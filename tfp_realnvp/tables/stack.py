@@ -205,7 +205,6 @@ def _viewed(view: GivenTrees | None, density: Any) -> Any:
 
 
 def _with_defaults(options: Any, num_rows: float) -> Any:
-    """Replaces `None` in the arguments of an estimator by the defaults."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     defaults = {
         name: many if num_rows >= _MIN_MANY_ROWS else few for name, (few, many) in _DEFAULTS.items()

@@ -125,7 +125,6 @@ class ClassSeparation(keras.callbacks.Callback):
         )
 
     def _num_errors(self) -> int:
-        """Returns the number of labeled events that the flow misclassifies."""
         if not self._labels.size:
             return 0
         log_probs = class_log_probs(self._distribution, self._events)

@@ -64,8 +64,7 @@ class FlowModel(FlowSteps):
     *   `fit`, `evaluate` and `predict` take the data of any `keras.Model`: arrays, tensors, pandas
         frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple that
         begins with images, or a dictionary with `'image'`; a generator yields tuples, `(images,)`
-        without labels. `FlowModel` casts floats to the distribution's dtype. As in any Keras model,
-        `keras.utils.set_random_seed` makes the order of shuffled arrays repeatable.
+        without labels. `FlowModel` casts floats to the distribution's dtype.
     *   A distribution that takes a condition gets the second element of a tuple as
         `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
         `fit(images, labels)`, `predict((images, labels))`. For other distributions, passing labels
@@ -85,9 +84,8 @@ class FlowModel(FlowSteps):
         `MultiWorkerMirroredStrategy`. The results equal those of one device with the same batch;
         see `compile` for batch statistics.
 
-    An optimizer with `use_ema=True` keeps moving averages of the weights. Like Keras, `fit`
-    validates with the averages, and replaces the weights by them at its end. Moving statistics of
-    batch normalization are not averaged.
+    With an optimizer's `use_ema=True`, `fit` validates with the averaged weights, and keeps them at
+    its end, as in Keras. Moving statistics of batch normalization are not averaged.
 
     If a loss or gradient is not finite, weights, statistics and optimizer keep the values before
     that step, and `fit` raises a `NonFiniteLossError`.

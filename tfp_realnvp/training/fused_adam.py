@@ -104,7 +104,6 @@ class FusedAdam(keras.optimizers.Adam):
             raise
 
     def _group_of(self, variable: Any) -> Group:
-        """Returns the group of a variable."""
         decays = bool(self.weight_decay) and self._use_weight_decay(variable)
         group = Group(tf.as_dtype(variable.dtype), decays=decays)
         if math.prod(variable.shape) < _LARGE:

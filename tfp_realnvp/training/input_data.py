@@ -261,7 +261,6 @@ def _placeholder(spec: Any) -> Any:
 
 
 def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
-    """Checks arrays or eager tensors, like `check_data`."""
     name, events = _name(distribution), batch_parts.events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):

@@ -134,8 +134,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     several workers, the chief's clock counts.
 
     The budget changes the rate only within each step. Between steps, in saved models and after
-    `fit`, `optimizer.learning_rate` has its original value. If another callback reduces this value,
-    such as `keras.callbacks.ReduceLROnPlateau`, the rates of the budget fall in proportion.
+    `fit`, `optimizer.learning_rate` has its original value.
 
     A budget counts the steps of all calls of `fit` with the callback. A run that
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
@@ -149,9 +148,9 @@ class LearningRateBudget(keras.callbacks.Callback):
     tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
-    within one execution; a budget of seconds reads the clock once per execution. With other
-    `keras.Model`s, the callback sets one rate per execution. Each epoch it logs the `learning_rate`
-    of the last execution, and `minutes_left`, the remaining time of the budget.
+    within one execution; a budget of seconds reads the clock once per execution. Each epoch the
+    callback logs the `learning_rate` of the last execution, and `minutes_left`, the remaining time
+    of the budget.
 
     #### Example
 
@@ -380,5 +379,4 @@ def step_of(model: keras.Model) -> int:
 
 
 def _half_cosine(left: float) -> float:
-    """Returns the factor of the rate, given the remaining share of the decay, from 1 to 0."""
     return (1 - math.cos(math.pi * left)) / 2

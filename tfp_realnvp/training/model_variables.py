@@ -129,7 +129,6 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 
 def _has_parameters(value: Any) -> bool:
-    """Returns whether a value is a distribution or a bijector."""
     # Test `tf.Module` first: `isinstance` of a new type and `kinds` takes a millisecond.
     kinds = (tfd.Distribution, tfp.bijectors.Bijector)
     return isinstance(value, tf.Module) and isinstance(value, kinds)

@@ -150,7 +150,6 @@ def _traced(function: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType) -> Any:
 
 
 def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
-    """Returns orthogonalized matrices [N, n, m], n <= m."""
     a, b, c = _COEFFICIENTS
     x = _normalized(x)
     for _ in range(_NUM_STEPS):
@@ -181,5 +180,4 @@ def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
 
 
 def _normalized(x: tf.Tensor) -> tf.Tensor:
-    """Returns matrices whose singular values are at most 1."""
     return tf.math.divide_no_nan(x, tf.norm(x, axis=[-2, -1], keepdims=True))

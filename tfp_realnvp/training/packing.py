@@ -95,7 +95,6 @@ class Packing:
         return next(i for i, end in zip(indices, ends, strict=True) if position < end)
 
     def _numbers(self, group: int) -> list[int]:
-        """Returns the number of elements in each tensor of a group."""
         size = math.prod(self.groups[group].element_shape)
         return [math.prod(self._shapes[i]) // size for i in self.indices[group]]
 

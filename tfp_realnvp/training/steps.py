@@ -136,7 +136,6 @@ class FlowSteps(SavableModel):
         return self.rate_factors.multiply(self.optimizer, num_rows)
 
     def _statistics(self) -> list[tf.Variable]:
-        """Returns the variables that a forward pass in training writes."""
         return [v for part in self._bijectors() for v in part.variables_set_in_training]
 
     def _updated_metrics(
@@ -213,7 +212,6 @@ class FlowSteps(SavableModel):
 
     @property
     def _can_initialize(self) -> bool:
-        """Whether normalizations can be initialized before the next step."""
         if not self.compiled:
             return False
         with self.distribute_strategy.scope():

@@ -136,7 +136,6 @@ class RationalQuadraticSpline(Transformer):
         return _Bins(x0, z0, x1 - x0, z1 - z0, self._slope(slope0), self._slope(slope1))
 
     def _knots(self, parameters: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the K + 1 knots from the K parameters of their spacing."""
         bound = self.bound * tf.ones_like(parameters[0])
         largest = tf.stop_gradient(functools.reduce(tf.maximum, parameters))
         shares = [tf.exp(parameter - largest) for parameter in parameters]
