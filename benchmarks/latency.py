@@ -6,7 +6,7 @@
 
 * `images`: calls of Python functions with the preset `digits`, as in a user's session.
 * `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. The
-  two take turns in one process, with as many threads as cores. It needs `pip install tf2onnx
+  two take turns in one process, with as many threads as cores. This part needs `pip install tf2onnx
   onnxruntime`.
 * `requests`: 1,000 requests of one image, 50 a round, from four threads to the SavedModel of
   `digits`.

@@ -82,7 +82,7 @@ _PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "examples/README.md": "gallery.md",
 }
-# Full names of public objects, by the names that texts use: `FlowModel`, `tfr.log_prob`,
+# Maps names in texts to the full names of public objects: `FlowModel`, `tfr.log_prob`,
 # `latents.encode`. A lower-case name alone may be that of an argument or a method.
 _PUBLIC = [*tfr.__all__, "FlowDensity", "FlowRegressor"] + [
     f"{module}.{name}"

@@ -2,10 +2,10 @@
 
     python examples/complete.py
 
-The script completes the lower halves of digits, and random cells of a table of wines. It trains two
-flows, from which `tfr.latents.complete` samples the missing values by Markov chains. It prints
-squared errors of the posterior mean and of simpler guesses, and the share of true values in the 90%
-intervals.
+The script completes the lower halves of digits, and random cells of a table of wines. The script
+trains two flows, from which `tfr.latents.complete` samples the missing values by Markov chains. It
+prints squared errors of the posterior mean and of simpler guesses, and the share of true values in
+the 90% intervals.
 
 A flow of vectors models the digits. Chains take thousands of steps, and its dense networks are many
 times cheaper than the convolutions of the preset `digits`.

@@ -15,8 +15,8 @@ The paper used `imagenet32` and `imagenet64`, the original downsampled datasets 
 al., 2016). ImageNet later released `imagenet_resized`, which was downsampled by another method and
 is easier to compress: bits/dim on the two are not comparable.
 
-A split is kept in memory as PNG or JPEG files and decoded batch by batch. It takes about 12 GB for
-ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
+A split is kept in memory as PNG or JPEG files and decoded batch by batch. A split takes about 12 GB
+for ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
 
 Images are downsampled by averaging areas: a pixel is the mean of its rectangle in the source,
 rounded to the nearest level. The authors' code downsamples CelebA by bilinear interpolation, which

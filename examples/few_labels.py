@@ -163,7 +163,7 @@ def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
     model = tfr.FlowModel(flow, dequantize=True)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, num_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=100.0))
-    # Each call of `fit` is one epoch. It warns until the flow has learned the labels.
+    # Each call of `fit` is one epoch. `fit` warns until the flow has learned the labels.
     warnings.filterwarnings("ignore", message=".*labeled events are classified")
     num_warmup_epochs = round(_WARMUP * FLAGS.epochs)
     for epoch in range(FLAGS.epochs):

@@ -214,7 +214,7 @@ def _scale(rows: np.ndarray) -> np.ndarray:
 
 
 def _covariance(rows: np.ndarray) -> np.ndarray:
-    """Returns the covariance plus the smallest variance of `GaussianMixture`."""
+    """Returns the covariance, regularized like `GaussianMixture` by its default `reg_covar`."""
     return np.atleast_2d(np.cov(rows.T, ddof=0)) + 1e-6 * np.eye(rows.shape[1])
 
 

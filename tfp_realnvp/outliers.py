@@ -1,9 +1,9 @@
 """Outlier scores from log densities, and p-values with a guaranteed false alarm rate.
 
-A score is a number per event, higher for outliers. The simplest is -log p,
-`-tfr.log_prob(model, x)`. It fails if outliers are simpler than the data: a flow that was trained
-on CIFAR-10 assigns a higher density to images of SVHN (Nalisnick et al. 2019). Typical samples,
-too, have a lower density than the mode. The module has these scores:
+A score is a number per event, higher for outliers. The simplest is -log p, `-tfr.log_prob(model,
+x)`. This score fails if outliers are simpler than the data: a flow that was trained on CIFAR-10
+assigns a higher density to images of SVHN (Nalisnick et al. 2019). Typical samples, too, have a
+lower density than the mode. The module has these scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -150,8 +150,8 @@ def committee(log_probs: Any) -> np.ndarray:
 
     This is the widely applicable information criterion (WAIC) of each event, with the sign of a
     score. The variance is unbiased; a density of 0 gives +inf. Train the models with different
-    seeds, on the same data or on random parts. They tend to disagree where there were no data, but
-    often agree on outliers that are simpler than the data.
+    seeds, on the same data or on random parts. Models tend to disagree where there were no data,
+    but often agree on outliers that are simpler than the data.
 
     #### Example
 

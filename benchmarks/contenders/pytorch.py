@@ -1,8 +1,8 @@
 """Measures the same architecture in PyTorch, written as a user who wants speed would write it.
 
 The code follows the paper and the authors' code, and matches each part of `RealNVPImage`, with an
-equal number of parameters. It uses channels-last memory and fused Adam, normalizes weights once for
-all images of a batch, and records gradients only in training.
+equal number of parameters. The code uses channels-last memory and fused Adam, normalizes weights
+once for all images of a batch, and records gradients only in training.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ All columns of the tables are nonnegative, and get the bounds `(0, None)`. The s
 mean difference of the log densities of test rows with and without bounds, in nats, and its standard
 error over random splits of at most 2,000 rows. The fits have no flows.
 
-In the original tables, many rows have equal values. Their log densities are heights of narrow
-peaks, and each fit finds different peaks: "two seeds" is the mean absolute difference between two
-fits that differ only in `random_state`. Jittered rows get noise of the smallest difference between
-two values.
+In the original tables, many rows have equal values. Log densities are then heights of narrow peaks,
+and each fit finds different peaks: "two seeds" is the mean absolute difference between two fits
+that differ only in `random_state`. Jittered rows get uniform noise as wide as the smallest
+difference between two values.
 
 We chose the maps of bounded columns on airquality, mtcars and CPS1985, and nothing on the other
 tables.

@@ -33,7 +33,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
                 self.build([None, num_channels])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the variables. Their initial values give the identity."""
+        """Creates the variables. The initial values give the identity."""
         self.num_channels = input_shape[-1]
 
     def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:

@@ -86,19 +86,19 @@ class Coupling(FlowBijector):
           mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the same
             methods.
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
-            W, P c]; for vectors [B, k] to [B, P c]. Its dtype may differ from `dtype`. The coupling
-            passes the keyword arguments `training`, `conditional_input` and `statistics` if the
-            network's call declares them. A layer that contains a `ConvResNet` must pass
-            `statistics` on to it; otherwise batch statistics ignore sample weights and other
-            replicas.
+            W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
+            The coupling passes the keyword arguments `training`, `conditional_input` and
+            `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
+            must pass `statistics` on to it; otherwise batch statistics ignore sample weights and
+            other replicas.
           transformer: the elementwise bijection. Copies share it and the network. `None`: the
             network returns a `tfb.Bijector` for the changed half, or `(shift, log_scale)` for
             `x = z exp(log_scale) + shift`. A function also gets the number of changed channels as
             second argument; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
-            `None`, the coupling passes conditions on unchecked. It squeezes condition images with
-            fewer channels, 2×2 pixels to 4 channels, until they have K.
+            `None`, the coupling passes conditions on unchecked. The coupling squeezes condition
+            images with fewer channels, 2×2 pixels to 4 channels, until they have K.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
@@ -324,7 +324,7 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          network: as in `Coupling`. Its output is `t`, then `u`, [B, H, W, 2c]; without `use_scale`
+          network: as in `Coupling`. The output is `t`, then `u`, [B, H, W, 2c]; without `use_scale`
             only `t`, [B, H, W, c].
           use_scale: `False` gives the additive coupling of NICE, with `s = 0` and a log det of
             zero.
@@ -375,7 +375,7 @@ def real_nvp_coupling(
 ) -> Coupling:
     r"""Returns a coupling of vectors [..., D] with the arguments of `tfb.RealNVP`.
 
-    It keeps d elements and changes D - d:
+    The coupling keeps d elements and changes D - d:
 
     ```
     shift, log_scale = shift_and_log_scale_fn(z[kept], D - d)

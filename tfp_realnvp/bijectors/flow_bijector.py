@@ -34,7 +34,7 @@ class FlowBijector(TFPInterface):
     all events may be a scalar. The `Pass` p holds the options of the call; a composition passes it
     to its parts.
 
-    The base class implements all methods of `tfb.Bijector` by these two methods. Its cache lets
+    The base class implements all methods of `tfb.Bijector` by these two methods. A cache lets
     `log_prob` evaluate each network once. All methods take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch

@@ -41,7 +41,7 @@ class Mask(Protocol):
 class CheckerboardMask(Mask, Configurable):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
-    It fits images of any size.
+    The mask fits images of any size.
 
     Attributes:
       parity: 0, the paper's mask, keeps the positions with an odd row + column; 1 keeps the others.

@@ -32,8 +32,8 @@ class TFPInterface(tfb.Bijector):
     """Implements the interface of `tfb.Bijector` by two methods; the base class of `FlowBijector`.
 
     The bijector that the user calls converts and checks the value and the condition, and makes a
-    `Pass` from `training` and `conditional_input`. It calls the two methods of nested bijectors
-    with value and pass, so that they skip the conversion.
+    `Pass` from `training` and `conditional_input`. Then it calls the two methods of nested
+    bijectors, which skip the conversion.
     """
 
     # Whether a network takes a condition, and the condition that networks declare.
@@ -45,8 +45,8 @@ class TFPInterface(tfb.Bijector):
     _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
     def __hash__(self) -> int:
-        # In each call TFP hashes all parameters, nested bijectors included, several times. They
-        # never change, so we keep the hash.
+        # In each call TFP hashes all parameters, nested bijectors included, several times.
+        # Parameters never change, so we keep the hash.
         if self._hash is None:
             self._hash = super().__hash__()
         return self._hash

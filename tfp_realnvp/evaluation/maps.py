@@ -42,9 +42,9 @@ def log_prob_map(
     given the others: changing one pixel changes the map within the networks' receptive field. For a
     `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
 
-    Log dets depend on content: smooth areas have a higher density than edges. Latents of images
-    like the training data have the same distribution everywhere. To find defects, `log_dets=False`
-    is therefore often better.
+    Log dets depend on the content of an image: smooth areas have a higher density than edges. The
+    latents of typical images have the same distribution at all positions. To find defects,
+    `log_dets=False` is therefore often better.
 
     #### Example
 
@@ -68,8 +68,9 @@ def log_prob_map(
     Args:
       model: as in `log_prob`, on images. The distribution must be a `tfd.Sample` or
         `tfd.Independent` of distributions on elements or channels, a `ConditionalBase` that returns
-        one, or a `tfd.TransformedDistribution` of these. Its bijector is of this package, of TFP on
-        elements or channels, or a `FlowChain` or `tfb.Invert` of them.
+        one, or a `tfd.TransformedDistribution` of these. Valid bijectors are bijectors of this
+        package, TFP's bijectors on elements or channels, and `FlowChain` and `tfb.Invert` of valid
+        bijectors.
       data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
       log_dets: `False` leaves out the log dets.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.

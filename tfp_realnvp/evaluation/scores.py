@@ -51,7 +51,7 @@ def log_prob(
     log 1/K sum_k p(x + u_k),   u_k ~ U[0, 1)^D
     ```
 
-    Its expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
+    The expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
     2016, section 3.1). More samples make the bound tighter. The noise of an image depends only on
     the model's seed and the image. With a `VariationalDequantization` q, p(x + u) / q(u | x)
     replaces p(x + u). Vectors get no noise.

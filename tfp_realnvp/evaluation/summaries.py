@@ -125,8 +125,8 @@ def bits_per_dim(
     first sample, with the model's seed.
 
     With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
-    distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. They are optional for a
-    flow with `condition_dropout`.
+    distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. Conditions are optional
+    for a flow with `condition_dropout`.
 
     #### Example
 

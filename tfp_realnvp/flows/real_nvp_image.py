@@ -113,8 +113,8 @@ class RealNVPImage(ImageFlow):
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity. Only with several scales.
           attention: heads of the self-attention in all networks that see a halved image, including
-            the first scale's channel-wise couplings; 0 for none. It starts as the identity. Only
-            with several scales.
+            the first scale's channel-wise couplings; 0 for none. Attention starts as the identity.
+            Only with several scales.
           alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
             real numbers.
           num_values: number of gray levels; by default 256. Only with an `alpha`.
@@ -188,8 +188,8 @@ class RealNVPImage(ImageFlow):
 
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`.
-          **overrides: arguments of `RealNVPImage` that replace those of the configuration. Another
-            `image_shape` gets at most as many scales as its sides allow.
+          **overrides: arguments of `RealNVPImage` that replace those of the configuration. With
+            another `image_shape`, the number of scales is at most what its sides allow.
 
         Raises:
           ValueError: if the paper has no such dataset.

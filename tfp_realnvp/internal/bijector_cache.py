@@ -47,7 +47,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         )
 
     def _storage_here(self) -> _Storage:
-        # Another thread must not get a result that is incomplete or on this thread's tape.
+        # Other threads must not get a result that is incomplete or on this thread's tape.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()
@@ -145,7 +145,8 @@ class ComputationState:
             return True
         if private_api.should_record_backprop(results):
             return True
-        # No active tape recorded the result. It is valid if no tape would record a new one.
+        # No active tape recorded the result. The result is valid if no tape would record a new
+        # computation.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
 
@@ -199,7 +200,7 @@ def _handles(variable: tf.Variable) -> list[tf.Tensor]:
 
 def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:
     try:
-        # On the CPU both are views, and an unchanged variable keeps its buffer.
+        # On the CPU both arrays are views, and an unchanged variable keeps its buffer.
         if np.asarray(memoryview(old)).ctypes.data == np.asarray(memoryview(new)).ctypes.data:
             return True
     except (BufferError, TypeError, ValueError):

@@ -18,12 +18,12 @@ def recompute(
     r"""Returns `function(*inputs)`. Its gradient stores the inputs, not the activations.
 
     The gradient calls the function again under a new tape, so that memory holds the activations of
-    one function at a time. It consists of ordinary operations, so second derivatives are right. A
-    tape outside of a `tf.function` gets the same gradients, but stores the activations.
+    one function at a time. The gradient consists of ordinary operations, so second derivatives are
+    right. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
-        It must write no variables, and get trainable variables through `inputs` only.
+        The function must write no variables, and get trainable variables through `inputs` only.
       inputs: floating tensors. Operations that depend on the first one wait for the gradient of the
         outputs; others may run earlier.
     """

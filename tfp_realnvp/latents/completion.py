@@ -81,7 +81,7 @@ def complete(
     event to an acceptance rate of 75%.
 
     R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
-    of chains with the variance within them. It is 1 for chains that have mixed. Above 1.1, the
+    of chains with the variance within them. R-hat is 1 for chains that have mixed. Above 1.1, the
     samples depend on where the chains started. A `UserWarning` then recommends values of
 
     *   `num_leapfrog_steps`, if trajectories are shorter than a normal density is wide: π / ε for a

@@ -58,9 +58,9 @@ def serialize(value: Any, path: str) -> Any:
 
     The configuration describes distributions, bijectors, masks and transformers by their
     constructor arguments, including values of `tf.Variable`s, and networks by their Keras
-    configuration. It contains no network weights, no moving statistics and no code. Raises a
-    `TypeError` that names the part, by `path`, if a part belongs neither to TFP nor to this package
-    and is not registered with Keras.
+    configuration. The configuration contains no network weights, no moving statistics and no code.
+    Raises a `TypeError` that names the part, by `path`, if a part belongs neither to TFP nor to
+    this package and is not registered with Keras.
     """
     return _Serializer().describe(value, path)
 

@@ -134,7 +134,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
     onnx.save_model(model, path)
 
 
-# Handlers for operations that tf2onnx does not support. They replace `node` in the graph.
+# Handlers for operations that tf2onnx does not support. The handlers replace `node` in the graph.
 
 
 def _broadcast_args(graph: Any, node: Any, name: str, args: Any) -> None:

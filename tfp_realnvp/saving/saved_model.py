@@ -67,12 +67,12 @@ def export_saved_model(
 
     If the flow declares a condition, `conditional_input` is the last input of all functions except
     `classify`: int32 labels [B], vectors [B, K] or images [B, H, W, K]. In `sample`, B is
-    `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`. It uses
-    the class probabilities of the `ClassMixture`, or equal ones.
+    `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`.
+    `classify` uses the class probabilities of the `ClassMixture`, or equal ones.
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
-    so on. It adds noise to input images, and rounds output images down and clips them:
+    so on. The variant adds noise to input images, and rounds output images down and clips them:
     `reconstruct_uint8` returns its input. The noise of an image depends on its gray levels and on
     an additional input, the int32 scalar `seed`.
 
@@ -91,8 +91,8 @@ def export_saved_model(
     over clusters, `sample` draws them, and `encode` also returns the nearest `clusters` [B], int32,
     which `decode` takes instead of a condition.
 
-    A flow of vectors [B, D] has the same functions except `bits_per_dim`. Their input or output is
-    `x` instead of `images`, and there are no variants for uint8.
+    A flow of vectors [B, D] has the same functions except `bits_per_dim`. The name of their input
+    or output is `x` instead of `images`, and there are no variants for uint8.
 
     The functions accept any batch size of at least 1, and any height and width if the base is
     standard normal and the bijector is one of this package that accepts any size. They raise an

@@ -76,7 +76,7 @@ class TableFlow(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N].
 
-        It is NaN or -inf for latents that overflow float32.
+        The result is NaN or -inf for latents that overflow float32.
         """
         return self._call("log_prob", self.start.latents(rows), rows) + self.start.log_det
 
@@ -220,8 +220,8 @@ def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
 def _functions(architecture: Architecture) -> _Functions:
     """Returns the functions of an architecture, traced once per process.
 
-    They cannot be stale: weights are arguments and nothing is assigned. The flow below is a
-    template that only supplies the initial weights.
+    The functions cannot be stale: weights are arguments and nothing is assigned. The flow below is
+    a template that only supplies the initial weights.
     """
     size, num_conditions, df, options = architecture
     flow = tfr.RealNVPVector(

@@ -37,9 +37,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
     p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to ten thousands of rows. Columns can have any units. It
-    splits the rows into parts, fits several kinds of densities to the rows outside each part, and
-    mixes them:
+    The estimator is for tables of tens to ten thousands of rows. Columns can have any units. The
+    estimator splits the rows into parts, fits several kinds of densities to the rows outside each
+    part, and mixes them:
 
     ```
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
@@ -143,10 +143,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         Returns:
           The estimator, with these attributes:
 
-          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels. It
-              is slightly too high, since these rows also determine the weights and early stopping.
-              If cells are missing, it is evaluated on rows with drawn cells, and is not their
-              marginal density.
+          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
+              This mean is slightly too high, since these rows also determine the weights and early
+              stopping. If cells are missing, it is evaluated on rows with drawn cells, and is not
+              their marginal density.
           *   `score_start_`: the same without flows.
           *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, the mean gain in log density
               of the final mixture over the mixture without flows, in nats per held-out row; and its
@@ -248,7 +248,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> Any:
-        """Returns random rows. They are not rounded; constant columns keep their value.
+        """Returns random rows, without rounding; constant columns keep their value.
 
         Args:
           n_samples: number of rows N, at least 1.

@@ -324,7 +324,7 @@ def _factors(covariances: np.ndarray) -> np.ndarray:
 def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns the log of each component's density times its weight, [N, K].
 
-    These are linear in `_features`, with the coefficients [K, F] of a mixture.
+    The results are linear in `_features`, with the coefficients [K, F] of a mixture.
     """
     log_probs = np.empty([len(rows), len(coefficients)], order="F")
     for values, part in _chunks(rows, log_probs):
@@ -384,8 +384,8 @@ def fit_normal_mixtures(
     """Selects mixtures by the held-out rows of the first split, and fits each for all splits.
 
     With `starts`, an affine map of events for each split, the mixtures model conditions and
-    latents. They can then be as narrow as the errors of the map. Mixtures of conditions and events
-    are wider, by `_LEAST_CONDITION_VARIANCE` times the squared slopes.
+    latents. The mixtures can then be as narrow as the errors of the map. Mixtures of conditions and
+    events are wider, by `_LEAST_CONDITION_VARIANCE` times the squared slopes.
     """
     if not _is_held_out(splits):
         return []

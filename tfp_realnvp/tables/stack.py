@@ -216,7 +216,7 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
     With a width, for a single column of events, it is the log of the mean density over an interval.
-    It is -inf for numbers that overflow float64, or float32 in flows.
+    The result is -inf for numbers that overflow float64, or float32 in flows.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)

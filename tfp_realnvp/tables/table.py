@@ -231,7 +231,7 @@ class Columns(NamedTuple):
         return rows
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """Returns all images of standardized rows [N, D] that have a density, [K, N, D].
+        """Returns the K images of standardized rows [N, D] in neighboring periods, [K, N, D].
 
         All rows must miss the same cells. Missing cells have no images.
         """
@@ -246,7 +246,7 @@ class Columns(NamedTuple):
     def log_slopes(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log derivatives of `standardized` at rows [N, D] in units.
 
-        They are 0 for missing cells, and -inf out of bounds.
+        The results are 0 for missing cells, and -inf out of bounds.
         """
         log_slopes = np.zeros(rows.shape) - np.log(self.scale)
         for i, domain in self.domains.items():

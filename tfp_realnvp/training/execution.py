@@ -81,8 +81,9 @@ def _as_one_graph(
 def advise_onednn() -> None:
     """Logs a warning, once per process, if convolutions would be faster with oneDNN.
 
-    By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. It reads the
-    environment variable at import. If the user has set the variable, no warning is needed.
+    By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. TensorFlow
+    reads the environment variable at import. If the user has set the variable, no warning is
+    needed.
     """
     name = "TF_ENABLE_ONEDNN_OPTS"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")

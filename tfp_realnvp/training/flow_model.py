@@ -293,7 +293,7 @@ class FlowModel(FlowSteps):
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Makes the function that `fit` calls. It first checks the previous step."""
+        """Makes the function that `fit` calls, which first checks the previous step."""
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
@@ -437,7 +437,7 @@ class FlowModel(FlowSteps):
 
         With `temperature=1` and `guidance=0` these are samples of `model.distribution`, equal to
         `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature` and a
-        higher `guidance` make samples more typical and less diverse. They change the latents and
+        higher `guidance` make samples more typical and less diverse. Both change the latents and
         each coupling:
 
         ```

@@ -97,7 +97,7 @@ class FusedAdam(keras.optimizers.Adam):
                 for group, shape in zip(self.packing.groups, shapes, strict=True)
             )
         except BaseException:
-            # After an interrupt, the next call of `fit` starts again.
+            # If an interrupt stops `build` halfway, the next call builds again.
             self.built = False
             for variable in self.variables[number:]:
                 self._untrack_variable(variable)

@@ -80,8 +80,8 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns a name for each variable of a module, by its `id`.
 
     A name is the path from `root` to the variable: constructor arguments of distributions and
-    bijectors, attributes of other modules, and names of parts in lists. It does not depend on the
-    number or order of other variables.
+    bijectors, attributes of other modules, and names of parts in lists. The name does not depend on
+    the number or order of other variables.
     """
     names: dict[int, str] = {}
     # Use `id`, which is unique while the object exists.

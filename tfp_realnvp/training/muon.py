@@ -19,7 +19,7 @@ __all__ = ["Muon"]
 # a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
 # [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
-# The root mean square of an update, relative to the learning rate. Adam has about the same.
+# The root mean square of an update, relative to the learning rate; about the same as for Adam.
 _ROOT_MEAN_SQUARE = 0.2
 
 
