@@ -12,8 +12,8 @@ python -m benchmarks.ablation --data=images.npz --steps=2000 --rows=plain,split-
 python -m benchmarks.ablation --data=images.npz --seconds=600 --rows=conv1x1+split-prior
 ```
 
-`+` combines rows. Results are added to `results.json` in the output folder; `results.md` shows them
-as a table. The same command resumes an interrupted run.
+`+` combines rows. Results are added to `results.json` in the output folder; `results.md` shows the
+results as a table. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations

@@ -96,13 +96,13 @@ def accuracies(classifier: Classifier, data: list[tuple[np.ndarray, ...]]) -> li
 
 
 def fit_flow(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies by the flow of `docs/conditions.md`."""
+    """Classifies with the flow in `docs/conditions.md`."""
     budget = tfr.LearningRateBudget(steps=FLAGS.steps, peak=5e-3)
     return _classify(x, few, 10, epochs=FLAGS.steps, callbacks=[budget])
 
 
 def fit_digits(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies by a flow with fewer couplings and steps, at the default learning rate."""
+    """Classifies with a flow of fewer couplings and steps, at the default learning rate."""
     return _classify(x, few, 6, epochs=28, batch_size=64)
 
 
@@ -118,7 +118,7 @@ def _classify(x: np.ndarray, few: np.ndarray, num_couplings: int, **options: obj
 
 
 def nearest_neighbor(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies by the nearest row with a label."""
+    """Assigns each row the label of the nearest labeled row."""
     is_known = few >= 0
     return KNeighborsClassifier(1).fit(x[is_known], few[is_known]).predict(x)
 

@@ -5,7 +5,7 @@
     python -m benchmarks.latency --rounds=100
 
 * `images`: calls of Python functions with the preset `digits`, as in a user's session.
-* `served`: `log_prob` of an exported SavedModel, beside onnxruntime on the exported ONNX model. The
+* `served`: `log_prob` of an exported SavedModel, and of the exported ONNX model in onnxruntime. The
   two take turns in one process, with as many threads as cores. This part needs `pip install tf2onnx
   onnxruntime`.
 * `requests`: 1,000 requests of one image, 50 a round, from four threads to the SavedModel of
@@ -74,7 +74,7 @@ def images(rounds: int) -> None:
 
 
 def served(rounds: int) -> None:
-    """Prints the table of SavedModels beside onnxruntime."""
+    """Prints the table that compares SavedModels with onnxruntime."""
     import onnxruntime
 
     print(f"onnxruntime {onnxruntime.__version__}\n")

@@ -44,7 +44,7 @@ _CONFIDENCE, _NUM_NEIGHBORS, _NUM_NETWORKS = 0.9, 3, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-    """Prints and returns the figures of each file."""
+    """Prints and returns the scores of each file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 class Judge:
-    """Classifies images by networks that are trained on images with labels."""
+    """Classifies images with networks that are trained on labeled images."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Judge:
         return self.probabilities(images).argmax(axis=1)
 
     def figures(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
-        """Returns the figures of images and, if they were sampled with labels, of the labels."""
+        """Returns the scores of images, with `labels` also the share of recognized labels."""
         probabilities = self.probabilities(images)
         figures = {"recognized": float((probabilities.max(axis=1) > _CONFIDENCE).mean())}
         if labels is not None:

@@ -1,7 +1,7 @@
 """Runs one contender in a process, on request.
 
 The argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
-`checkout`, the folder with the package to measure (`null` takes the package beside this one). The
+`checkout`, the folder with the package to measure (`null` for the package in this checkout). The
 process builds the contender and writes one reply, then one reply to each request from stdin.
 Requests and replies are JSON objects, one per line:
 

@@ -1,4 +1,4 @@
-"""Converts docstrings, which are Markdown with Google sections as those of TFP, for Sphinx."""
+"""Converts docstrings for Sphinx. They are Markdown with Google sections, as in TFP."""
 
 import inspect
 import pprint

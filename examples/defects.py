@@ -15,7 +15,7 @@ pixels of defects against all other pixels. It compares these scores:
 
 The script draws the images: a woven fabric with stains, scratches and missing threads. By default
 the features come from a small network, which the script first trains to classify other textures. A
-network that was trained on photographs detects more, but has to be downloaded:
+network that was trained on photographs detects more defects, but needs a download:
 
     python examples/defects.py --extractor=MobileNetV2
 """

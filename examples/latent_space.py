@@ -1,4 +1,4 @@
-"""Draws figures of the latent space of a trained model: the paper's experiments.
+"""Draws figures of the latent space of a trained model, as in the paper's experiments.
 
     python examples/latent_space.py --results_dir=results/digits
 
@@ -13,8 +13,8 @@
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
 | `latents.md` | moments of the latents of each scale |
 
-For models with a condition the script also draws the two figures of conditions; the other figures
-use the conditions of the images.
+For models with a condition, the script draws two more figures, which vary the condition; the other
+figures use the conditions of the images.
 """
 
 from __future__ import annotations

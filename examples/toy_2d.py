@@ -4,8 +4,8 @@
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
 The script prints held-out nats of the flow and of the best kernel density estimate, and for a known
-density (checkerboard, ring, banana) the KL divergence from it. It writes the figures `flow.jpg` and
-`toy.png`, and `report.json`, to the output folder.
+density (checkerboard, ring, banana) the KL divergence from it. The output folder gets the figures
+`flow.jpg` and `toy.png`, and `report.json`.
 """
 
 from __future__ import annotations

@@ -598,7 +598,7 @@ def write_report(
     The report contains the bits/dim of the model and of two baselines, or the reason why there are
     no baselines. With `condition_dropout` it contains bits/dim without a condition; with a
     variational dequantizer, importance-weighted bits/dim of the held-out images, a tighter bound.
-    For a model of labels, it also contains the accuracy of Bayes' rule.
+    For a model of labels, the report also contains the accuracy of classification by Bayes' rule.
     """
     held_out = images.evaluation_split
     splits = ("train", held_out)

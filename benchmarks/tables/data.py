@@ -67,7 +67,7 @@ def _scikit_learn(name: str, **options: bool) -> Loader:
 
 
 def _r(package: str, name: str, *without: str, columns: str = "") -> Loader:
-    """Returns a loader of a table of R's packages.
+    """Returns a function that loads a table from a package of R.
 
     Args:
         package: a package of R. name: a table of the package. *without: numeric columns to leave

@@ -182,7 +182,7 @@ def regression(name: str, kind: str, seed: int) -> Iterator[tuple[str, list[floa
 
 
 def compare(function: Callable[..., Iterator[tuple[str, list[float]]]], names: list[str]) -> None:
-    """Prints means and standard deviations over splits of the figures of each fit."""
+    """Prints means and standard deviations of the scores of each fit over splits."""
     for name in names:
         for kind in ("own", "own, and 10%") if name == "airquality" else ("20%", "first column"):
             figures: dict[str, list[list[float]]] = {}

@@ -33,8 +33,8 @@ tfb = tfp.bijectors
 class ImageFlow(ComposedFlow):
     r"""A `FlowChain` between latents and images, with a shape and scales.
 
-    `RealNVPImage` derives from it; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return it.
-    Latents have the shape of the image; `split_latents` gives them by scale.
+    `RealNVPImage` is a subclass; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return an
+    `ImageFlow`. Latents have the shape of the image; `split_latents` gives them by scale.
 
     #### Example
 
@@ -48,7 +48,7 @@ class ImageFlow(ComposedFlow):
     Attributes:
       image_shape: (height, width, channels).
       num_scales: number of scales.
-      has_fixed_size: whether images have to have the height and width of `image_shape`.
+      has_fixed_size: whether images must have the height and width of `image_shape`.
     """
 
     def __init__(

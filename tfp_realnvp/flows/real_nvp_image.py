@@ -188,8 +188,8 @@ class RealNVPImage(ImageFlow):
 
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`.
-          **overrides: arguments of `RealNVPImage` that replace those of the configuration. With
-            another `image_shape`, the number of scales is at most what its sides allow.
+          **overrides: arguments of `RealNVPImage` that replace those of the configuration. A
+            smaller `image_shape` may reduce the number of scales.
 
         Raises:
           ValueError: if the paper has no such dataset.

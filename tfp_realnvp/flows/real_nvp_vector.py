@@ -29,7 +29,7 @@ _NAME = "RealNVPVector"
 class VectorFlow(ComposedFlow):
     """A `FlowChain` between latents and vectors, with an attribute for their length.
 
-    `RealNVPVector` derives from it.
+    `RealNVPVector` is a subclass.
 
     #### Example
 

@@ -26,9 +26,9 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
     Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. This takes
     more than a quarter of the time to the first training step. On a CPU, two optimizers, applied
-    once, make training steps as fast as all optimizers do. With `fuse`, a third one does so for log
-    densities; see `benchmarks/README.md`. The context does nothing if a GPU exists, whose
-    convolutions need the layout optimizer, or if `tf.config.optimizer` was used.
+    once, make training steps as fast as all of them. Log densities also need a third optimizer,
+    `fuse`; see `benchmarks/README.md`. The context does nothing if a GPU exists, whose convolutions
+    need the layout optimizer, or if `tf.config.optimizer` was used.
 
     Call a function within the context every time; outside, TensorFlow optimizes it again.
     """

@@ -62,8 +62,8 @@ class Statistics:
         """Returns mean and biased variance, [C], and the number of values or sum of weights.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
-        on all replicas. To avoid cancellation it should be near the mean, for example the moving
-        mean.
+        on all replicas. To avoid cancellation, `shift` should be near the mean, for example the
+        moving mean.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:

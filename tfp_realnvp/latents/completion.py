@@ -84,10 +84,10 @@ def complete(
     of chains with the variance within them. R-hat is 1 for chains that have mixed. Above 1.1, the
     samples depend on where the chains started. A `UserWarning` then recommends values of
 
-    *   `num_leapfrog_steps`, if trajectories are shorter than a normal density is wide: π / ε for a
-        step size of ε;
-    *   `num_samples`, for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to the number of
-        samples, as it is unless chains are stuck in different modes.
+    *   `num_leapfrog_steps`, if trajectories are shorter than the width of a normal density: π / ε
+        for a step size of ε;
+    *   `num_samples`, for an R-hat of 1.1. This number assumes that R-hat² - 1 is inversely
+        proportional to the number of samples, which fails if chains are stuck in different modes.
 
     Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
     `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best if networks

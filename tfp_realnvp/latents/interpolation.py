@@ -173,7 +173,7 @@ def _path(
     cosine = np.sum(first * last, event, keepdims=True) / np.maximum(norms, np.finfo(float).tiny)
     # Opposite latents have no unique arc between them: their cosine is rounded up.
     half_turns = np.arccos(np.clip(cosine, 1e-12 - 1, 1)) / np.pi
-    # sinc(ω / π) = sin(ω) / ω, also at 0, where the arc is a straight line.
+    # sinc(ω / π) = sin(ω) / ω, even at 0, where the arc is a straight line.
     weights = (share * np.sinc(share * half_turns) for share in (1 - t, t))
     return sum(w * z for w, z in zip(weights, (first, last), strict=True)) / np.sinc(half_turns)
 

@@ -1,4 +1,4 @@
-"""Samples latents, also for other image sizes or for finer scales only; moments by scale."""
+"""Samples latents, also for other image sizes or only some scales; moments by scale."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class SavableModel(keras.Model):
         zipped: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        """Saves architecture, weights and optimizer as `keras.Model.save`, but atomically.
+        """Saves architecture, weights and optimizer like `keras.Model.save`, but atomically.
 
         `keras.models.load_model(filepath)` restores the model, ready for the next training step,
         in any process that has imported `tfp_realnvp`. A save that fails or is interrupted leaves
@@ -118,7 +118,7 @@ class SavableModel(keras.Model):
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")
         if self.compiled:
-            # Loading builds the optimizer as well.
+            # Loading also builds the optimizer.
             self.build_optimizer()
         with atomic_files.atomic_replace(path) as whole:
             # Keras writes a zip file in memory first. HDF5 may crash if the disk is full.
@@ -131,9 +131,9 @@ class SavableModel(keras.Model):
     def save_weights(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
     ) -> None:
-        """Saves weights, also the optimizer's, as `keras.Model.save_weights`, but atomically.
+        """Saves weights like `keras.Model.save_weights`, but atomically.
 
-        The arguments are those of Keras; with `max_shard_size` the files are not atomic.
+        The arguments are as in Keras; with `max_shard_size` the files are not atomic.
 
         Raises:
           ValueError: if `filepath` does not end in `.weights.h5`.
@@ -147,9 +147,9 @@ class SavableModel(keras.Model):
         save_weights(self, filepath)
 
     def load_weights(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Loads weights as `keras.Model.load_weights`; an error changes no variables.
+        """Loads weights like `keras.Model.load_weights`; an error changes no variables.
 
-        The arguments and errors are those of Keras.
+        Arguments and errors are as in Keras.
         """
         optimizer = self.optimizer.variables if self.compiled else []
         before = [(v, v.numpy()) for v in (*self.variables, *optimizer)]
@@ -168,7 +168,7 @@ class SavableModel(keras.Model):
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Writes a SavedModel for serving, or ONNX models; the arguments are those of Keras.
+        """Writes a SavedModel for serving, or ONNX models; the arguments are as in Keras.
 
         Args:
           filepath: the folder.

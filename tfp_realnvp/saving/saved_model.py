@@ -39,7 +39,7 @@ tfd = tfp.distributions
 Outputs = dict[str, tf.Tensor]
 Condition: TypeAlias = tf.Tensor | None
 
-# A graph with its weights as constants has to be smaller than 2 GB.
+# A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
 
 
@@ -187,7 +187,8 @@ class ServedFlow:
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
         self._base, self._bijector = flow.distribution, flow.bijector
-        # The condition of the functions, and the condition of p(x | k): in a mixture, the clusters.
+        # Conditions of the served functions and of the flow. In a mixture, the flow's condition is
+        # the cluster.
         self._spec, self._given_spec = find_condition_spec(distribution), find_condition_spec(flow)
         expected = (
             f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"

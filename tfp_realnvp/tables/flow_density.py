@@ -83,7 +83,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     Networks compute in float32, everything else in float64. `GridSearchCV` and `cross_val_score`
     use `score`, the mean log density, or with `scoring='accuracy'` the predicted labels. Tracing
-    the flows takes seconds, once per process. With `n_jobs=2`, each worker process traces them
+    the flows takes seconds, once per process. With `n_jobs=2`, each worker process traces the flows
     again: keep `n_jobs=1` unless there are many long fits.
 
     Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before `fit`

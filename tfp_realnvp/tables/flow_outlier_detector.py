@@ -23,7 +23,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     pass negative scores to `tfr.outliers.p_values`.
 
     The default density is smooth, with noise of 0.1 standard deviations of each column. Without the
-    noise, rows beside a narrow peak, such as a value that many rows share, would count as outliers.
+    noise, rows near a narrow peak, such as a value that many rows share, would count as outliers.
     The density depends on the scale of columns: for skewed columns, try ranks or logarithms.
 
     #### Example

@@ -97,7 +97,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
-          The estimator, with the attributes of a fitted `FlowDensity` except those of classes.
+          The estimator, with the attributes of a fitted `FlowDensity` except `classes_` and
+          `class_prior_`.
           `score_held_out_` and `score_start_` are means of log p(y | x) in nats. `flow_gain_` is a
           pair: `score_held_out_ - score_start_`, the mean gain in log p(y | x) of the final mixture
           over the mixture without flows, in nats per held-out row; and its standard error.

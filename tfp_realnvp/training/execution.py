@@ -57,7 +57,7 @@ def _as_one_graph(
 
     Keras traces a step, and then a second graph that calls it. TensorFlow copies the first graph
     into the second, which makes first steps up to a quarter slower (see `benchmarks/README.md`).
-    For iterators other than those of `tf.data`, `function` runs.
+    Iterators of other libraries than `tf.data` use `function`.
     """
 
     def none_if_optional(value: Any) -> Any:

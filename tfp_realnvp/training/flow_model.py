@@ -81,8 +81,8 @@ class FlowModel(FlowSteps):
         `model((x, c))`.
     *   To train on several devices or machines, construct the distribution, the model and the
         optimizer in the scope of a `tf.distribute.MirroredStrategy` or
-        `MultiWorkerMirroredStrategy`. The results equal those of one device with the same batch;
-        see `compile` for batch statistics.
+        `MultiWorkerMirroredStrategy`. The results equal the results of one device with the same
+        batch; see `compile` for batch statistics.
 
     With an optimizer's `use_ema=True`, `fit` validates with the averaged weights, and keeps them at
     its end, as in Keras. Moving statistics of batch normalization are not averaged.
@@ -447,7 +447,7 @@ class FlowModel(FlowSteps):
         Args:
           num_samples: number of samples N.
           seed: one or two int32 numbers, or `None` for different samples in each call.
-          temperature: standard deviation of the latents, which have to be standard normal.
+          temperature: standard deviation of the latents; the base must be standard normal.
           guidance: the weight, at least 0, for a flow that was trained with `condition_dropout`.
             Guidance needs a condition, and evaluates each network twice.
           conditional_input: one condition, or one for each sample, [N, ...]. With

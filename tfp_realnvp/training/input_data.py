@@ -151,7 +151,7 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
-    """Returns a data adapter of arrays, or other data as it is, with autotuning off if possible."""
+    """Returns a data adapter of arrays, or other data; turns autotuning off if possible."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
         if y is None and sample_weight is not None:
             # Keras drops weights if there are no labels.
@@ -234,7 +234,7 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
 
     Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
     with the gray levels of the model or [B, D]; conditions are not as declared; or weights are not
-    finite, negative or all zero. With `gray_levels`, values have to be integers, of any dtype.
+    finite, negative or all zero. With `gray_levels`, values must be integers, of any dtype.
     """
     check_no_labels(distribution, data)
     events = batch_parts.events_in(data)
