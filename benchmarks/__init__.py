@@ -1,4 +1,4 @@
-"""Benchmarks of the speed, memory and bits/dim of this package and of other implementations."""
+"""Benchmarks that compare speed, memory and bits/dim of this package with other implementations."""
 
 import os
 

@@ -14,7 +14,7 @@ pixels, the script prints
     at least as close to a sample as its third neighbor among the samples (Kynkäänniemi et al.
     2019). A flow that produces only few different images has a low recall.
 *   `distance`: the median distance to the nearest training image, divided by the median of the test
-    images. A flow that copies training images has 0.
+    images. The distance is 0 for a flow that copies training images.
 
 Distances are computed from pixels, and, in brackets, from the features before the last layer of the
 networks, which suit photographs.

@@ -112,7 +112,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns the ratios of memory and of time, for the comparisons of memory."""
+    """Returns ratios of memory and time, for the rows `memory-...`."""
     rows = []
     for entry in entries:
         memory = []

@@ -169,7 +169,7 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 
 
 def pretrained_extractor(name: str) -> Extractor:
-    """Returns the features of a network of Keras Applications at one eighth of the resolution.
+    """Returns features from a network of Keras Applications, at one eighth of the resolution.
 
     The features are the output of the last addition layer of this size, or of the last batch
     normalization, before an activation.
@@ -291,7 +291,7 @@ def rotated_grid(rng: np.random.Generator, largest: float = np.pi) -> np.ndarray
 
 
 def bends(rng: np.random.Generator) -> np.ndarray:
-    """Returns smooth displacements of both sets of threads, [2, H, W], in units of their period."""
+    """Returns smooth displacements of warp and weft threads, [2, H, W], in periods."""
     noise = ndimage.gaussian_filter(rng.normal(size=[2, _SIDE, _SIDE]), (0, 10, 10))
     return 1.5 * noise
 

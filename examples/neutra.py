@@ -46,7 +46,7 @@ tfd = tfp.distributions
 
 
 class Run(NamedTuple):
-    """The results of the chains of one method with one number of leapfrog steps."""
+    """Results of one method with one number of leapfrog steps."""
 
     num_leapfrog_steps: int
     draws: np.ndarray  # [draws, chains, size]

@@ -227,7 +227,7 @@ def print_table(scores: Scores, set_scores: Mapping[str, Scores]) -> None:
 def print_false_alarms(
     scores: Scores, set_scores: Mapping[str, Scores], rng: np.random.Generator
 ) -> None:
-    """Prints the shares of new digits and of outliers with p-values of at most alpha.
+    """Prints which shares of new digits and of outliers have p-values of at most alpha.
 
     The guarantee holds for the mean over splits of the test images into held-out and new images.
     The script prints this mean with the standard deviation of a single split.

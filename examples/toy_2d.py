@@ -196,7 +196,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw_densities(flow: tfd.Distribution) -> Figure:
-    """Returns the figure of the densities of z and x, with the grid of z in both."""
+    """Returns the figure that shows the densities of z and x, both with the grid of z."""
     lines = _grid()
     curves = flow.bijector.forward(lines).numpy()
     width, height = np.ptp(curves, axis=(0, 1))

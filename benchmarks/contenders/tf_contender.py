@@ -47,6 +47,6 @@ class TFContender(Contender):
         return self._sample().numpy()
 
     def noisy_nll(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the mean of -log p of a batch of `uint8` images plus uniform noise."""
+        """Returns the mean -log p of `uint8` images plus uniform noise."""
         values = tf.cast(images, tf.float32) + tf.random.uniform(tf.shape(images))
         return -tf.reduce_mean(self.distribution.log_prob(values))

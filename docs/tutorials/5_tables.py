@@ -98,7 +98,7 @@ flow = tfd.TransformedDistribution(
 
 # %%
 def with_noise(rows, cholesky, num_copies, scale=0.3):
-    """Returns copies of rows with normal noise of the covariance of the rows."""
+    """Returns copies of rows plus normal noise that is correlated like the rows."""
     copies = np.tile(rows, [num_copies, 1])
     noise = np.random.default_rng(0).normal(size=copies.shape)
     return (copies + scale * noise @ cholesky.T).astype(np.float32)

@@ -91,10 +91,10 @@ class Coupling(FlowBijector):
             `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
             must pass `statistics` on to it; otherwise batch statistics ignore sample weights and
             other replicas.
-          transformer: the elementwise bijection. Copies share it and the network. `None`: the
-            network returns a `tfb.Bijector` for the changed half, or `(shift, log_scale)` for
-            `x = z exp(log_scale) + shift`. A function also gets the number of changed channels as
-            second argument; a Keras layer does not.
+          transformer: the elementwise bijection. Copies share the transformer and the network.
+            `None`: the network returns a `tfb.Bijector` for the changed half, or `(shift,
+            log_scale)` for `x = z exp(log_scale) + shift`. A function also gets the number of
+            changed channels as second argument; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
             `None`, the coupling passes conditions on unchecked. The coupling squeezes condition

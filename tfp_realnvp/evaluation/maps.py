@@ -33,8 +33,8 @@ def log_prob_map(
 ) -> np.ndarray:
     """Returns the contribution of each position of an image to its log density, in nats.
 
-    The log density of a flow is a sum of log densities of latents and of log dets, each at a
-    position of the image. The sum of a map [H, W] is `tfr.log_prob` with the same arguments,
+    The log density of a flow sums log densities of latents and log dets, and each term has a
+    position in the image. The sum of a map [H, W] is `tfr.log_prob` with the same arguments,
     including `-log q(u | x)` of a `VariationalDequantization` q.
 
     Normalizations and 1×1 convolutions contribute equally at all positions. After a squeeze, the

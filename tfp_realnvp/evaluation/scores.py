@@ -42,7 +42,7 @@ def log_prob(
     num_samples: int = 1,
     **kwargs: Any,
 ) -> np.ndarray:
-    r"""Returns log densities of images of gray levels, or of vectors, in nats.
+    r"""Returns log densities of gray-level images or of vectors, in nats.
 
     Gray levels are whole numbers of any dtype. As in training, the function adds noise in [0, 1).
     For images x and K noise samples u_k, it returns

@@ -23,7 +23,7 @@ _CIFAR = {"image_shape": (32, 32, 3), "num_scales": 2, "num_blocks": 8, "num_fil
 _IMAGENET_32 = {"image_shape": (32, 32, 3), "num_scales": 4, "num_blocks": 4, "num_filters": 32}
 _IMAGES_64 = {"image_shape": (64, 64, 3), "num_scales": 5, "num_blocks": 2, "num_filters": 32}
 
-# The rows of table 1 of the paper, with the architectures of section 4.1.
+# The datasets in table 1 of the paper, with their architectures from section 4.1.
 PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "cifar10": _CIFAR,
     "imagenet32": _IMAGENET_32,
@@ -102,7 +102,7 @@ class RealNVPImage(ImageFlow):
           image_shape: (height, width, channels). Height and width may be `None` if `num_scales` is
             given.
           num_scales: number of scales; by default the image is halved until its sides are about 4,
-            or odd: a side of 32 gives four scales, one of 30 two, and one of 15 a single scale.
+            or odd: four scales for a side of 32, two for 30, and one for 15.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps of the networks of the first scale's checkerboard couplings.
           num_couplings: checkerboard couplings of each scale, and channel-wise couplings of each

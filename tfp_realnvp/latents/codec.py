@@ -145,8 +145,8 @@ def transformed(
 ) -> np.ndarray:
     """Returns events [..., *event] given their condition, mapped in batches by one graph.
 
-    The direction is `forward` or `inverse` of a flow: of `bijector` or, for embedded conditions, of
-    its layers. Leading shapes of events and conditions broadcast. `what` names the events in
+    `direction` is `forward` or `inverse`. Embedded conditions go directly to the layers of
+    `bijector`. Leading shapes of events and conditions broadcast. `what` names the events in
     errors.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)

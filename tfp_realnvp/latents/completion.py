@@ -31,7 +31,7 @@ tfd = tfp.distributions
 _LOGISTIC_VARIANCE = np.pi**2 / 3
 # Chains with a larger R-hat have not mixed.
 _LARGEST_R_HAT = 1.1
-# Number of samples of the flow for the metric of the chains.
+# Number of flow samples from which the metric of the chains is estimated.
 _NUM_METRIC_SAMPLES = 1000
 
 

@@ -91,7 +91,7 @@ class VisionTransformer(Conditioner):
         self.input_bias = self._weight("input_bias", [filters])
         normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
         self.position_embedding = self._weight("position_embedding", [*self.sides, filters], normal)
-        # Two per block, and one for the output.
+        # Two normalizations per block, and one for the output.
         self.norm_scales = self._weight("norm_scales", [norms, filters], "ones")
         self.norm_offsets = self._weight("norm_offsets", [norms, filters])
         # One kernel for queries, keys and values, each initialized separately.

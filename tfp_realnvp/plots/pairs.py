@@ -1,4 +1,4 @@
-"""Scatter plots of pairs of columns of a table."""
+"""Scatter plots of table columns in pairs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def pairs(
     columns: Sequence[Any] | None = None,
     num_lowest: int | None = None,
 ) -> Any:
-    """Draws pairs of columns of a table, and samples of a density of its rows.
+    """Draws the columns of a table in pairs, with samples of a density.
 
     Panels below the diagonal show rows and samples of two columns, panels on the diagonal
     histograms of one column. If the density is right, the rows and an equal number of samples look

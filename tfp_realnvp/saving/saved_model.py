@@ -460,7 +460,7 @@ class ServedFlow:
         return tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), shape)
 
     def _assertions(self, values: tf.Tensor, condition: Condition) -> list[tf.Operation]:
-        """Returns assertions of the sizes of events or latents, and of labels."""
+        """Returns assertions that check the sizes of events or latents, and labels."""
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
         message = f"expected at least one {'image' if self._event_ndims == 3 else 'vector'}"
         assertions = [tf.debugging.assert_positive(tf.shape(values)[0], message)]

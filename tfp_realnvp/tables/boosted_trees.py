@@ -107,7 +107,7 @@ class GivenTrees(NamedTuple):
         return self.density.log_prob(self.rows(rows)) - rows[:, 1] * self.of_errors
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
         return self.density.tails(self.rows(rows))
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:

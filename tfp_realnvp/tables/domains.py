@@ -18,7 +18,7 @@ __all__ = ["Circle", "Interval", "Limits", "checked_limits"]
 
 # Bounds move outwards by this part of a standard deviation, or by half the rounding width.
 _LEAST_MARGIN = 1e-3
-# Limits of the logarithm of the standard deviation, and of the mean, of a truncated distribution.
+# Limits of the mean and of the log standard deviation of a truncated normal distribution.
 _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
 # `ndtr` of smaller numbers underflows to 0.
 _LEAST_QUANTILE = -37.0
@@ -76,7 +76,7 @@ class Interval(NamedTuple):
         return column.clip(self.low, self.high)
 
     def log_slope(self, column: np.ndarray) -> np.ndarray:
-        """Returns the log of the derivative of `to_line`, and -inf out of bounds."""
+        """Returns the log derivative of `to_line`; -inf out of bounds."""
         log_slope = self.distribution.logpdf(column) - norm.logpdf(self.to_line(column))
         return np.where((column < self.low) | (column > self.high), -np.inf, log_slope)
 

@@ -1,4 +1,4 @@
-"""Flows of small tables, as pure functions of one vector of weights."""
+"""Flows for small tables, as pure functions of a weight vector."""
 
 from __future__ import annotations
 

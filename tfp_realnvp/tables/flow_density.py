@@ -1,4 +1,4 @@
-"""The density of the rows of a table, as an estimator of scikit-learn."""
+"""A scikit-learn estimator of the density of table rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
 
 class FlowDensity(ClassifierMixin, TableEstimator):
-    r"""Density of the rows of a table, by Real NVP, as an estimator of scikit-learn.
+    r"""A scikit-learn estimator of the density of table rows, with Real NVP.
 
     `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
     Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives

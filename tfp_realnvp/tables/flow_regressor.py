@@ -1,4 +1,4 @@
-"""The distribution of numbers given others, p(y | x), as an estimator of scikit-learn."""
+"""A scikit-learn estimator of p(y | x), the distribution of numbers given others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOLERANCE, _LEAST_TAIL = 1e-6, 1e-300
 
 
 class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
-    r"""Distribution p(y | x) of one or several numbers y, by Real NVP, for scikit-learn.
+    r"""A scikit-learn estimator of p(y | x) for one or several numbers y, with Real NVP.
 
     The distribution can depend on x in any way: errors can grow with x, be skewed, or have several
     modes.

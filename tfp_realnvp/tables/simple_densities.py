@@ -41,7 +41,7 @@ _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE, _MIN_CHUNK = 2**13, 32
-# Index pairs of the products of two columns, by the number of columns.
+# Maps a number of columns to the index pairs of their products.
 _pairs = functools.cache(np.triu_indices)
 
 

@@ -39,7 +39,7 @@ __all__ = ["FlowModel"]
 
 tfd = tfp.distributions
 
-# The default peaks of the learning rate, by the number of axes of an event.
+# Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
 
 
@@ -213,8 +213,8 @@ class FlowModel(FlowSteps):
             `keras.callbacks.LearningRateScheduler` replaces this schedule. If you pass an
             optimizer, only its own schedule applies. The paper uses Adam at a constant rate,
             `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
-          scale_l2: factor of the sum of squares of all scales, both of weight normalization and of
-            tanh in the couplings.
+          scale_l2: factor of the sum of squared scales, both in weight normalization and for tanh
+            in couplings.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
@@ -254,7 +254,7 @@ class FlowModel(FlowSteps):
 
     @property
     def networks(self) -> list[keras.layers.Layer]:
-        """The networks of the distribution and of the dequantizer, and embeddings of conditions."""
+        """Networks and condition embeddings of the distribution and of the dequantizer."""
         of_parts = [
             (p, getattr(p, "network", getattr(p, "embedding", None))) for p in self._bijectors()
         ]

@@ -39,7 +39,7 @@ tfd = tfp.distributions
 # Use other random numbers than the noise of the same step.
 _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
-# The names of events and of their axes, by the rank of an event.
+# Names of events and of their axes, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 

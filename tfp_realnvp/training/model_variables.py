@@ -165,7 +165,7 @@ def find_scales(
 ) -> list[keras.Variable]:
     """Returns the scales with an L2 penalty: of weight normalization and of tanh.
 
-    The attribute `weight_norm_scales` of a layer is a list of its scales of weight normalization.
+    A layer lists its weight-normalization scales in the attribute `weight_norm_scales`.
     """
     layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
     of_layers = [v for layer in layers for v in getattr(layer, "weight_norm_scales", ())]

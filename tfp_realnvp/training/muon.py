@@ -163,8 +163,8 @@ def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
 
     Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
     S P`, so that only the first and the last step use x. S has the squares of the singular values.
-    If they differ by orders of magnitude, the relative error in float32 is 3e-4 instead of 1e-5,
-    which does not matter in training.
+    If singular values differ by orders of magnitude, the relative error in float32 is 3e-4 instead
+    of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)
