@@ -25,7 +25,7 @@ class WorkerError(Exception):
 class WorkerProcess(contextlib.AbstractContextManager):
     """Starts a `benchmarks.worker` and exchanges messages with it; see its module for the spec.
 
-    Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of its
+    Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of the
     framework would spin and slow down the other contender.
 
     #### Example
@@ -91,8 +91,8 @@ def compare(
 ) -> dict[str, Any]:
     """Measures two contenders in two processes; only one of them works at a time.
 
-    Each process builds its contender, makes a first step, and a second one to warm up. Then they
-    take turns, `rounds` of about `round_seconds` each.
+    Each process builds its contender, makes a first step, and a second one to warm up. Then the
+    processes take turns, `rounds` of about `round_seconds` each.
 
     Returns:
       `ratios`: by turn, seconds of the second over seconds of the first; `ratio`: their median;

@@ -5,9 +5,9 @@
     python -m benchmarks.latency --rounds=100
 
 * `images`: calls of Python functions with the preset `digits`, as in a user's session.
-* `served`: `log_prob` of an exported SavedModel, and of the exported ONNX model in onnxruntime. The
-  two take turns in one process, with as many threads as cores. This part needs `pip install tf2onnx
-  onnxruntime`.
+* `served`: `log_prob` of an exported SavedModel, and of the exported ONNX model in onnxruntime.
+  Both runtimes take turns in one process, with as many threads as cores. This part needs `pip
+  install tf2onnx onnxruntime`.
 * `requests`: 1,000 requests of one image, 50 a round, from four threads to the SavedModel of
   `digits`.
 * `tables`: predictions of one row by a `FlowRegressor`, which was fitted to 1,000 rows.

@@ -132,7 +132,7 @@ def relocate_links_of_included_file(app: Any, path: Path, docname: str, content:
 
 
 def link_public_names(app: Any, doctree: nodes.document) -> None:
-    """Makes code that is a public name, or a call of one, a link to its page."""
+    """Turns names of public objects, and calls of them, into links to the pages of the objects."""
     for node in list(doctree.findall(nodes.literal)):
         target = _REFERENCES.get(node.astext().partition("(")[0])
         if target and not isinstance(node.parent, (nodes.title, nodes.reference, pending_xref)):

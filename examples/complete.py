@@ -7,7 +7,7 @@ trains two flows, from which `tfr.latents.complete` samples the missing values b
 prints squared errors of the posterior mean and of simpler guesses, and the share of true values in
 the 90% intervals.
 
-A flow of vectors models the digits. Chains take thousands of steps, and its dense networks are many
+A flow of vectors models the digits. Chains take thousands of steps, and dense networks are many
 times cheaper than the convolutions of the preset `digits`.
 """
 

@@ -9,7 +9,7 @@ data, 0.5 for chance. It also prints the shares of images with conformal p-value
 `--alpha`: false alarms among new digits, and outliers found.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
-choice of weights. Some of them calibrate the p-values; the rest are the new images.
+choice of weights. Some test images calibrate the p-values; the rest are the new images.
 """
 
 from __future__ import annotations

@@ -596,7 +596,7 @@ def write_report(
     """Draws samples, reconstructions and learning curves; prints, writes and returns bits/dim.
 
     The report contains the bits/dim of the model and of two baselines, or the reason why there are
-    no baselines. With `condition_dropout` it contains bits/dim without a condition; with a
+    no baselines. With `condition_dropout` the report contains bits/dim without a condition; with a
     variational dequantizer, importance-weighted bits/dim of the held-out images, a tighter bound.
     For a model of labels, the report also contains the accuracy of classification by Bayes' rule.
     """

@@ -3,7 +3,7 @@
 A score is a number per event, higher for outliers. The simplest is -log p, `-tfr.log_prob(model,
 x)`. This score fails if outliers are simpler than the data: a flow that was trained on CIFAR-10
 assigns a higher density to images of SVHN (Nalisnick et al. 2019). Typical samples, too, have a
-lower density than the mode. The module has these scores:
+lower density than the mode. The table lists the scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -231,7 +231,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
 
 def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
-    """Returns valid log densities as float64; `shape` is "shape [N]" or "shape [M, N] …"."""
+    """Returns valid log densities as float64; `shape` describes the expected shape."""
     log_probs = np.asarray(log_probs, np.float64)
     is_table = "[M" in shape
     is_shape = log_probs.ndim == 1 + is_table and log_probs.size > 0 and len(log_probs) > is_table

@@ -5,9 +5,9 @@
 * `SEEN`: we meant to choose nothing on these, but some influenced the design. By the results of
   `examples/table_outliers.py` on wine and breast cancer we chose which rounded columns get noise,
   and by iris, Hitters and Carseats the number of steps.
-* `VERDICT`: we chose nothing on these. We picked them by their descriptions, before any fit:
-  measurements with 150 to 50,000 rows and 1 to 30 columns. Weather revealed one fault, which we
-  fixed: the rounding of columns with many exact zeros.
+* `VERDICT`: we chose nothing on these. We picked these tables by their descriptions, before any
+  fit: measurements with 150 to 50,000 rows and 1 to 30 columns. Weather revealed one fault, which
+  we fixed: the rounding of columns with many exact zeros.
 * `REGRESSION`: tables with a column y to predict, picked in the same way. cpus, GAGurine, biomass,
   concrete, Saratoga, CPS1988 and Credit influenced the design of `tfr.FlowRegressor`.
 

@@ -19,9 +19,9 @@
 
 Each seed splits a table at random into 70% training and 30% test rows. The script prints the mean
 log density of the test rows in nats, with columns in their own units and without noise on rounded
-columns. After "±" it prints the standard error over seeds, which is too small, because splits of
-one table share rows. The lead is the difference to the other estimator with the best mean, on the
-same splits.
+columns. After "±" the script prints the standard error over seeds, which is too small, because
+splits of one table share rows. The lead is the difference to the other estimator with the best
+mean, on the same splits.
 
 `FlowDensity` has its defaults. `benchmarks/tables/peers.py` defines the other density estimators.
 zuko and pzflow train on the same rows for as many seconds as `FlowDensity`, and at least 30.

@@ -136,11 +136,11 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
     The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
     `class_log_probs(flow, x)` is `log p(y | x)`.
 
-    Construct it with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then initializes each
-    mean to the mean latent of the labeled rows of its class. In the first half of training it moves
-    the means apart, to a mean distance of at least 6 standard deviations, so that class boundaries
-    lie where rows are rare. If you construct it with different means, training starts from these,
-    and the result depends on them.
+    Construct the mixture with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then
+    initializes each mean to the mean latent of the labeled rows of its class. In the first half of
+    training `fit` moves the means apart, to a mean distance of at least 6 standard deviations, so
+    that class boundaries lie where rows are rare. If the initial means differ, training starts from
+    these means, and the result depends on them.
 
     #### Example
 

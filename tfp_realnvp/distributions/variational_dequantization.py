@@ -33,7 +33,7 @@ class VariationalDequantization(tf.Module):
     where g is a flow with the image as condition, and Φ and φ are the CDF and the density of the
     standard normal distribution. g starts as the identity, so q starts as uniform noise.
 
-    `FlowModel(distribution, dequantizer=...)` trains it together with the distribution. Loss and
+    `FlowModel(distribution, dequantizer=...)` trains q together with the distribution. Loss and
     bits/dim are then upper bounds; `evaluation.bits_per_dim` also gives the tighter
     importance-weighted bound.
 

@@ -151,8 +151,8 @@ def map_batches(
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
     The function gets events in the distribution's dtype, and returns one or several arrays. `data`
-    has any form that `bits_per_dim` takes. `model` checks it, and finds conditions in it. Error
-    messages begin with `caller`.
+    has any form that `bits_per_dim` takes. `model` checks the data, and finds conditions in it.
+    Error messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     distribution, gray_levels = model.distribution, model.dequantize

@@ -34,7 +34,7 @@ class ImageFlow(ComposedFlow):
     r"""A `FlowChain` between latents and images, with a shape and scales.
 
     `RealNVPImage` is a subclass; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return an
-    `ImageFlow`. Latents have the shape of the image; `split_latents` gives them by scale.
+    `ImageFlow`. Latents have the shape of the image; `split_latents` splits latents by scale.
 
     #### Example
 
@@ -194,7 +194,7 @@ def conditional_flow(
     validate_args: bool = False,
     **attributes: Any,
 ) -> Any:
-    """Composes layers to a flow. If there is a condition, they share its embedding.
+    """Composes layers to a flow. If there is a condition, all layers share its embedding.
 
     `options` are options of `image_flow`, and `attributes` arguments of `flow_class`. `first` is
     the bijector next to the data; it takes no condition.

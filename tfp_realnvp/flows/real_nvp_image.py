@@ -219,7 +219,7 @@ class RealNVPImage(ImageFlow):
         couplings; the last scale has three checkerboard couplings, and a single scale five. For
         three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise 0.05, for
         images with many black or white pixels. `benchmarks/README.md` shows the measurements behind
-        these options. Train it by `Muon`, or by Adam with a high learning rate, 4e-3.
+        these options. Train `compact` with `Muon`, or with Adam at a high learning rate, 4e-3.
 
         #### Example
 
@@ -293,7 +293,7 @@ class RealNVPImage(ImageFlow):
 
         For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
         ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
-        has its training recipe.
+        uses the training recipe of the paper.
 
         #### Example
 

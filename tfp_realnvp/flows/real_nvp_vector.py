@@ -149,8 +149,8 @@ class RealNVPVector(VectorFlow):
             `network_fn`.
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
-            `Standardization.of(training_data)`. With `normalization='actnorm'` it is unnecessary:
-            the first `ActNorm` starts with the moments of the first batch.
+            `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is
+            unnecessary: the first `ActNorm` starts with the moments of the first batch.
           seed: seed of the initial weights; by default Keras' global generator draws them.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.

@@ -21,8 +21,8 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
     the process within the block leaves `path` unchanged. Creates missing parent folders.
 
-    A folder is replaced by two renames. If the process is killed between them, both versions are in
-    the temporary folder.
+    A folder is replaced by two renames. If the process is killed between the renames, both versions
+    are in the temporary folder.
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)

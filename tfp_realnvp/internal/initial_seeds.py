@@ -13,7 +13,7 @@ _generator = contextvars.ContextVar[random.Random | None]("initial_seeds", defau
 
 
 def initial_seed() -> int | None:
-    """Returns a seed for an initializer; `None` lets Keras draw one from its global generator."""
+    """Returns a seed for an initializer; with `None`, Keras draws a seed globally."""
     generator = _generator.get()
     return None if generator is None else generator.randint(1, 1_000_000_000)
 

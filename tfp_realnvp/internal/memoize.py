@@ -74,7 +74,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
 
     `function` must have no variables, get known shapes, and create its constants itself. Otherwise
-    it would pass shapes to its gradient, which XLA compiles as constants, so that XLA would
+    `function` would pass shapes to its gradient. XLA compiles shapes as constants, and would
     recompile whenever a variable changes.
     """
 

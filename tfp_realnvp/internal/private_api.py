@@ -20,7 +20,7 @@ import tensorflow_probability as tfp
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 # For arrays, `keras.Model.fit` makes a `tf.data` pipeline with autotuning, and waits for the
-# autotuning thread at the end. If it gets an adapter, it uses the adapter unchanged.
+# autotuning thread at the end. If `fit` gets an adapter, it uses the adapter unchanged.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 
 # `tf.config.optimizer` applies to the whole process; the eager context applies to the calls of one

@@ -1,4 +1,4 @@
-"""Communication between replicas and workers. With one replica, it costs nothing."""
+"""Communication between replicas and workers. With one replica, communication costs nothing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Statistics:
             weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
             count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
         if not self.span_replicas:
-            # Without a positive weight both are zero, and `FlowModel` skips the step.
+            # Without a positive weight, both sums are zero, and `FlowModel` skips the step.
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
             square = weights * tf.math.squared_difference(images, mean)
             return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count

@@ -25,7 +25,7 @@ class Conditioner(keras.layers.Layer):
     additional input channel distinguishes masked pixels from zeros.
 
     A network with a `conditional_event_shape` takes a `conditional_input`, a vector or image per
-    event. The weights that multiply it start at zero.
+    event. The weights that multiply the condition start at zero.
 
     #### Example
 

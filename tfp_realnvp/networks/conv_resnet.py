@@ -274,8 +274,8 @@ def _joined_skip(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    The last skip connection is linear in `h + conv(x)`, which nothing else uses. We therefore apply
-    it to `conv(x)` within the convolution, and to h within the previous skip connection.
+    The last skip connection is linear in `h + conv(x)`, which nothing else uses. Therefore the
+    convolution includes the part for `conv(x)`, and the previous skip connection the part for h.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 

@@ -47,7 +47,7 @@ def pairs(
         5, or to 0 for a density without this method.
 
     Returns:
-      A Matplotlib `Figure` that is not registered with pyplot. Notebooks show it, and
+      A Matplotlib `Figure` that is not registered with pyplot. Notebooks show the figure, and
       `figure.savefig('pairs.png')` writes a file.
 
     Raises:

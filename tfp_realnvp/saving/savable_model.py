@@ -241,7 +241,7 @@ class SavableModel(keras.Model):
     ) -> Model:
         """Returns the model of a preset, with its weights, not compiled.
 
-        Called on a subclass, it returns a model of this subclass.
+        On a subclass, `from_preset` returns a model of this subclass.
 
         | handle | |
         | --- | --- |

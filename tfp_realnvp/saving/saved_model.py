@@ -77,9 +77,10 @@ def export_saved_model(
     an additional input, the int32 scalar `seed`.
 
     The variants of a `FlowModel` add the model's own noise and return the densities of
-    `tfr.log_prob`. With a `VariationalDequantization` q these are log p(x + u) - log q(u | x), and
-    the variants accept only the image size of q. With `dequantize=False` there are no variants. For
-    a bare distribution the noise is uniform in [0, 1): export the model, not `model.distribution`.
+    `tfr.log_prob`. With a `VariationalDequantization` q, the densities are log p(x + u) - log q(u |
+    x), and the variants accept only the image size of q. With `dequantize=False` there are no
+    variants. For a bare distribution the noise is uniform in [0, 1): export the model, not
+    `model.distribution`.
 
     `num_samples` and `seed` are int32. Samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
@@ -91,8 +92,8 @@ def export_saved_model(
     over clusters, `sample` draws them, and `encode` also returns the nearest `clusters` [B], int32,
     which `decode` takes instead of a condition.
 
-    A flow of vectors [B, D] has the same functions except `bits_per_dim`. The name of their input
-    or output is `x` instead of `images`, and there are no variants for uint8.
+    A flow of vectors [B, D] has the same functions except `bits_per_dim`. Inputs and outputs have
+    the name `x` instead of `images`, and there are no variants for uint8.
 
     The functions accept any batch size of at least 1, and any height and width if the base is
     standard normal and the bijector is one of this package that accepts any size. They raise an
@@ -397,7 +398,7 @@ class ServedFlow:
             images, noise, *conditions = inputs
             with tf.control_dependencies(self._assertions(images, None)):
                 if not self._takes_noise:
-                    # The noise of `tfr.log_prob` with a model of this seed.
+                    # Add the same noise as `tfr.log_prob` with a model of this seed.
                     noise = pixels.event_noise(tf.cast(images, self._dtype), noise)
                 values, log_noise = self._add_noise(images, noise)
             inputs = values, *conditions

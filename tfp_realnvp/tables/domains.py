@@ -32,8 +32,8 @@ class Interval(NamedTuple):
     """The map of a column between bounds to the real line. One bound may be infinite.
 
     The map is Φ⁻¹(F(x)), where F is the cumulative distribution function of a truncated normal
-    distribution, fitted by maximum likelihood. Far from the bounds it is nearly affine. The map
-    makes uniform, exponential and half normal columns normal.
+    distribution, fitted by maximum likelihood. Far from the bounds the map is nearly affine. The
+    map makes uniform, exponential and half normal columns normal.
 
     If columns depend on each other linearly, the affine map `straight` is better.
     """

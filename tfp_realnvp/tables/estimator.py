@@ -77,9 +77,9 @@ class TableEstimator(EstimatorWithGaps):
           degrees_of_freedom: degrees of freedom of the Student t distributions, whose heavy tails
             cover rows far from all others.
           noise: standard deviation of the noise in the training of flows, for columns of variance
-            1. With `None` it decreases from 0.3 to 0.01, and early stopping selects the noise. In
-            `FlowDensity` a number is also the minimum standard deviation of normal distributions,
-            which prevents narrow peaks.
+            1. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects the
+            noise. In `FlowDensity` a number is also the minimum standard deviation of normal
+            distributions, which prevents narrow peaks.
           dequantize: whether to add noise to coarsely rounded columns in training: columns of which
             three quarters of the distinct values are multiples of a step 1, 0.5, 0.1, 0.05, ...,
             1e-8, 5e-9 of at least a tenth of the column's standard deviation. The step is the width
@@ -89,8 +89,7 @@ class TableEstimator(EstimatorWithGaps):
             `fit`, and later have density 0; in conditions they are clipped.
           periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
           categorical_features: names or positions of the columns of X that are categories. By
-            default they are the columns of a `DataFrame` that are categories, strings, objects or
-            bools.
+            default, all columns of a `DataFrame` that are categories, strings, objects or bools.
           max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
             50,000 rows on.
           patience: number of validations without improvement after which training stops.
@@ -128,7 +127,7 @@ class TableEstimator(EstimatorWithGaps):
     def _fit_or_keep(self, *arguments: Any) -> Any:
         """Calls `_fit`; after an error or an interrupt the estimator is unchanged.
 
-        `_fit` sets attributes of a copy. The estimator takes them all at once at the end.
+        `_fit` sets attributes of a copy. The estimator takes all attributes at once at the end.
         """
         for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
             if getattr(self, name) is not None:

@@ -139,7 +139,7 @@ def fit_table_flow(
     """Trains a flow on rows; returns it with the history of its validations on held-out rows.
 
     The flow starts as `start`, up to a random orthogonal map. The best of many validations on a few
-    rows is high by chance. If its lead over the start is at most one standard error, or if a
+    rows is high by chance. If the lead over the start is at most one standard error, or if a
     training step is not finite, the result is the start. `widths`, [D], are widths of uniform
     noise, and `index` is the number of the flow in messages.
     """

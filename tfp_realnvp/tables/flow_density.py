@@ -137,7 +137,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             missing cells. Rows without a known cell are ignored. Each numeric column needs a known
             cell, with labels in each class.
           y: labels [N] of classes, or `None`. -1 is accepted only if 1 is the only other label.
-            Otherwise it is an error, since -1 means "not known" to `ClassMixture`.
+            Otherwise -1 raises an error, since it means "not known" to `ClassMixture`.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
@@ -145,8 +145,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
           *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
               This mean is slightly too high, since these rows also determine the weights and early
-              stopping. If cells are missing, it is evaluated on rows with drawn cells, and is not
-              their marginal density.
+              stopping. If cells are missing, `fit` evaluates rows with drawn cells, not their
+              marginal density.
           *   `score_start_`: the same without flows.
           *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, the mean gain in log density
               of the final mixture over the mixture without flows, in nats per held-out row; and its

@@ -57,8 +57,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     For a single y that is coarsely rounded, such as grades or counts, the score is that of an
     interval: `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding width w
-    in `rounding_widths_`. For whole numbers, w = 1, it is a log probability. For several y, the
-    variance of the rounding, w² / 12, smooths the density instead.
+    in `rounding_widths_`. For whole numbers, w = 1, the score is a log probability. For several y,
+    the variance of the rounding, w² / 12, smooths the density instead.
 
     #### Example
 

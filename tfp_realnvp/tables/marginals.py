@@ -134,7 +134,7 @@ def all_categories(
     """Fills the missing categories of rows [N, H] that miss the same ones, in E ways, [E, N, H].
 
     The fillings are all combinations, or draws given the known categories if there are too many
-    combinations. The second result, [E, N], corrects the log probabilities of the rows for draws.
+    combinations. The second result, [E, N], contains log weights that correct for drawing.
     """
     starts = np.cumsum([0, *mixture.sizes])[:-1]
     is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]

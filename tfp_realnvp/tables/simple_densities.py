@@ -398,7 +398,8 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        # Chance decides which peaks of few values a mixture finds. Different seeds average it out.
+        # Chance decides which peaks of few values a mixture finds. Different seeds for the splits
+        # average out chance.
         mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)

@@ -19,7 +19,7 @@ from tfp_realnvp.tables.frames import listed
 __all__ = ["Columns", "Rows", "checked_weights", "slices"]
 
 _LEAST_VARIANCE = 1e-6
-# Rounding is coarse if its width is at least this share of a standard deviation.
+# Rounding is coarse if the rounding width is at least this share of a standard deviation.
 _COARSE_ROUNDING = 0.1
 # A column counts as rounded if this share of its distinct values has few decimals.
 _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
@@ -197,7 +197,7 @@ class Columns(NamedTuple):
         return columns
 
     def _mapped(self, i: int, domain: Interval | Circle, rows: Rows) -> Columns:
-        """Returns these columns with a domain for column i."""
+        """Returns the columns after a domain is assigned to column i."""
         line = domain.to_line(rows.values[:, i])
         center, scale, slopes = self.center.copy(), self.scale.copy(), self.slopes.copy()
         log_slopes = domain.log_slope(rows.values[:, i])
@@ -311,6 +311,6 @@ def _rounding_width(column: np.ndarray) -> float:
 
 
 def _are_values_shared(column: np.ndarray) -> bool:
-    """Returns whether most rows without the most frequent value share their values."""
+    """Returns whether most rows have repeated values, not counting the most frequent value."""
     counts = np.sort(np.unique(column, return_counts=True)[1])[:-1]
     return counts[counts >= _DISCRETE_ROWS].sum() >= _DISCRETE_PART * max(counts.sum(), 1)

@@ -59,7 +59,7 @@ class FiniteRecord:
         self._sums += sums
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Adds a check of the data. If it fails, `raise_failure` raises its message."""
+        """Adds a check of the data. If the check fails, `raise_failure` raises its message."""
         self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 

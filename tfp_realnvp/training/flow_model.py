@@ -137,9 +137,9 @@ class FlowModel(FlowSteps):
             `tfd.TransformedDistribution` with a `RealNVPImage` or `RealNVPVector`.
           dequantize: whether values are integers that need noise, as gray levels do. Defaults to
             `True` for images and to `False` for vectors.
-          dequantizer: distribution of the noise, trained with the model; uniform by default. With
-            it, `log p(x)` in the loss, the metrics and `predict` is the bound
-            `log p(x + u) - log q(u | x)`.
+          dequantizer: distribution of the noise, trained with the model; uniform by default. With a
+            `dequantizer`, `log p(x)` in the loss, the metrics and `predict` is the bound `log p(x +
+            u) - log q(u | x)`.
           seed: seed of the noise.
           name: name of the model.
 
@@ -208,8 +208,8 @@ class FlowModel(FlowSteps):
           optimizer: by default `Muon(4e-3)` for images and `FusedAdam(1e-3)` for vectors, with
             gradients clipped to a global norm of 100. In each call of `fit` the learning rate then
             falls from `optimizer.learning_rate` to zero along half a period of a cosine; with
-            `initial_epoch` it continues. In a step with B vectors it is also multiplied by `sqrt(B
-            / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
+            `initial_epoch` it continues. In a step with B vectors the rate is also multiplied by
+            `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
             `keras.callbacks.LearningRateScheduler` replaces this schedule. If you pass an
             optimizer, only its own schedule applies. The paper uses Adam at a constant rate,
             `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
@@ -435,10 +435,10 @@ class FlowModel(FlowSteps):
     ) -> tf.Tensor:
         """Samples with one graph, traced once for any number of samples.
 
-        With `temperature=1` and `guidance=0` these are samples of `model.distribution`, equal to
-        `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature` and a
-        higher `guidance` make samples more typical and less diverse. Both change the latents and
-        each coupling:
+        With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
+        to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
+        and a higher `guidance` make samples more typical and less diverse. Both change the latents
+        and each coupling:
 
         ```
         z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)

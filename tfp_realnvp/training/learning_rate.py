@@ -290,7 +290,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._after_step.close()
         self._initial_rate = self._checked_rate()
         self._start, self._after_first_step = time.monotonic(), None
-        # Other Keras models do not call it if `fit` raises an error.
+        # Other Keras models do not call `on_train_end` if `fit` raises an error.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

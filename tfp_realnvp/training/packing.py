@@ -128,8 +128,8 @@ def apply_if(
     # `tf.cond`. So we always make the step, and undo it unless the condition holds.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # `apply` sums the gradients over replicas again. Since they are sums already, only the first
-    # replica passes them, and the others pass zeros.
+    # `apply` sums the gradients over replicas again. Since the gradients are sums already, only the
+    # first replica passes them, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
