@@ -117,7 +117,7 @@ class UniformNoise:
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, Any]:
-        """Adds the U[0, 1) noise `noise_fn(levels)`. Also returns its log density, 0."""
+        """Adds the U[0, 1) noise `noise_fn(levels)`; also returns the noise's log density, 0."""
         levels = tf.floor(tf.cast(images, self.dtype))
         return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
 

@@ -64,7 +64,8 @@ class ImageFlow(ComposedFlow):
         """Constructs the flow from its bijectors.
 
         Args:
-          image_shape, num_scales, has_fixed_size: the attributes. Height and width may be `None`.
+          image_shape, num_scales, has_fixed_size: see the attributes above. Height and width may be
+            `None`.
           bijectors, name, **options: as in `FlowChain`, of images.
 
         Raises:

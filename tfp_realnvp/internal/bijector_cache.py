@@ -108,7 +108,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
 
 class _Storage(private_api.EphemeralDict):
-    """TFP's storage, but deleting a missing key, when its tensor is freed, is no error."""
+    """TFP's storage, except that freeing a tensor whose key is missing raises no error."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,8 +24,8 @@ def recompute(
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
         The function must write no variables, and get trainable variables through `inputs` only.
-      inputs: floating tensors. Operations that depend on the first one wait for the gradient of the
-        outputs; others may run earlier.
+      inputs: floating tensors. Operations on the first input wait for the gradient of the outputs;
+        other operations may run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():

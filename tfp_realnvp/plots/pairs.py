@@ -44,7 +44,7 @@ def pairs(
       columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array; all by
         default.
       num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults to
-        5, or to 0 for a density without this method.
+        5, or to 0 for a density without `score_samples`.
 
     Returns:
       A Matplotlib `Figure` that is not registered with pyplot. Notebooks show the figure, and

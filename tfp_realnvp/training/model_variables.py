@@ -65,7 +65,8 @@ class TrackedVariables(keras.layers.Layer):
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
-            # After an error Keras tries an empty place of the file. Keep the first message.
+            # After an error Keras retries with another, empty part of the file. Keep the first
+            # message.
             if names_of_file or not self._refusal:
                 self._refusal = (
                     f"{self.name}: expected a file of the variables of the model, got one without "
