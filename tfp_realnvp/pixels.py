@@ -171,8 +171,8 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     """Returns U[0, 1) noise for evaluation, with the shape and dtype of `levels`, [B, ...].
 
     The noise of an event depends only on the int32 `seed`, the index `draw` of the sample and the
-    event's gray levels, whose hash is the state of a SplitMix64 stream. XLA and all devices compute
-    the same numbers.
+    event's gray levels, whose hash is the state of a SplitMix64 stream. All devices compute the
+    same numbers.
 
     Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
     """

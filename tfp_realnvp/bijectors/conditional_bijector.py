@@ -24,8 +24,7 @@ class ConditionalBijector(FlowChain):
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    The leading shapes of events and conditions broadcast. A condition image must have the height
-    and width of the data.
+    Leading shapes broadcast. A condition image must have the height and width of the data.
     """
 
     def __init__(

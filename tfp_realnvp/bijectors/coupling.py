@@ -83,14 +83,12 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the same
-            methods.
+          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object like these.
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
             `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
-            must pass `statistics` on to it; otherwise batch statistics ignore sample weights and
-            other replicas.
+            must pass `statistics` on to it; otherwise it ignores sample weights and other replicas.
           transformer: the elementwise bijection. Copies share the transformer and the network.
             `None`: the network returns a `tfb.Bijector` for the changed half, or `(shift,
             log_scale)` for `x = z exp(log_scale) + shift`. A function also gets the number of
@@ -324,12 +322,10 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          network: as in `Coupling`. The output is `t`, then `u`, [B, H, W, 2c]; without `use_scale`
-            only `t`, [B, H, W, c].
-          use_scale: `False` gives the additive coupling of NICE, with `s = 0` and a log det of
-            zero.
-          scale: the trainable factor of tanh: a scalar variable, or its initial value, by default
-            1.
+          network: as in `Coupling`. The output is `t` and `u`, [B, H, W, 2c], or only `t`, [B, H,
+            W, c].
+          use_scale: `False` gives the additive coupling of NICE, with a log det of zero.
+          scale: the trainable factor of tanh: a scalar variable, or its initial value.
           mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
@@ -385,8 +381,7 @@ def real_nvp_coupling(
     or, for another map, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
 
     The densities equal those of `tfb.RealNVP`, which calls the function twice in `log_prob`; this
-    coupling calls it once. The function gets the kept elements as [B, d], with leading dimensions
-    flattened.
+    coupling calls it once. The function gets the kept elements as [B, d].
 
     If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables.
     From any other function, for example `tfb.real_nvp_default_template`, it tracks the trainable

@@ -31,8 +31,7 @@ class FlowBijector(TFPInterface):
 
     with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the leading shape of
     images [..., H, W, C], or of vectors [..., D] with `event_ndims=1`. A log det that is equal for
-    all events may be a scalar. The `Pass` p holds the options of the call; a composition passes it
-    to its parts.
+    all events may be a scalar. The `Pass` p holds the options of the call.
 
     The base class implements all methods of `tfb.Bijector` by these two methods. A cache lets
     `log_prob` evaluate each network once. All methods take two keyword arguments:

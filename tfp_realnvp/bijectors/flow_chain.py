@@ -54,8 +54,7 @@ class FlowChain(FlowBijector):
         Args:
           bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on [..., D].
           recompute: whether the backward pass recomputes the networks' activations, one coupling at
-            a time. This saves memory and costs one more forward pass. Networks must be Keras
-            layers.
+            a time. This saves memory, costs one forward pass, and needs Keras layers.
           event_ndims: defaults to the `event_ndims` of this package's bijectors, or 3.
           dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.

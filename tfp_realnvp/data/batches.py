@@ -47,8 +47,7 @@ def batches(
       images: array `[N, ...]` of any dtype.
       condition: labels, vectors or images `[N, ...]`; batches are then tuples of two.
       batch_size: global batch size, over all workers.
-      augment: function of a batch of images and a stateless seed (two integers) that returns the
-        augmented images.
+      augment: function of a batch of images and a stateless seed, two integers.
       seed: integer seed of the order and of `augment`.
       step: number of batches to skip: the steps that the run has made in all epochs.
       context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects

@@ -91,8 +91,7 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     | an `.npy` file | its array | nine tenths | a tenth | below | no | none |
     | a folder | PNG and JPEG files | `list_images` | `list_images` | below | no | subfolders |
 
-    `digits` are scikit-learn's handwritten digits with levels from 0 (background) to 16, split at
-    random.
+    `digits` are scikit-learn's digits with levels from 0 (background) to 16, split at random.
 
     `photos` are overlapping patches of two photographs, a temple and a flower, in random order.
     Training patches start at every fifth pixel of the left 448 columns, test patches at every
@@ -103,8 +102,8 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     optional. Without `train` and `test`, a random tenth of the images, the same on every call, is
     the test split. For a folder, the function applies the EXIF orientation, drops transparency, and
     converts gray images to RGB if other images have colors. 16-bit grayscale PNG files become
-    `uint16`. The number of levels of `uint16` images is the smallest power of two above the largest
-    level, and at least 256.
+    `uint16`. Their number of levels is the smallest power of two above the largest level, and at
+    least 256.
 
     If all images are in subfolders of the folder, or of its `train` and `test`, these subfolders
     are the classes, in alphabetical order. For images that do not fit into memory, use

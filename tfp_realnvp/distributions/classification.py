@@ -99,8 +99,7 @@ def class_log_joint(
     (TensorShape([5, 3]), TensorShape([5]))
 
     Args:
-      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`, which documents
-        the errors.
+      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`.
     """
     caller, model = "class_log_joint", distribution
     distribution = distribution_of(model, caller)

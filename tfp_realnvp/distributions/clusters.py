@@ -100,8 +100,7 @@ class Clusters(keras.layers.Layer):
           seed: seed of k-means.
 
         Raises:
-          ValueError: if events are not finite, labels are invalid, or there are fewer events (of a
-            class) than clusters.
+          ValueError: if events or labels are invalid, or there are fewer events than clusters.
           ImportError: if scikit-learn is not installed.
         """
         values = np.asarray(events)
@@ -180,8 +179,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
     ```
 
-    The flow maps the normal distribution to each cluster separately, so fewer samples lie between
-    clusters.
+    The flow maps the normal distribution to each cluster: fewer samples lie between clusters.
 
     `sample` draws clusters by their frequencies. `log_prob` is exact, and evaluates the flow K
     times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums over the n nearest

@@ -39,8 +39,7 @@ def condition(
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: a distribution whose bijector or base takes `conditional_input`, or a
-        `FlowModel` of one.
+      distribution: a distribution that takes `conditional_input`, or a `FlowModel` of one.
       conditional_input: labels, vectors or images, with any leading dimensions. With
         `condition_dropout`, `None` gives the unconditional distribution.
       name: name scope of the operations.

@@ -83,8 +83,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
         Args:
           make_distribution: function of a condition, a tensor with any leading shape, and the
-            variables. The function must return a distribution whose batch shape is the leading
-            shape.
+            variables. Returns a distribution whose batch shape is the leading shape.
           variables: trainable variables for `make_distribution`.
           event_shape: shape of one event.
           dtype: dtype of the events.

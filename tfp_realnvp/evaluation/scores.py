@@ -73,8 +73,7 @@ def log_prob(
     (3,)
 
     Args:
-      model: a `FlowModel`, or a distribution, which gets uniform noise. The first call traces a
-        graph.
+      model: a `FlowModel`, or a distribution, which gets uniform noise.
       data: events [N, H, W, C] or [N, D], or other data that `FlowModel.predict` takes. Casts them
         to the distribution's dtype.
       conditional_input: conditions [N, ...], if the distribution takes any.
@@ -84,8 +83,7 @@ def log_prob(
 
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
-      ValueError: if events or conditions are not as declared, or `num_samples` is above 1 for
-        values without noise.
+      ValueError: if events or conditions are invalid, or `num_samples` has no effect.
     """
     caller = "log_prob"
     if conditional_input is not None:

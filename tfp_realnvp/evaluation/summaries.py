@@ -144,8 +144,7 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C] in [0, number
-        of gray levels).
+      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C].
       data: gray levels [N, H, W, C], or continuous values for `dequantize=False`; a tuple of these
         and their conditions; a dictionary with `'image'`, and `'conditional_input'` or `'label'`;
         or a finite `tf.data.Dataset` or other iterable of batches of these.
@@ -223,8 +222,7 @@ def log_likelihood(
       dequantizer, seed, batch_size: as in `bits_per_dim`.
 
     Raises:
-      TypeError, ValueError: as in `bits_per_dim`, or if several samples or a `dequantizer` are
-        given without noise.
+      TypeError, ValueError: as in `bits_per_dim`, or if an argument has no effect.
     """
     caller = "log_likelihood"
     model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)

@@ -70,8 +70,7 @@ def coupling_layer(
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
         The function gets the keyword arguments `mask`, `input_channels`, `output_channels`,
         `num_filters`, `name` and `dtype`, in a conditional flow `conditional_event_shape`, the
-        shape of the embedded condition, and with attention `num_heads`. A Keras layer may be
-        unbuilt.
+        shape of the embedded condition, and with attention `num_heads`.
       num_filters: width of the networks of images that were not halved.
       filter_growth: factor by which the networks are wider for images of half the side.
       attention: heads of the self-attention in networks of halved images; 0 for none.

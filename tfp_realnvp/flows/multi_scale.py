@@ -62,8 +62,7 @@ def multi_scale(
       dtype, name, **options: arguments of `image_flow`.
 
     Raises:
-      ValueError: if the image cannot be squeezed `num_scales - 1` times, or an argument is out of
-        range or has no effect.
+      ValueError: if the image cannot be squeezed, or an argument is invalid or has no effect.
       TypeError: if an argument has a wrong type.
 
     #### References

@@ -115,8 +115,7 @@ class RealNVPImage(ImageFlow):
           attention: heads of the self-attention in all networks that see a halved image, including
             the first scale's channel-wise couplings; 0 for none. Attention starts as the identity.
             Only with several scales.
-          alpha: argument of `PixelLogit`. With `None` there is no `PixelLogit`, and events are any
-            real numbers.
+          alpha: argument of `PixelLogit`. With `None`, events are any real numbers.
           num_values: number of gray levels; by default 256. Only with an `alpha`.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `ConvResNet`.
@@ -228,8 +227,7 @@ class RealNVPImage(ImageFlow):
         3
 
         Args:
-          num_scales: number of scales; by default 3, or as many as the sides allow: two at 30×30,
-            one at 15×15.
+          num_scales: number of scales; by default 3, or as many as the sides allow.
           num_couplings: as in `RealNVPImage`; the default is described above.
           image_shape, num_filters: as in `RealNVPImage`.
           **options: other options of `RealNVPImage`: `transformer`, `attention`, `alpha`,

@@ -87,8 +87,8 @@ class RealNVPVector(VectorFlow):
     ```
 
     With D = 1, the input of the networks is the embedded condition, for example for p(y | x) of one
-    number y, or else a constant. With affine transformers p(y | x) is normal; with splines it has
-    any shape.
+    number y, or else a constant. Affine transformers make p(y | x) normal; splines give it any
+    shape.
 
     #### Example
 

@@ -95,8 +95,8 @@ def without_empty_axes(values: Any) -> Any:
     """Pads empty axes of a tensor or array to size 1, with the value 0.5 or the label 0.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows crashes the process. Networks therefore get one event; `cut_to_batch` removes its
-    results.
+    without rows crashes the process. Networks therefore get one event, which `cut_to_batch`
+    removes.
     """
     # An undeclared condition can be anything, for example a dictionary.
     if not (tf.is_tensor(values) or isinstance(values, np.ndarray)):

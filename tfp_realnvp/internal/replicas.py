@@ -62,8 +62,7 @@ class Statistics:
         """Returns mean and biased variance, [C], and the number of values or sum of weights.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
-        on all replicas. To avoid cancellation, `shift` should be near the mean, for example the
-        moving mean.
+        on all replicas. To avoid cancellation, `shift` should be near the mean.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:
@@ -150,8 +149,7 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value, equal on all replicas, to this replica's copy of a variable.
 
-    `variable.assign` would aggregate over replicas. In a cross-replica context, this assigns to all
-    copies.
+    `variable.assign` would aggregate. In a cross-replica context, this assigns to all copies.
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value

@@ -64,8 +64,7 @@ def complete(
 ) -> Completion:
     r"""Samples the unknown values of images or vectors given the known values.
 
-    Markov chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) leave this density
-    exactly invariant:
+    Chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) leave this density invariant:
 
     ```
     p(x_unknown | x_known) ∝ p(x_unknown, x_known)           continuous values
@@ -73,8 +72,7 @@ def complete(
     ```
 
     A known gray level fixes only a unit interval of continuous values. The chains also sample the
-    noise within known levels, and so average over it. Unknown pixels of images with n gray levels
-    are in [0, n).
+    noise within known levels. Unknown pixels are in [0, n).
 
     The chains move in coordinates that are standard normal if the flow is normal, and start from
     N(0, I). During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each
@@ -91,8 +89,7 @@ def complete(
 
     Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
     `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best if networks
-    are small, have a smooth activation such as tanh, and are trained with weight decay, as in
-    `examples/complete.py`.
+    are small and smooth, and trained with weight decay.
 
     #### Example
 
@@ -118,8 +115,7 @@ def complete(
       num_samples: number of samples of each event, of all chains together.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.
-      num_burnin_steps: number of first draws of each chain, which adapt its step size and are
-        dropped.
+      num_burnin_steps: number of first draws of a chain, which adapt the step size and are dropped.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
       seed: one or two integers. Equal seeds give equal samples.
 

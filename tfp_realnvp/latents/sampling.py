@@ -104,8 +104,8 @@ def extrapolate(
     """Decodes normal latents of a different size than the training images (Appendix C).
 
     The convolutional networks apply to any height and width divisible by 2^(num_scales - 1). The
-    base distribution of `flow` is ignored. See `sample_latents` and `decode` for arguments, results
-    and errors.
+    base distribution of `flow` is ignored. Arguments, results and errors are as in `sample_latents`
+    and `decode`.
 
     #### Example
 

@@ -65,8 +65,7 @@ class Conditioner(keras.layers.Layer):
           **kwargs: `name`, `dtype`, as in `keras.layers.Layer`.
 
         Raises:
-          TypeError, ValueError: if a number is out of range, or `checkerboard_parity` has no
-            effect.
+          TypeError, ValueError: if an argument is invalid or has no effect.
         """
         super().__init__(**kwargs)
         self.output_channels = validation.count(output_channels, "output_channels", 1, self.name)

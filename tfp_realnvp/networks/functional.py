@@ -76,8 +76,7 @@ def batch_norm(
     statistics. There is no scale, because a weight-normalized convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
-    statistics are [C] in float64 or float32. `statistics` defines the events and weights of batch
-    statistics.
+    statistics are [C] in float64 or float32. `statistics` has the events and weights.
 
     #### References
 

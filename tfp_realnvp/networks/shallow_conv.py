@@ -22,10 +22,9 @@ class ShallowConv(Conditioner):
     Couplings thus start as the identity, which allows a high learning rate from the first step. For
     a checkerboard coupling, the network adds the board as an input channel.
 
-    A condition vector scales and shifts the outputs of the first two convolutions,
-    `x -> (1 + a) x + b`, with a and b linear in the condition. A 3×3 convolution adds a condition
-    image to the first output. With `num_heads`, self-attention over all positions precedes the last
-    convolution.
+    A condition vector scales and shifts the outputs of the first two convolutions, `x -> (1 + a) x
+    + b`, with a and b linear in the condition. A 3×3 convolution adds a condition image to the
+    first output. With `num_heads`, self-attention precedes the last convolution.
 
     #### Example
 

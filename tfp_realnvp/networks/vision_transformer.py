@@ -32,8 +32,7 @@ class VisionTransformer(Conditioner):
     are learned, so the network takes images of one size only. A linear map adds a condition, vector
     or image, to the first h.
 
-    In half precision, additions, normalizations, softmax and the last layer still use full
-    precision.
+    In half precision, sums, normalizations, softmax and the last layer use full precision.
 
     #### Example
 
@@ -68,8 +67,7 @@ class VisionTransformer(Conditioner):
           output_channels, **kwargs: as in `Conditioner`, without `checkerboard_parity`.
 
         Raises:
-          TypeError, ValueError: if a number is invalid, or `num_heads` does not divide
-            `num_filters`.
+          TypeError, ValueError: if a number is invalid.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)

@@ -31,12 +31,10 @@ def draw_grid(
         `[N, H, W, C]`, which fills the rows of a grid of `columns` images.
       title, row_labels, column_labels: the title, and a label for each row and each column.
       columns, num_values: as in `image_grid`; `columns` for images `[N, H, W, C]`.
-      ax: the `Axes` to draw on, which are returned. Defaults to a new pyplot figure of the size of
-        the grid.
+      ax: the `Axes` to draw on, which are returned. Defaults to a new pyplot figure.
 
     Raises:
-      ValueError: if `images` is not such an array, or there is not one label for each row or
-        column.
+      ValueError: if `images` is not such an array, or the number of labels differs.
       ImportError: if matplotlib is not installed.
 
     #### Example

@@ -32,8 +32,7 @@ def pairs(
     Panels show at most 1,000 rows, evenly spaced, and the rows of lowest density. The axes end
     slightly outside of the range of the rows; the legend states how many samples lie beyond.
     Histograms show the share of all rows in each bin. Values that are not numbers are categories,
-    drawn with uniform noise around their positions. A panel omits rows with a missing cell in its
-    columns.
+    drawn with uniform noise around their positions. Panels omit rows with missing cells.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
@@ -51,8 +50,7 @@ def pairs(
       `figure.savefig('pairs.png')` writes a file.
 
     Raises:
-      TypeError, ValueError: if an argument is not as above, or samples do not have the columns of
-        the rows.
+      TypeError, ValueError: if an argument is invalid, or samples have other columns.
       ImportError: if matplotlib is not installed.
 
     #### Example

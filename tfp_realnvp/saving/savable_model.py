@@ -87,9 +87,8 @@ class SavableModel(keras.Model):
     ) -> None:
         """Saves architecture, weights and optimizer like `keras.Model.save`, but atomically.
 
-        `keras.models.load_model(filepath)` restores the model, ready for the next training step,
-        in any process that has imported `tfp_realnvp`. A save that fails or is interrupted leaves
-        the old file.
+        `keras.models.load_model(filepath)` restores the model, ready for the next training step, in
+        any process that has imported `tfp_realnvp`. A failed save leaves the old file.
 
         Args:
           filepath: `*.keras`; with `zipped=False` a folder without this ending.
@@ -202,8 +201,7 @@ class SavableModel(keras.Model):
         | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
         | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
 
-        If the process is killed, the old or the new preset is complete. Other files in the folder
-        stay.
+        If the process is killed, the old or the new preset is complete. Other files stay.
 
         #### Example
 
@@ -225,8 +223,7 @@ class SavableModel(keras.Model):
             `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
 
         Raises:
-          TypeError: if a part of the distribution cannot be described, or could not be loaded; the
-            message names it.
+          TypeError: if a part of the distribution could not be loaded; the message names it.
           ValueError: if `card` cannot be written as JSON, which has only finite numbers.
           OSError: if the files cannot be written. The folder then does not change.
         """

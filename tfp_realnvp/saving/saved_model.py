@@ -100,8 +100,7 @@ def export_saved_model(
     `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes
-    what depends only on weights. A `tf.custom_gradient` is not exported. An interrupted export
-    leaves the old folder.
+    what depends only on weights. An interrupted export leaves the old folder.
 
     #### Example
 
@@ -162,8 +161,7 @@ class ServedFlow:
     ) -> None:
         """Checks the arguments of `export_saved_model`, and traces the passes of the flow.
 
-        With `takes_noise`, functions of gray levels take U[0, 1) noise instead of a seed, and the
-        event shape is fixed.
+        With `takes_noise`, functions take U[0, 1) noise, no seed, and the event shape is fixed.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():

@@ -84,8 +84,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             or `patience` is given and the logs lack the key, `fit` raises a `ValueError`.
           best_weights: the file name of the weights of the best epoch.
           save_seconds: seconds between checkpoints; `None` saves after epochs only.
-          patience: number of successive validations without improvement that stops training;
-            `None` never stops it.
+          patience: number of successive validations without improvement that stops training.
 
         Raises:
           ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not

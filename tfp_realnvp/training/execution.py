@@ -82,8 +82,7 @@ def advise_onednn() -> None:
     """Logs a warning, once per process, if convolutions would be faster with oneDNN.
 
     By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. TensorFlow
-    reads the environment variable at import. If the user has set the variable, no warning is
-    needed.
+    reads the environment variable at import. A user who has set it gets no warning.
     """
     name = "TF_ENABLE_ONEDNN_OPTS"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")

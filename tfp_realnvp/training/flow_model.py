@@ -77,8 +77,7 @@ class FlowModel(FlowSteps):
         zero is ignored.
     *   `predict` and the metrics of `evaluate` use moving statistics. The noise of an image depends
         only on `seed` and its gray levels.
-    *   `model(x)` is `log_prob(x)` for continuous pixel values, without noise; with a condition
-        `model((x, c))`.
+    *   `model(x)`, or `model((x, c))`, is `log_prob` of continuous pixel values, without noise.
     *   To train on several devices or machines, construct the distribution, the model and the
         optimizer in the scope of a `tf.distribute.MirroredStrategy` or
         `MultiWorkerMirroredStrategy`. The results equal the results of one device with the same
@@ -270,8 +269,7 @@ class FlowModel(FlowSteps):
     def averaged_weights(self) -> Iterator[None]:
         """Replaces the weights by their averages, for an optimizer with `use_ema=True`.
 
-        Restores the weights on exit. Does nothing without such an optimizer or before its first
-        step.
+        Restores the weights on exit. Does nothing without such an optimizer.
         """
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():

@@ -119,8 +119,7 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
 class ArrayBatches(private_api.ArrayDataAdapter):
     """The batches of arrays: Keras shuffles and batches the indices of rows.
 
-    Casts floats to the distribution's dtype, not to `keras.config.floatx()`, and turns off the
-    autotuning of `tf.data`.
+    Casts floats to the distribution's dtype, and turns off the autotuning of `tf.data`.
     """
 
     _inputs: Any
@@ -182,8 +181,8 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 def as_arrays(data: Any) -> Any:
     """Converts lists of numbers and frames to arrays, and a series to a column.
 
-    Keras interprets a list as a list of arrays. `None` in a tuple is left out: Keras 3.10 fails for
-    `(images, None)`.
+    Keras interprets a list as a list of arrays. `None` in a tuple is omitted, since Keras 3.10
+    fails.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()

@@ -144,13 +144,11 @@ class LearningRateBudget(keras.callbacks.Callback):
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
 
     By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. A
-    budget of seconds counts this share from the end of the first step of `fit`, which is mostly
-    tracing.
+    budget of seconds counts this share from the end of the first step, which is mostly tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
     within one execution; a budget of seconds reads the clock once per execution. Each epoch the
-    callback logs the `learning_rate` of the last execution, and `minutes_left`, the remaining time
-    of the budget.
+    callback logs the `learning_rate` of the last execution, and the `minutes_left`.
 
     #### Example
 
