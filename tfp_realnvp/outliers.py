@@ -70,7 +70,8 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
       group_size: M, a divisor of N.
 
     Raises:
-      ValueError: if N is not a multiple of `group_size`, or a log density is invalid.
+      ValueError: if N is not a multiple of `group_size`, or a log density is NaN or +inf, or a
+        reference is -inf.
     """
     log_probs = _log_probs("typicality", log_probs, "shape [N]")
     reference = _log_probs("typicality", reference_log_probs, "shape [R]")

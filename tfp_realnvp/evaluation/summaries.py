@@ -144,7 +144,7 @@ def bits_per_dim(
     Burda, Grosse, Salakhutdinov: Importance weighted autoencoders, section 3.
 
     Args:
-      model: a `FlowModel`, or a distribution over continuous pixel values [H, W, C].
+      model: a `FlowModel`, or a distribution over pixel values [H, W, C] in [0, num_values).
       data: gray levels [N, H, W, C], or continuous values for `dequantize=False`; a tuple of these
         and their conditions; a dictionary with `'image'`, and `'conditional_input'` or `'label'`;
         or a finite `tf.data.Dataset` or other iterable of batches of these.

@@ -17,8 +17,9 @@ def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
     """Locks a folder against other processes within the context; creates it if missing.
 
     Uses an OS file lock on `.tfp_realnvp.lock`, which the system releases when the process ends;
-    the file may remain. Does nothing if the system has no file locks, or the folder is read-only.
-    Raises `BlockingIOError` if another process holds the lock.
+    the file may remain. Locks of one process do not exclude each other. Does nothing if the system
+    has no file locks, or the folder is read-only. Raises `BlockingIOError` if another process holds
+    the lock.
     """
     path = pathlib.Path(os.path.realpath(folder))
     lock = filelock.FileLock(

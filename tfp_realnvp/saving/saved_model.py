@@ -100,7 +100,8 @@ def export_saved_model(
     `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes
-    what depends only on weights. An interrupted export leaves the old folder.
+    what depends only on weights. It omits `tf.custom_gradient`s. An interrupted export leaves the
+    old folder.
 
     #### Example
 
