@@ -2,6 +2,6 @@
 
 import os
 
-# TensorFlow reads this variable when it is imported, here and in child processes. By default it
-# enables oneDNN only on x86 processors with VNNI instructions; PyTorch always uses oneDNN.
+# TensorFlow reads the variable at import, here and in child processes. By default it enables oneDNN
+# only on x86 processors with VNNI instructions; PyTorch always uses oneDNN.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

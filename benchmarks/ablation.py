@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _start(row: str, seed: int, cores: set[int], flags: argparse.Namespace) -> subprocess.Popen:
-    """Starts a run on these cores."""
+    """Starts a run on the given cores."""
     command = [sys.executable, "-m", "benchmarks.ablation", f"--worker={row}:{seed}"]
     command += [f"--data={flags.data.resolve()}", f"--seconds={flags.seconds}"]
     command += [f"--policy={flags.policy}"]

@@ -62,7 +62,7 @@ def bfloat16_pays(rates: dict[str, float]) -> bool:
     """Returns whether bfloat16 promises a gain, given the result of `matrix_rates`.
 
     Without instructions for bfloat16, convolutions are ten times slower than in float32. Not every
-    processor with such instructions gains from them.
+    processor with bfloat16 instructions gains from bfloat16.
     """
     return rates["bfloat16"] > 1.2 * rates["float32"]
 

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Comparison(NamedTuple):
-    """Two rows, and the operations to compare, at small sizes and at the paper's sizes."""
+    """Two rows, and the operations that compare them: at small sizes, and at the paper's."""
 
     first: str
     second: str
@@ -58,7 +58,7 @@ COMPARISONS = (
     Comparison("ours-bf16-jit", "ours-bf16", ("train", "log_prob")),
 )
 
-# These rows run only at 64×64.
+# Rows that run only at 64×64.
 MEMORY_COMPARISONS = (
     Comparison("memory-saving", "memory-plain", (), ("train",)),
     Comparison("memory-saving-2x", "memory-saving", (), ("train",)),

@@ -103,7 +103,7 @@ def _ours_with_splines(flags: argparse.Namespace) -> Contender:
 
 
 def _tfp_real_nvp(flags: argparse.Namespace) -> Contender:
-    # As many dense layers as in the residual networks.
+    # Use as many dense layers as in the residual networks.
     templates = [
         tfb.real_nvp_default_template([flags.num_units] * 5) for _ in range(flags.num_couplings)
     ]

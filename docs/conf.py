@@ -52,7 +52,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Without the menu, whose accessibility tools come from the network.
+# Turn off the menu of MathJax, which loads accessibility tools from the network.
 mathjax3_config = {"options": {"enableMenu": False}}
 
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
@@ -83,7 +83,7 @@ _PAGES = {
     "examples/README.md": "gallery.md",
 }
 # Maps names in texts to the full names of public objects: `FlowModel`, `tfr.log_prob`,
-# `latents.encode`. A lower-case name alone may be that of an argument or a method.
+# `latents.encode`. A single lower-case name may also mean an argument or a method.
 _PUBLIC = [*tfr.__all__, "FlowDensity", "FlowRegressor"] + [
     f"{module}.{name}"
     for module in ("data", "evaluation", "latents", "outliers", "plots")

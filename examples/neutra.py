@@ -134,8 +134,8 @@ def funnel(size: int = 10) -> Any:
 def make_surrogate(density: Any) -> tfd.TransformedDistribution:
     """Returns an untrained flow over the parts of a density.
 
-    Its bijector is a `tfb.Chain`. The last bijector is the flow of vectors; the others split a
-    vector into parts and map the parts to the support of the density.
+    The last bijector in the `tfb.Chain` is the flow of vectors; the others split a vector into
+    parts and map the parts to the support of the density.
     """
     support = density.experimental_default_event_space_bijector()
     parts = support.inverse_event_shape(density.event_shape)

@@ -77,7 +77,7 @@ class TwoMoons:
     support = tfb.Sigmoid(-1.0, 1.0)
 
     def simulate(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Returns parameters and their data, [number, 2] both."""
+        """Returns parameters, [number, 2], and their data, [number, 2]."""
         theta = rng.uniform(-1, 1, size=[number, 2])
         angle = rng.uniform(-np.pi / 2, np.pi / 2, size=number)
         radius = rng.normal(0.1, 0.01, size=number)

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("WARNING")
-    # This must come before any TensorFlow operation. The constructor waits for all workers.
+    # Create the strategy before any TensorFlow operation. The constructor waits for all workers.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(FLAGS.seed)
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{pathlib.Path(FLAGS.dataset).stem}")

@@ -387,7 +387,7 @@ def make_model(images: datasets.Images) -> tfr.FlowModel:
 
 
 def make_optimizer() -> keras.optimizers.Optimizer:
-    """Returns the optimizer of the flags; `fit` sets its learning rate."""
+    """Returns the optimizer of the flags; `fit` sets the optimizer's learning rate."""
     options = {"learning_rate": FLAGS.learning_rate, "global_clipnorm": 100.0}
     if FLAGS.configuration == "jet":
         options |= _JET_OPTIMIZER

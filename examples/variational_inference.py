@@ -5,8 +5,8 @@
     python examples/variational_inference.py --optimizer=tf_keras
 
 The script prints the evidence lower bound, the evidence by importance weighting with its standard
-error, and the mean and standard deviation of each part. `--check` compares these with Hamiltonian
-Monte Carlo.
+error, and the mean and standard deviation of each part. `--check` compares the moments with
+Hamiltonian Monte Carlo.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def flow_posterior(
 ) -> tfd.TransformedDistribution:
     """Returns an untrained flow over the unobserved parts.
 
-    Its bijector is a `tfb.Chain`. The last bijector is the flow of vectors; the others split a
-    vector into parts and map the parts to the support of the density.
+    The last bijector in the `tfb.Chain` is the flow of vectors; the others split a vector into
+    parts and map the parts to the support of the density.
 
     Args:
       posterior: the density.

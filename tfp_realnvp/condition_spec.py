@@ -114,7 +114,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions [B, ...]. Labels may be [B, 1], and vectors [B, 1] be [B]."""
+        """Returns checked conditions [B, ...], from labels [B, 1] and numbers [B] too."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:

@@ -62,7 +62,7 @@ class Ours(TFContender):
         self._train_function = self.model.make_train_function()
         batches = training_batches(self.images, size.batch_size)
         if first_batch_size is not None:
-            # With an unknown batch size one graph serves both.
+            # With an unknown batch size, one graph serves a single image and the full batch.
             first = tf.data.Dataset.from_tensors(self.images[:first_batch_size])
             batches = first.concatenate(batches)
         self._batches = iter(batches)

@@ -94,7 +94,7 @@ class PlainTFP(TFContender):
 
 
 class _Mode:
-    """Whether the hooks are traced for training. `tfb.Chain` does not pass such an argument on."""
+    """Whether the hooks are traced for training. `tfb.Chain` does not pass `training` on."""
 
     training = False
 

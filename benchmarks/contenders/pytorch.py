@@ -99,7 +99,7 @@ class RealNVP(nn.Module):
 
 
 class _Scale(nn.Module):
-    """A scale with all scales below it."""
+    """A scale that contains all coarser scales."""
 
     def __init__(self, channels: int, num_scales: int, num_blocks: int, num_filters: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class _Scale(nn.Module):
 
 
 class _Step(nn.Module):
-    """A coupling, and the normalization of its output."""
+    """A coupling with normalized output."""
 
     def __init__(
         self, channels: int, num_blocks: int, num_filters: int, parity: int, is_checkerboard: bool

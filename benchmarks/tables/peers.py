@@ -11,7 +11,7 @@ from rows [N, D] to log densities [N]. Columns are standardized.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
   layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
 * `pzflow`: the default bijector, optimizer and batches of pzflow, with standardized columns, at
-  least two, and `Normal` latents. Rows beyond the bounds of its default latents would be
+  least two, and `Normal` latents. With pzflow's default latents, rows beyond their bounds would be
   impossible.
 
 zuko and pzflow train for the given seconds, including compilation. They keep the weights that are

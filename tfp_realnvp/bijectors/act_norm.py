@@ -28,7 +28,7 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether a batch has set the variables. False if their values are unknown here."""
+        """Whether a batch has set the variables; `False` if the values are unknown here."""
         if not self.built:
             return False
         with tf.init_scope():
@@ -72,7 +72,7 @@ class ActNorm(ChannelNormalization):
     ```
 
     The first inverse pass with `training=True` sets `shift` and `log_scale` so that each channel of
-    `x` has mean 0 and variance 1 over the batch and all positions. From then on training and
+    `x` has mean 0 and variance 1 over the batch and all positions. After this pass, training and
     evaluation use the same map.
 
     `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call

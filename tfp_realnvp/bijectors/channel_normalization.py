@@ -15,7 +15,7 @@ __all__ = ["ChannelNormalization", "ChannelVariables"]
 
 
 class ChannelVariables(keras.layers.Layer, abc.ABC):
-    """The variables of a normalization. `num_channels` is `None` until they are built."""
+    """The variables of a normalization. `num_channels` is `None` until the variables are built."""
 
     num_channels: int | None = None
 

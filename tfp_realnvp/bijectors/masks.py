@@ -1,4 +1,4 @@
-"""Masks of coupling layers. They split an event into a kept and a transformed half."""
+"""Masks of coupling layers. Masks split an event into a kept and a transformed half."""
 
 from __future__ import annotations
 

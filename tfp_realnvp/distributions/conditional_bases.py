@@ -49,7 +49,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
     ```
 
     As the base of a `tfd.TransformedDistribution` it takes the condition from
-    `distribution_kwargs`; `FlowModel` and `condition` pass it there.
+    `distribution_kwargs`; `FlowModel` and `condition` pass the condition there.
 
     #### Example
 

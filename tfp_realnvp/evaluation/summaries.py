@@ -119,10 +119,10 @@ def bits_per_dim(
     importance_weighted = mean over x of    -1/D log2 mean_k p(x + u_k)
     ```
 
-    In expectation both are upper bounds on the bits/dim of the integer images,
-    `-1/D log2 ∫ p(x + u) du`. The second is tighter, and improves with K; for K = 1 they are equal.
-    The noise of an image depends only on the seed and the image. `FlowModel.evaluate` uses the
-    first sample, with the model's seed.
+    In expectation both are upper bounds on the bits/dim of the integer images, `-1/D log2 ∫ p(x +
+    u) du`. `importance_weighted` is tighter, and improves with K; for K = 1 both are equal. The
+    noise of an image depends only on the seed and the image. `FlowModel.evaluate` uses the first
+    sample, with the model's seed.
 
     With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
     distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. Conditions are optional

@@ -55,7 +55,7 @@ class RealNVPImage(ImageFlow):
 
     The latents of an image far from the training data can overflow, since n normalizations multiply
     a pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
-    `validate_args` makes such values an error.
+    With `validate_args`, non-finite values raise an error.
 
     #### Example
 
@@ -212,9 +212,9 @@ class RealNVPImage(ImageFlow):
     ) -> ImageFlow:
         """Returns a model that reaches lower bits/dim in little time on a small machine.
 
-        It is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and an
-        `InvertibleConv1x1` before each coupling, split priors, and 1.25 times as many feature maps
-        in each scale as in the one before. A scale has two checkerboard and eight channel-wise
+        `compact` is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and
+        an `InvertibleConv1x1` before each coupling, split priors, and 1.25 times as many feature
+        maps in each scale as in the one before. A scale has two checkerboard and eight channel-wise
         couplings; the last scale has three checkerboard couplings, and a single scale five. For
         three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise 0.05, for
         images with many black or white pixels. `benchmarks/README.md` shows the measurements behind
@@ -319,7 +319,7 @@ class RealNVPImage(ImageFlow):
         #### References
 
         Kolesnikov, Pinto, Tschannen: Jet: a modern transformer-based normalizing flow. The
-        configuration is that of google-research/big_vision.
+        configuration follows google-research/big_vision.
         """
         check_options(RealNVPImage.jet, options, f"{_NAME}.jet")
         channels = checked_image_shape(image_shape, f"{_NAME}.jet")[-1]

@@ -24,11 +24,11 @@ _FUSING = ("function", "remap", "dependency")
 def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
     """Makes TensorFlow apply few graph optimizers to functions called within the context.
 
-    Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. This takes
-    more than a quarter of the time to the first training step. On a CPU, two optimizers, applied
-    once, make training steps as fast as all of them. Log densities also need a third optimizer,
-    `fuse`; see `benchmarks/README.md`. The context does nothing if a GPU exists, whose convolutions
-    need the layout optimizer, or if `tf.config.optimizer` was used.
+    Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. The
+    optimizers take more than a quarter of the time to the first training step. On a CPU, two
+    optimizers, applied once, make training steps as fast as all of them. Log densities also need a
+    third optimizer, `fuse`; see `benchmarks/README.md`. The context does nothing if a GPU exists,
+    whose convolutions need the layout optimizer, or if `tf.config.optimizer` was used.
 
     Call a function within the context every time; outside, TensorFlow optimizes it again.
     """

@@ -39,9 +39,9 @@ def call_traced(
     """Returns `function(owner, *options, *tensors)`.
 
     TensorFlow traces the stateless function once per owner and options, for any first dimension of
-    the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles it once per
-    shape. A graph would keep the values of a `keras.StatelessScope`: there the function runs
-    eagerly.
+    the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles the graph
+    once per shape. A graph would keep the values of a `keras.StatelessScope`: there the function
+    runs eagerly.
     """
     if private_api.get_stateless_scope() is not None:
         return function(owner, *options, *tensors)

@@ -2,8 +2,8 @@
 
 No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
 Private methods that our classes override, and private attributes that they inherit, cannot move
-here; `OVERRIDDEN` and `INHERITED` list them. `tests/internal/test_private_api.py` fails for any
-other use, and if a new release moves a name.
+here; `OVERRIDDEN` and `INHERITED` list these methods and attributes.
+`tests/internal/test_private_api.py` fails for any other use, and if a new release moves a name.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution as TransformedDistribution,
 )
 
-# Bijector caches have no public base class. `tfb.FFJORD` derives from these too.
+# Bijector caches have no public base class. `tfb.FFJORD` is a subclass of these classes too.
 from tensorflow_probability.python.internal.cache_util import (
     BijectorCacheWithGreedyAttrs,
     EphemeralDict,

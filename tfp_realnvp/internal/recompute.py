@@ -15,7 +15,7 @@ __all__ = ["recompute"]
 def recompute(
     function: Callable[..., tuple[Sequence[tf.Tensor], Any]], inputs: Sequence[tf.Tensor]
 ) -> tuple[Sequence[tf.Tensor], Any]:
-    r"""Returns `function(*inputs)`. Its gradient stores the inputs, not the activations.
+    r"""Returns `function(*inputs)`. The gradient stores the inputs, not the activations.
 
     The gradient calls the function again under a new tape, so that memory holds the activations of
     one function at a time. The gradient consists of ordinary operations, so second derivatives are

@@ -113,7 +113,7 @@ class BatchPart(NamedTuple):
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
-    """Returns this replica's part of a batch. Its `number` of events is int32."""
+    """Returns this replica's part of a batch. The field `number` is int32."""
     # All devices can sum float32. Sums are exact up to 2²⁴.
     number = tf.cast(number, tf.float32)
     total = number if weights is None else tf.reduce_sum(weights)

@@ -97,7 +97,8 @@ def manifold(
 
     The images themselves are at (0, 0), (0, n/4), (n/4, 0) and (n/4, n/4) if `num_angles` n is a
     multiple of 4. The squares of the four weights add up to one, so that combinations of
-    independent standard normal latents are standard normal. The squares weight embedded conditions.
+    independent standard normal latents are standard normal. Embedded conditions are averaged with
+    the squared weights.
 
     #### Example
 

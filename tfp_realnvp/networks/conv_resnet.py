@@ -145,7 +145,7 @@ class ConvResNet(Conditioner):
 
     @property
     def weight_norm_scales(self) -> list[keras.Variable]:
-        """The norms of all filters. `FlowModel` applies its L2 penalty to them."""
+        """The norms of all filters. `FlowModel` applies its L2 penalty to these norms."""
         blocks = [self.block_scales] if self.num_blocks else []
         return [self.input_scale, *blocks, self.skip_scales, self.output_scales]
 

@@ -62,8 +62,8 @@ def fit_boosted_trees(
 ) -> tuple[BoostedTrees, np.ndarray]:
     """Fits trees to the last column given the others, and predicts it for all rows, [N, 2].
 
-    Trees fitted without the fold of a row predict it. `width` is the rounding width of the last
-    column.
+    The predictions for a row come from trees fitted without its fold. `width` is the rounding width
+    of the last column.
     """
     conditions, events = rows.values[:, :-1], rows.values[:, -1]
     weights = rows.weights / rows.weights.mean()

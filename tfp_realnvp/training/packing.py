@@ -125,7 +125,7 @@ def apply_if(
         return
     gradients = packing.unpack(packed)
     # `apply` communicates, even with a single replica, which is not allowed in a branch of
-    # `tf.cond`. So we always make the step, and undo it unless the condition holds.
+    # `tf.cond`. Therefore always make the step, and undo it unless the condition holds.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
     # `apply` sums the gradients over replicas again. Since the gradients are sums already, only the

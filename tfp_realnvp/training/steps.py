@@ -245,7 +245,7 @@ class FlowSteps(SavableModel):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras calls this with the first batch to build variables, and still trains on the batch.
-        # Ours exist already, so we use the batch to initialize `ActNorm`.
+        # Our variables exist already, so we use the batch to initialize `ActNorm`.
         if not self._may_initialize:
             return
         self._may_initialize = False

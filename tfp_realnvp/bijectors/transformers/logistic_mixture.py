@@ -26,7 +26,8 @@ class LogisticMixture(Transformer):
 
     The P = 3K + 2 parameters are the logits of w, the offsets of m from K equidistant points in
     [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method, and bisects
-    the bracket where a step leaves it. Its derivatives follow from the implicit function theorem.
+    the bracket where a step leaves it. The derivatives of `forward` follow from the implicit
+    function theorem.
 
     #### Example
 
