@@ -33,7 +33,7 @@ include_patterns = ["*.md", "*.rst", "api/*.rst", "tutorials/*.md", "tutorials/*
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 nitpicky = True
-# Names of other libraries, whose references are on other sites, and internal types.
+# Names without a page on this site: names of other libraries, and internal types.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tfp_realnvp\.).*"),
     ("py:class", r"tfp_realnvp\.(internal|bijectors\.passes)\..*"),

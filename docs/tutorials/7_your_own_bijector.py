@@ -106,7 +106,7 @@ def check_bijector(bijector, x):
         z, log_det = bijector.inverse_and_log_det(x)
     _, expected = np.linalg.slogdet(tape.batch_jacobian(z, x).numpy())
     np.testing.assert_allclose(log_det, expected, rtol=1e-6, atol=1e-6)
-    # A new tensor, for which TFP's cache does not know the x that it came from.
+    # A new tensor, since TFP's cache would return x for z itself.
     again, forward_log_det = bijector.forward_and_log_det(tf.constant(z.numpy()))
     np.testing.assert_allclose(again, x, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(forward_log_det, -expected, rtol=1e-6, atol=1e-6)

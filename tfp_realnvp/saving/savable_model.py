@@ -177,7 +177,7 @@ class SavableModel(keras.Model):
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
-          ValueError: if arguments differ from these, or the distribution cannot be exported.
+          ValueError: if an argument has another value, or the distribution cannot be exported.
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")

@@ -82,7 +82,7 @@ def advise_onednn() -> None:
     """Logs a warning, once per process, if convolutions would be faster with oneDNN.
 
     By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. TensorFlow
-    reads the environment variable at import. A user who has set it gets no warning.
+    reads the environment variable at import. A user who has set the variable gets no warning.
     """
     name = "TF_ENABLE_ONEDNN_OPTS"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")

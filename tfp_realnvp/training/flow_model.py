@@ -384,7 +384,7 @@ class FlowModel(FlowSteps):
     def call_after_fit(self, function: Callable[[], None]) -> None:
         """Calls a function once at the end of `fit`, even if `fit` raises an error.
 
-        This is for callbacks, whose `on_train_end` Keras does not call after an error.
+        Callbacks need this method because Keras does not call `on_train_end` after an error.
         """
         self._after_fit.callback(function)
 
