@@ -1,4 +1,4 @@
-"""Converts docstrings for Sphinx. They are Markdown with Google sections, as in TFP."""
+"""Converts docstrings for Sphinx: Markdown with Google sections, as in TFP."""
 
 import inspect
 import pprint

@@ -77,8 +77,8 @@ class ActNorm(ChannelNormalization):
 
     `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
     `flow.inverse(first_batch, training=True)` eagerly before you trace the training step: graphs
-    traced afterwards assume that the variables are set. Earlier graphs compute the moments in each
-    step.
+    traced afterwards assume that the variables are set. A graph traced earlier computes the moments
+    in each step.
 
     #### Example
 

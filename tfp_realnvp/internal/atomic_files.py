@@ -16,7 +16,7 @@ _PENDING = ".tfp_realnvp.pending"
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path. Its file or folder replaces `path` if the block succeeds.
+    """Yields a temporary path. The file or folder there replaces `path` if the block succeeds.
 
     The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
     the process within the block leaves `path` unchanged. Creates missing parent folders.
