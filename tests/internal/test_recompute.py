@@ -17,12 +17,6 @@ pytestmark = pytest.mark.core
 
 tfd = tfp.distributions
 
-_MODES = {
-    "eager": lambda function: function,
-    "function": functools.partial(tf.function, autograph=False),
-    "xla": functools.partial(tf.function, autograph=False, jit_compile=True),
-}
-
 
 def _assert_close(actual, expected, tolerance):
     """Asserts that all tensors together differ by little, relative to their norm."""
@@ -34,6 +28,13 @@ def _assert_close(actual, expected, tolerance):
     )
     assert np.isfinite(expected).all() and np.abs(expected).max() > 0
     assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
+
+
+def _assert_each_close(actual, expected, number, tolerance):
+    """Asserts that the first tensors are close on their own, and the others together."""
+    for one, other in zip(actual[:number], expected[:number], strict=True):
+        _assert_close([one], [other], tolerance)
+    _assert_close(actual[number:], expected[number:], tolerance)
 
 
 # The function.
@@ -72,7 +73,7 @@ def _recomputed(x, w):
 
 @each_loss_and_mode
 def test_values_and_gradients(loss, mode):
-    actual = _MODES[mode](lambda: _gradients(_recomputed, loss, _X, _W))()
+    actual = ft.MODES[mode](lambda: _gradients(_recomputed, loss, _X, _W))()
     _assert_close(actual, _gradients(_two_outputs, loss, _X, _W), 1e-12)
 
 
@@ -86,7 +87,7 @@ def _second_derivatives(function, loss, x, w):
 
 @each_loss_and_mode
 def test_second_derivatives_of_a_function(loss, mode):
-    actual = _MODES[mode](lambda: _second_derivatives(_recomputed, loss, _X, _W))()
+    actual = ft.MODES[mode](lambda: _second_derivatives(_recomputed, loss, _X, _W))()
     _assert_close(actual, _second_derivatives(_two_outputs, loss, _X, _W), 1e-12)
 
 
@@ -152,10 +153,8 @@ _BOTH_KINDS = tfr.CheckerboardMask(0), tfr.ChannelMask(1)
 
 
 def _image(recompute, dtype, num_scales=2, **kwargs):
-    sizes = {"num_couplings": 1, "num_blocks": 0, "num_filters": 3}
-    return tfr.RealNVPImage(
-        _SHAPE, num_scales, recompute=recompute, dtype=dtype, **{**sizes, **kwargs}
-    )
+    options = {"num_couplings": 1, "num_blocks": 0, "num_filters": 3, "dtype": dtype, **kwargs}
+    return tfr.RealNVPImage(_SHAPE, num_scales, recompute=recompute, **options)
 
 
 def _resnets(recompute, dtype):
@@ -178,13 +177,10 @@ def _given(kind, recompute, dtype):
 
 
 def _user_network(dtype):
-    layers = [
-        keras.layers.Conv2D(5, 3, padding="same", dtype=dtype.name),
-        keras.layers.BatchNormalization(momentum=0.8, dtype=dtype.name),
-        keras.layers.Dropout(0.4, seed=7, dtype=dtype.name),
-        keras.layers.Activation("tanh", dtype=dtype.name),
-        keras.layers.Conv2D(4, 3, padding="same", dtype=dtype.name),
-    ]
+    first, last = (keras.layers.Conv2D(n, 3, padding="same", dtype=dtype.name) for n in (5, 4))
+    norm = keras.layers.BatchNormalization(momentum=0.8, dtype=dtype.name)
+    dropout = keras.layers.Dropout(0.4, seed=7, dtype=dtype.name)
+    layers = [first, norm, dropout, keras.layers.Activation("tanh", dtype=dtype.name), last]
     return keras.Sequential([keras.Input([None, None, 2], dtype=dtype.name), *layers])
 
 
@@ -219,11 +215,8 @@ _CASES = {
 
 
 # Shapes of the conditions of three images.
-_CONDITIONS = {
-    "conditioned": [3, 2],
-    "image_given_vectors": [3, 3],
-    "image_given_image": [3, 4, 4, 2],
-}
+_CONDITIONS = {"conditioned": [3, 2], "image_given_vectors": [3, 3]}
+_CONDITIONS["image_given_image"] = [3, 4, 4, 2]
 
 
 def _sources(name, seed=0):
@@ -252,7 +245,7 @@ def _step(name, recompute, mode):
     dtype = _CASES[name][1]
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE, dtype), bijector)
 
-    @_MODES[mode]
+    @ft.MODES[mode]
     def log_prob_and_gradients(y, *condition):
         with tf.GradientTape() as tape:
             tape.watch([y, *condition])
@@ -268,10 +261,7 @@ def _tolerance(name):
 
 
 # Those of which a part is in no other case, and tracing and compiling take most of the time.
-_TRACED = {
-    "eager": _CASES.keys() - {"image_mixture"},
-    "function": ("conditioned",),
-}
+_TRACED = {"eager": _CASES.keys() - {"image_mixture"}, "function": ("conditioned",)}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +269,7 @@ _TRACED = {
     [
         pytest.param(name, mode, marks=[pytest.mark.full] * (name not in _TRACED.get(mode, ())))
         for name in _CASES
-        for mode in _MODES
+        for mode in ft.MODES
         # Conditions under XLA: `test_conditional_fit.py`.
         if mode != "xla" or not name.startswith("image_given")
     ],
@@ -293,12 +283,9 @@ def test_a_training_pass(name, mode):
     _assert_close([log_prob], [expected_log_prob], tolerance)
     # The input and the condition on their own: the variables could hide them.
     number = len(_sources(name))
-    for gradient, expected in zip(gradients[:number], expected_gradients[:number], strict=True):
-        _assert_close([gradient], [expected], tolerance)
-    _assert_close(gradients[number:], expected_gradients[number:], tolerance)
+    _assert_each_close(gradients, expected_gradients, number, tolerance)
     # The statistics are moved once, and the seeds of dropout as well.
-    for variable, expected in zip(variables, expected_variables, strict=True):
-        np.testing.assert_allclose(variable, expected, rtol=tolerance, atol=tolerance)
+    ft.assert_close(variables, expected_variables, rtol=tolerance, atol=tolerance)
 
 
 def test_inference_and_the_other_direction():
@@ -314,16 +301,10 @@ def test_inference_and_the_other_direction():
 
 
 def test_each_eager_gradient_computes_activations_again():
-    flow, x = (
-        tfr.RealNVPVector(3, num_couplings=1, num_filters=4, recompute=True),
-        ft.normal([2, 3]),
-    )
-    ft.randomize(flow)
-    evaluate = tfr.DenseResNet.call
+    flow, x = ft.vector_flow(3, num_couplings=1, recompute=True), ft.normal([2, 3])
+    options = {"autospec": True, "side_effect": tfr.DenseResNet.call}
     for _ in range(4):
-        with mock.patch.object(
-            tfr.DenseResNet, "call", autospec=True, side_effect=evaluate
-        ) as call:
+        with mock.patch.object(tfr.DenseResNet, "call", **options) as call:
             with tf.GradientTape() as tape:
                 _, ildj = flow.inverse_and_log_det(x)
             assert call.call_count == 1
@@ -352,9 +333,7 @@ def test_second_derivatives(name, training):
         _second_derivatives_of(name, recompute, training) for recompute in (True, False)
     )
     number = len(_sources(name))
-    for one, other in zip(actual[:number], expected[:number], strict=True):
-        _assert_close([one], [other], 1e-10)
-    _assert_close(actual[number:], expected[number:], 1e-10)
+    _assert_each_close(actual, expected, number, 1e-10)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
