@@ -34,8 +34,11 @@ script also classifies images, and prints the accuracy if labels are given:
 
     curl http://localhost:8501/v1/models/digits:predict -d '{
       "signature_name": "sample_uint8",
-      "inputs": {"num_samples": 16, "seed": 1, "temperature": 0.7, "conditional_input": [3]}
+      "inputs": {"num_samples": 16, "seed": 1, "temperature": 1, "conditional_input": [3]}
     }'
+
+A model with clusters, or one that was trained with `condition_dropout`, also needs `"guidance"`; 0
+turns it off.
 """
 
 import argparse
@@ -60,6 +63,7 @@ def main() -> None:
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="standard deviation of the latents"
     )
+    parser.add_argument("--guidance", type=float, help="of a model that takes it; 0 by default")
     flags = parser.parse_args()
 
     model = tf.saved_model.load(flags.model)
@@ -74,6 +78,10 @@ def main() -> None:
         evaluate(model, tf.constant(np.load(flags.images)), flags, spec)
 
     given = {}
+    if "guidance" in inputs:
+        given["guidance"] = flags.guidance or 0.0
+    elif flags.guidance is not None:
+        parser.error("expected no --guidance: the model takes none")
     if spec is not None:
         if flags.condition is None and flags.images:
             return
