@@ -1,5 +1,7 @@
 """What several test files need: random weights, autodiff Jacobians, tiny networks and images."""
 
+import contextlib
+import functools
 import inspect
 
 import keras
@@ -108,18 +110,10 @@ def coupling(mask, channels, dtype=tf.float32, **kwargs):
     """Returns an `AffineCoupling` of images with `channels`, with a small network."""
     changed = mask.changed_channels(channels)
     board = isinstance(mask, tfr.CheckerboardMask)
-    outputs = 2 * changed if kwargs.get("use_scale", True) else changed
-    return tfr.AffineCoupling(
-        mask,
-        network(
-            channels if board else channels - changed,
-            outputs,
-            tf.as_dtype(dtype).name,
-            checkerboard_parity=mask.parity if board else None,
-        ),
-        dtype=dtype,
-        **kwargs,
-    )
+    sizes = channels if board else channels - changed, changed * (1 + kwargs.get("use_scale", True))
+    parity = mask.parity if board else None
+    layer = network(*sizes, tf.as_dtype(dtype).name, checkerboard_parity=parity)
+    return tfr.AffineCoupling(mask, layer, dtype=dtype, **kwargs)
 
 
 def image_flow(image_shape=(4, 4, 3), **kwargs):
@@ -153,6 +147,28 @@ def flow_distribution(image_shape=(4, 4, 3), **kwargs):
     return tfd.TransformedDistribution(
         standard_normal(image_shape, dtype), image_flow(image_shape, **kwargs)
     )
+
+
+def vector_flow(size, **kwargs):
+    """Returns a small `RealNVPVector` with random weights."""
+    seed = kwargs.pop("weights_seed", 0)
+    kwargs = {"num_couplings": 2, "num_filters": 8, **kwargs}
+    return randomize(tfr.RealNVPVector(size, **kwargs), seed)
+
+
+def vector_distribution(size, **kwargs):
+    """Returns a `vector_flow` as a distribution."""
+    base = standard_normal([size], kwargs.get("dtype", tf.float32))
+    return tfd.TransformedDistribution(base, vector_flow(size, **kwargs))
+
+
+def compiled(distribution, optimizer=None, **kwargs):
+    """Returns a compiled `FlowModel`, with options of the constructor and of `compile`."""
+    names = ("dequantize", "dequantizer", "seed")
+    options = {name: kwargs.pop(name) for name in names if name in kwargs}
+    model = tfr.FlowModel(distribution, **options)
+    model.compile(optimizer, **kwargs)
+    return model
 
 
 def normal(shape, dtype=tf.float32, seed=0):
@@ -213,6 +229,49 @@ def assert_vectorizes(function, events):
     actual = tf.reshape(tape.batch_jacobian(values, events), np.shape(expected))
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+MODES = {
+    "eager": lambda function: function,
+    "function": functools.partial(tf.function, autograph=False),
+    "xla": functools.partial(tf.function, autograph=False, jit_compile=True),
+}
+
+
+def optimized(optimizer, variables, gradients, mode="function"):
+    """Returns the values of variables after a step with each of the gradients."""
+    optimizer.build(variables)
+    step = MODES[mode](lambda gradients: optimizer.apply(gradients, variables))
+    for each in gradients:
+        step([tf.convert_to_tensor(gradient) for gradient in each])
+    return values(variables)
+
+
+def assert_close(actual, expected, *, check=np.testing.assert_allclose, **tolerances):
+    """Asserts that two arrays, or the members of two sequences in any nesting, are close."""
+    if hasattr(expected, "shape") or not hasattr(expected, "__iter__"):
+        check(actual, expected, **tolerances)
+    else:
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other, check=check, **tolerances)
+
+
+def assert_equal(actual, expected):
+    """Asserts that two arrays, or the members of two sequences in any nesting, are equal."""
+    assert_close(actual, expected, check=np.testing.assert_array_equal)
+
+
+def values(variables):
+    """Returns the values of variables as arrays."""
+    return [variable.numpy().copy() for variable in variables]
+
+
+@contextlib.contextmanager
+def unchanged(owner):
+    """Asserts that the variables of a module or layer end as they begin."""
+    before = values(owner.variables)
+    yield
+    assert_equal(owner.variables, before)
 
 
 def other_defaults(patch):
@@ -276,6 +335,23 @@ class CountingLayer(keras.layers.Layer):
         self.count += 1
         options = {} if conditional_input is None else {"conditional_input": conditional_input}
         return self.layer(inputs, training=training, **options)
+
+
+def counting(network_fn):
+    """Returns a `network_fn` whose networks count their calls, and the list of these networks."""
+    layers = []
+
+    def counted(**kwargs):
+        layers.append(CountingLayer(network_fn(**kwargs)))
+        return layers[-1]
+
+    return counted, layers
+
+
+def resnet(*, input_channels, output_channels, conditional_event_shape=None, **_):
+    """A `network_fn` of a small residual network that takes a condition."""
+    options = {"num_blocks": 0, "conditional_event_shape": conditional_event_shape}
+    return network(input_channels, output_channels, **options)
 
 
 # Conditions.

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.networks.attention import SelfAttention
 
 pytestmark = pytest.mark.quick
 
@@ -157,7 +158,24 @@ def _image(image_shape=(8, 8, 3), **kwargs):
     return tfr.RealNVPImage(image_shape, **kwargs)
 
 
+def _vector(event_size=3, **kwargs):
+    return tfr.RealNVPVector(event_size, num_filters=4, **kwargs)
+
+
+def _jet(image_shape=(4, 4, 2), **kwargs):
+    return tfr.RealNVPImage.jet(image_shape, patch_size=2, num_blocks=1, width=4, **kwargs)
+
+
+def _noise(**kwargs):
+    return tfr.VariationalDequantization((4, 4, 1), **kwargs)
+
+
+def _takes_no_condition(**_):
+    return keras.layers.Conv2D(4, 3, padding="same")
+
+
 _LOGIT_64 = tfr.PixelLogit(dtype=tf.float64)
+_SPLINE, _MIXTURE, _MOMENTS = tfr.RationalQuadraticSpline, tfr.LogisticMixture, tfr.Standardization
 _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
 
 
@@ -174,11 +192,7 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.Squeeze(1), ValueError, "block_size.*got 1"),
         (lambda: tfr.Squeeze(order="other"), ValueError, "order.*got 'other'"),
         (lambda: tfr.FlowChain([tf.identity]), TypeError, "bijectors, got"),
-        (
-            lambda: tfr.FlowChain([_LOGIT_64]),
-            TypeError,
-            r"float32, got \('pixel_logit', tf.float64\)",
-        ),
+        (lambda: tfr.FlowChain([_LOGIT_64]), TypeError, r"float32, got \('pixel_logit', tf.float6"),
         (lambda: tfr.PixelLogit(0.0), ValueError, "alpha.*got 0.0"),
         (lambda: tfr.PixelLogit(num_values=1), ValueError, "num_values.*got 1"),
         (lambda: _image((8, 8, 3), num_scales=4), ValueError, r"num_scales=4 .*got \(8, 8, 3\)"),
@@ -195,6 +209,79 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.FlowModel(tf.identity), TypeError, "a tfd.Distribution, got"),
         (lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)), ValueError, r"event_shape=\[\]"),
         (lambda: tfr.FlowModel(_BATCH_OF_2), ValueError, r"batch_shape=\[2\]"),
+        (lambda: tfr.InvertibleConv1x1(0), ValueError, "num_channels of at least 1, got 0"),
+        (lambda: tfr.ActNorm(event_ndims=2), ValueError, "event_ndims of 1 or 3, got 2"),
+        *(
+            (lambda order=order: tfr.ChannelMask(permutation=order), ValueError, "permutation of 0")
+            for order in ([0, 2], [0, 0, 1], [1, 2, 3])
+        ),
+        *(
+            (lambda kind=kind, parity=parity: kind(parity), ValueError, "parity: expected 0 or 1")
+            for kind in (tfr.CheckerboardMask, tfr.ChannelMask)
+            for parity in (0.5, 2, -1, "0", None, [0, 1])
+        ),
+        # Transformers.
+        (lambda: _SPLINE(1), ValueError, "expected num_bins of at least 2, got 1"),
+        (lambda: _SPLINE(bound=0.0), ValueError, "expected a positive bound, got 0.0"),
+        (lambda: _SPLINE(4, min_bin_size=0.25), ValueError, "a min_bin_size in .*, got 0.25"),
+        (lambda: _MIXTURE(0), ValueError, "expected num_components of at least 1, got 0"),
+        (lambda: _MIXTURE(max_log_factor=0.0), ValueError, "positive max_log_factor, got 0.0"),
+        (lambda: _image(transformer="cubic"), ValueError, "a transformer, one of .*, got 'cubic'"),
+        (lambda: tfr.Coupling(tfr.ChannelMask(), len, "a"), TypeError, "a Transformer, got 'a'"),
+        # Vectors.
+        (lambda: _vector(0), ValueError, "event_size of at least 1, got 0"),
+        (lambda: _vector(num_couplings=0), ValueError, "num_couplings of at least 1, got 0"),
+        (lambda: _vector(num_blocks=-1), ValueError, "num_blocks of at least 0, got -1"),
+        (lambda: _vector(mixing="random"), ValueError, "a mixing, one of .*got 'random'"),
+        (lambda: _vector(normalization="layer"), ValueError, "normalization, one of .*got 'layer'"),
+        (lambda: _vector(transformer="cubic"), ValueError, "transformer.*got 'cubic'"),
+        (lambda: _vector(activation=tf.nn.relu), TypeError, "the name of an activation, got <"),
+        (lambda: _vector(activation="swoosh"), ValueError, "swoosh"),
+        (lambda: _vector(conditional_event_shape=[4, 4, 1]), ValueError, r"\[K\], of vectors, got"),
+        (lambda: _vector(dtype=tf.float16), TypeError, "float32 or float64, got float16"),
+        (lambda: _MOMENTS([0.0, 1.0], [1.0]), ValueError, "vectors of equal length"),
+        (lambda: _MOMENTS([0.0], [0.0]), ValueError, "positive standard deviations"),
+        (lambda: _MOMENTS([np.nan], [1.0]), ValueError, "finite means"),
+        *(
+            (lambda data=data: _MOMENTS.of(data), ValueError, r"expected finite data \[N, D\]")
+            for data in (np.zeros([0, 3]), np.zeros([3]), np.full([2, 2], np.inf))
+        ),
+        # Conditions.
+        (
+            lambda: _image(num_classes=3, conditional_event_shape=[3]),
+            ValueError,
+            "either a conditional_event_shape or num_classes",
+        ),
+        (lambda: _image(condition_dropout=0.1), ValueError, "only with a condition, got 0.1"),
+        (lambda: _image(num_classes=3, condition_dropout=1), ValueError, r"\[0, 1\), got 1"),
+        (lambda: _image(num_classes=-1), ValueError, "num_classes of at least 1, got -1"),
+        (lambda: _image(conditional_event_shape=[3, 4]), ValueError, r"K\], got \(3, 4\)"),
+        (
+            lambda: _image(num_scales=1, num_classes=3, network_fn=_takes_no_condition),
+            ValueError,
+            "expected a network whose call has an argument `conditional_input`, got",
+        ),
+        *(
+            (
+                lambda shape=shape: tfr.ConvResNet(2, conditional_event_shape=shape),
+                (TypeError, ValueError),
+                r"expected a conditional_event_shape \[K\] or \[H, W, K\], got",
+            )
+            for shape in [(), (2, 3), (3, 4, None), (0,), "x", 3, (1.5,)]
+        ),
+        # Networks and whole flows.
+        *(
+            (lambda make=make, n=n: make(n), ValueError, "attention.*: .*num_heads of at least 1")
+            for make in (SelfAttention, lambda n: tfr.ConvResNet(2, num_heads=n))
+            for n in (-1, 1.5)
+        ),
+        (lambda: tfr.VisionTransformer(6, 2, 8, num_heads=3), ValueError, r"heads, got \(8, 3\)"),
+        (lambda: _noise(num_values=1), ValueError, "num_values of at least 2, got 1"),
+        *(
+            (lambda shape=shape: _jet(shape), ValueError, "known height and width divisible by 4")
+            for shape in [(6, 4, 2), (None, 4, 2), (4, 6, 2)]
+        ),
+        (lambda: _jet(num_couplings=0), ValueError, r"expected at least one mask, got \[\]"),
     ],
 )
 def test_constructors(construct, error, match):

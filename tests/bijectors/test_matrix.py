@@ -49,6 +49,11 @@ def _coupling(mask, **kwargs):
     return Case(lambda dtype: ft.coupling(mask, 4, dtype, **kwargs), (4, 2, 4))
 
 
+def _part(kind, latent_shape, *args, multiple=1, is_pixels=False, **kwargs):
+    make = lambda dtype: kind(*args, dtype=dtype, **kwargs)  # noqa: E731
+    return Case(make, latent_shape, multiple, is_pixels)
+
+
 def _one_convolution(dtype):
     """Makes the least of a network: what takes the time here is tracing and compiling."""
     return functools.partial(ft.convolution, dtype=dtype.name)
@@ -63,12 +68,7 @@ def _image(shape=(4, 4, 3), networks=None, **kwargs):
         network_fn = {"network_fn": networks(dtype)} if networks else {}
         return tfr.RealNVPImage(shape, dtype=dtype, **{**network_fn, **kwargs})
 
-    return Case(
-        make,
-        shape,
-        multiple=2 ** (kwargs["num_scales"] - 1),
-        is_pixels="alpha" not in kwargs,
-    )
+    return Case(make, shape, 2 ** (kwargs["num_scales"] - 1), is_pixels="alpha" not in kwargs)
 
 
 def _conditional(kind, network="user", **kwargs):
@@ -87,11 +87,8 @@ def _label(dtype):
 
 
 def _jet(dtype):
-    masks = [
-        tfr.ChannelMask(permutation=[2, 0, 3, 1]),
-        tfr.SpatialMask("checkerboard", parity=1),
-        tfr.SpatialMask("horizontal_stripes"),
-    ]
+    masks = [tfr.SpatialMask("checkerboard", parity=1), tfr.SpatialMask("horizontal_stripes")]
+    masks = [tfr.ChannelMask(permutation=[2, 0, 3, 1]), *masks]
     options = {"recompute": True, "dtype": dtype, **ft.CONDITIONS["labels"]}
     return ft.jet((4, 4, 1), masks, **options)
 
@@ -138,78 +135,51 @@ def _attention(dtype):
 
 
 def _flow_chain(dtype):
-    return tfr.FlowChain(
-        [
-            tfr.PixelLogit(dtype=dtype),
-            tfb.Scale(tf.constant(0.7, dtype)),
-            ft.coupling(tfr.CheckerboardMask(0), 1, dtype),
-            tfr.BatchNormalization(num_channels=1, dtype=dtype),
-            tfb.Invert(tfr.Squeeze(dtype=dtype)),
-            ft.coupling(tfr.ChannelMask(0), 4, dtype),
-        ],
-        dtype=dtype,
-    )
+    parts = [tfr.PixelLogit(dtype=dtype), tfb.Scale(tf.constant(0.7, dtype))]
+    parts += [ft.coupling(tfr.CheckerboardMask(0), 1, dtype)]
+    parts += [tfr.BatchNormalization(num_channels=1, dtype=dtype)]
+    parts += [tfb.Invert(tfr.Squeeze(dtype=dtype)), ft.coupling(tfr.ChannelMask(0), 4, dtype)]
+    return tfr.FlowChain(parts, dtype=dtype)
 
 
 def _tfp_chain(dtype):
-    return tfb.Chain(
-        [
-            tfb.Softplus(),
-            ft.coupling(tfr.CheckerboardMask(1), 2, dtype),
-            tfb.Invert(ft.coupling(tfr.ChannelMask(1), 2, dtype)),
-        ]
-    )
+    board, halves = (ft.coupling(m(1), 2, dtype) for m in (tfr.CheckerboardMask, tfr.ChannelMask))
+    return tfb.Chain([tfb.Softplus(), board, tfb.Invert(halves)])
 
 
 def _factor_out(dtype):
-    inner = [
-        ft.coupling(tfr.CheckerboardMask(0), 2, dtype),
-        tfr.BatchNormalization(num_channels=2, dtype=dtype),
-    ]
-    return tfr.FactorOut(tfr.FlowChain(inner, dtype=dtype), dtype=dtype)
+    norm = tfr.BatchNormalization(num_channels=2, dtype=dtype)
+    inner = tfr.FlowChain([ft.coupling(tfr.CheckerboardMask(0), 2, dtype), norm], dtype=dtype)
+    return tfr.FactorOut(inner, dtype=dtype)
 
 
+_ATTENTION = {"attention": 2, "split_prior": True, "normalization": None}
 CASES = {
     "checkerboard1_affine": _coupling(tfr.CheckerboardMask(1)),
     "channel1_affine": _coupling(tfr.ChannelMask(1)),
     "channel1_additive": _coupling(tfr.ChannelMask(1), use_scale=False),
     "coupling_spline": Case(_spline, (4, 2, 4)),
     "coupling_attention": Case(_attention, (4, 2, 4)),
-    "invertible_conv1x1": Case(
-        lambda dtype: tfr.InvertibleConv1x1(num_channels=3, dtype=dtype), (4, 2, 3)
-    ),
-    "batch_normalization": Case(
-        lambda dtype: tfr.BatchNormalization(num_channels=3, dtype=dtype), (4, 2, 3)
-    ),
-    "act_norm": Case(lambda dtype: tfr.ActNorm(num_channels=3, dtype=dtype), (4, 2, 3)),
-    "squeeze_factor_out": Case(
-        lambda dtype: tfr.Squeeze(order="factor_out", dtype=dtype), (4, 2, 3), multiple=2
-    ),
-    "squeeze_block3": Case(
-        lambda dtype: tfr.Squeeze(3, order="factor_out", dtype=dtype), (6, 3, 2), multiple=3
-    ),
+    "invertible_conv1x1": _part(tfr.InvertibleConv1x1, (4, 2, 3), num_channels=3),
+    "batch_normalization": _part(tfr.BatchNormalization, (4, 2, 3), num_channels=3),
+    "act_norm": _part(tfr.ActNorm, (4, 2, 3), num_channels=3),
+    "squeeze_factor_out": _part(tfr.Squeeze, (4, 2, 3), order="factor_out", multiple=2),
+    "squeeze_block3": _part(tfr.Squeeze, (6, 3, 2), 3, order="factor_out", multiple=3),
     "squeeze_inverted": Case(
         lambda dtype: tfb.Invert(tfr.Squeeze(order="factor_out", dtype=dtype)), (2, 1, 8)
     ),
     "factor_out": Case(_factor_out, (4, 2, 4)),
     "flow_chain": Case(_flow_chain, (2, 3, 4), is_pixels=True),
-    "flow_chain_empty": Case(lambda dtype: tfr.FlowChain([], dtype=dtype), (2, 3, 1)),
+    "flow_chain_empty": _part(tfr.FlowChain, (2, 3, 1), []),
     "tfp_chain": Case(_tfp_chain, (4, 2, 2)),
-    "pixel_logit": Case(lambda dtype: tfr.PixelLogit(dtype=dtype), (4, 2, 3), is_pixels=True),
+    "pixel_logit": _part(tfr.PixelLogit, (4, 2, 3), is_pixels=True),
     "image_2_scales": _image(num_scales=2, num_blocks=0, num_couplings=3),
     "image_3_scales": _image((8, 8, 1), num_scales=3, networks=_one_convolution),
     "image_no_logit": _image(alpha=None, networks=_one_convolution),
     "image_additive": _image(num_scales=2, transformer="additive", networks=_one_convolution),
     "image_actnorm": _image(num_scales=2, normalization="actnorm", networks=_shallow),
     # Attention in all networks but that of the first coupling.
-    "image_attention": _image(
-        (4, 4, 1),
-        num_scales=2,
-        num_blocks=0,
-        attention=2,
-        split_prior=True,
-        normalization=None,
-    ),
+    "image_attention": _image((4, 4, 1), num_scales=2, num_blocks=0, **_ATTENTION),
     "image_recompute": _image((4, 4, 1), recompute=True),
     # With a batch dimension: what is not declared reaches the network as it is.
     "coupling_given_what_its_network_takes": Case(
@@ -217,9 +187,7 @@ CASES = {
     ),
     "vector_coupling": Case(_vector_coupling, (3,)),
     "vector_function": Case(_function, (5,)),
-    "standardization": Case(
-        lambda dtype: tfr.Standardization([1.0, -2.0, 0.5], [0.3, 2.0, 1.0], dtype=dtype), (3,)
-    ),
+    "standardization": _part(tfr.Standardization, (3,), [1.0, -2.0, 0.5], [0.3, 2.0, 1.0]),
     "vector": _vectors(3),
     "vector_of_1": _vectors(1, transformer=lambda: tfr.RationalQuadraticSpline(4)),
     "vector_permuted": _vectors(4, mixing="permutation", normalization="batch"),
@@ -308,28 +276,15 @@ def _computed_data(name, dtype, batch, seed):
 
 def _all_results(bijector, x, y, **given):
     """All four hooks, at latents and data that do not come from one another."""
-    return (
-        bijector.forward(x, **given),
-        bijector.forward_log_det_jacobian(x, event_ndims=bijector.forward_min_event_ndims, **given),
-        bijector.inverse(y, **given),
-        bijector.inverse_log_det_jacobian(y, event_ndims=bijector.forward_min_event_ndims, **given),
-    )
-
-
-def _eager_results(name, dtype=tf.float64):
-    """`_all_results` at `_latents(name)` and `_data(name, seed=1)`."""
-    return _computed_results(name, dtype)
+    options = {"event_ndims": bijector.forward_min_event_ndims, **given}
+    forward = bijector.forward(x, **given), bijector.forward_log_det_jacobian(x, **options)
+    return *forward, bijector.inverse(y, **given), bijector.inverse_log_det_jacobian(y, **options)
 
 
 @functools.cache
-def _computed_results(name, dtype):
-    x, y = _latents(name, dtype), _data(name, dtype, seed=1)
-    return _all_results(_bijector(name, dtype), x, y, **_given(name, dtype))
-
-
-def _assert_all_close(actual, expected, **kwargs):
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, **kwargs)
+def _eager_results(name):
+    """`_all_results` at `_latents(name)` and `_data(name, seed=1)`."""
+    return _all_results(_bijector(name), _latents(name), _data(name, seed=1), **_given(name))
 
 
 @each_case
@@ -390,11 +345,9 @@ def test_leading_shapes(name):
     y = bijector.forward(x, **given)
     assert y.shape[: -_ndims(name)] == batch
     assert bijector.inverse(tf.identity(y), **given).shape == x.shape
-    assert bijector.forward_log_det_jacobian(x, event_ndims=_ndims(name), **given).shape == batch
-    assert (
-        bijector.inverse_log_det_jacobian(tf.identity(y), event_ndims=_ndims(name), **given).shape
-        == batch
-    )
+    options = {"event_ndims": _ndims(name), **given}
+    assert bijector.forward_log_det_jacobian(x, **options).shape == batch
+    assert bijector.inverse_log_det_jacobian(tf.identity(y), **options).shape == batch
     # Each image on its own gives the same as all at once.
     flat = bijector.forward(tf.reshape(x, [-1, *CASES[name].latent_shape]), **given)
     np.testing.assert_allclose(tf.reshape(flat, y.shape), y, rtol=1e-12, atol=1e-12)
@@ -411,7 +364,7 @@ def test_float32_agrees_with_float64(name):
     singles = tf.cast(x, tf.float32), tf.cast(y, tf.float32)
     actual = _all_results(single, *singles, **_given(name, tf.float32))
     assert {result.dtype for result in actual} == {tf.float32}
-    _assert_all_close(actual, _eager_results(name), rtol=1e-4, atol=1e-3)
+    ft.assert_close(actual, _eager_results(name), rtol=1e-4, atol=1e-3)
 
 
 @each_traced_case
@@ -421,7 +374,7 @@ def test_xla_equals_eager(name):
     compiled = tf.function(
         lambda x, y: _all_results(bijector, x, y, **given), jit_compile=True, autograph=False
     )
-    _assert_all_close(compiled(x, y), _eager_results(name), rtol=1e-9, atol=1e-9)
+    ft.assert_close(compiled(x, y), _eager_results(name), rtol=1e-9, atol=1e-9)
 
 
 @each_traced_case
@@ -433,17 +386,14 @@ def test_unknown_batch_height_and_width(name):
         return tf.TensorSpec([*[None] * _ndims(name), value.shape[-1]], value.dtype)
 
     x, y = _latents(name), _data(name, seed=1)
-    function = tf.function(
-        lambda x, y: _all_results(bijector, x, y, **given),
-        input_signature=[unknown(x), unknown(y)],
-        autograph=False,
-    )
-    _assert_all_close(function(x, y), _eager_results(name), rtol=1e-10, atol=1e-10)
+    function = lambda x, y: _all_results(bijector, x, y, **given)  # noqa: E731
+    function = tf.function(function, input_signature=[unknown(x), unknown(y)], autograph=False)
+    ft.assert_close(function(x, y), _eager_results(name), rtol=1e-10, atol=1e-10)
     # The same trace serves another size.
     more = (2 * case.multiple, case.multiple) if _ndims(name) == 3 else (0, 0)
     x = _latents(name, batch=(2,), more=more)
     y = tf.identity(bijector.forward(x, **given))
-    _assert_all_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
+    ft.assert_close(function(x, y), _all_results(bijector, x, y, **given), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [None, "rank"])
@@ -451,7 +401,11 @@ def test_unknown_batch_height_and_width(name):
     "make",
     [
         lambda: (ft.flow_distribution((4, 4, 2), num_scales=1), ft.pixels([5, 4, 4, 2]), {}),
-        lambda: (_vector_distribution(), ft.normal([5, 3]), {"conditional_input": [[0], [4]]}),
+        lambda: (
+            ft.vector_distribution(3, num_filters=4, num_classes=5),
+            ft.normal([5, 3]),
+            {"conditional_input": [[0], [4]]},
+        ),
     ],
     ids=["image", "vector_given_label"],
 )
@@ -459,12 +413,9 @@ def test_log_prob_of_unknown_rank_and_size(make, shape):
     flow, x, options = make()
     shape = shape and [None] * x.shape.rank
     log_prob_fn = functools.partial(flow.log_prob, bijector_kwargs=options)
-    log_prob = tf.function(log_prob_fn, input_signature=[tf.TensorSpec(shape)], autograph=False)
-    inverse = tf.function(
-        functools.partial(flow.bijector.inverse, **options),
-        input_signature=[tf.TensorSpec(shape)],
-        autograph=False,
-    )
+    traced = functools.partial(tf.function, input_signature=[tf.TensorSpec(shape)], autograph=False)
+    log_prob = traced(log_prob_fn)
+    inverse = traced(functools.partial(flow.bijector.inverse, **options))
     for events in (x, x[:2]) if shape else (x, x[0], x[tf.newaxis, :1]):
         if options and events.shape[0] == 2:
             continue
@@ -473,11 +424,6 @@ def test_log_prob_of_unknown_rank_and_size(make, shape):
         np.testing.assert_allclose(inverse(events), latents, rtol=1e-5, atol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError):
         log_prob(tf.concat([x, x], axis=-1))
-
-
-def _vector_distribution():
-    flow = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=5)
-    return tfd.TransformedDistribution(ft.standard_normal([3]), ft.randomize(flow))
 
 
 # Each transformer on its own: `test_transformers.py`.
@@ -515,7 +461,7 @@ def test_copies_and_equality(name):
     assert copy.validate_args and not bijector.validate_args
     assert {v.ref() for v in copy.variables} == {v.ref() for v in bijector.variables}
     x, y = _latents(name), _data(name, seed=1)
-    _assert_all_close(_all_results(copy, x, y, **given), _eager_results(name), rtol=1e-12)
+    ft.assert_close(_all_results(copy, x, y, **given), _eager_results(name), rtol=1e-12)
 
 
 # The assertions in a graph; a whole image flow has them from these parts.
@@ -527,7 +473,7 @@ def test_validate_args_in_a_function(name):
     bijector, x, y = _bijector(name).copy(validate_args=True), _latents(name), _data(name, seed=1)
     function = tf.function(lambda x, y: _all_results(bijector, x, y, **given), autograph=False)
     traced = function(x, y)
-    _assert_all_close(traced, _eager_results(name), rtol=1e-10, atol=1e-10)
+    ft.assert_close(traced, _eager_results(name), rtol=1e-10, atol=1e-10)
 
 
 @each_case
@@ -610,5 +556,4 @@ def test_cases_cover_the_package():
 
 def test_parameter_properties():
     # TFP asks these for every bijector that is sliced, batched or made trainable.
-    for kind in _EXPORTED:
-        assert kind.parameter_properties(dtype=tf.float64) is not None
+    assert all(kind.parameter_properties(dtype=tf.float64) is not None for kind in _EXPORTED)

@@ -55,9 +55,8 @@ def test_values_log_dets_and_gradients_are_those_of_both(shape, direction):
             log_det = log_det_of(x, event_ndims=event_ndims)
             loss = tf.reduce_sum(y**3) + tf.reduce_sum(log_det**2)
         results.append([y, log_det, *tape.gradient(loss, [x, *variables])])
-    for actual, expected in zip(*results, strict=True):
-        assert actual.shape == expected.shape
-        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+    assert [result.shape for result in results[0]] == [result.shape for result in results[1]]
+    ft.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
 def test_a_large_shift_costs_no_digits():
@@ -69,9 +68,8 @@ def test_a_large_shift_costs_no_digits():
             exact.assign(tf.cast(variable, exact.dtype))
     y = norm.learned.shift + ft.normal([50, 3])
     expected = tfb.Chain([norm64, conv64]).inverse(tf.cast(y, tf.float64))
-    np.testing.assert_allclose(
-        tfr.FlowChain([norm, conv]).inverse(y), expected, rtol=1e-4, atol=1e-5
-    )
+    actual = tfr.FlowChain([norm, conv]).inverse(y)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_batch_sets_the_normalization():
@@ -96,23 +94,12 @@ def test_only_the_two_in_this_order_are_joined():
     norm, conv = _parts(3)
     other = _OtherNorm(num_channels=3, dtype=tf.float64)
     checked, checked_conv = _parts(3, validate_args=True)
-    for bijectors in (
-        [conv, norm],
-        [other, conv],
-        [checked, conv],
-        [norm, checked_conv],
-        [norm, tfb.Invert(conv)],
-        [norm],
-        [],
-    ):
+    chains = [[conv, norm], [other, conv], [checked, conv], [norm, checked_conv]]
+    for bijectors in (*chains, [norm, tfb.Invert(conv)], [norm], []):
         assert not _joined(tfr.FlowChain(bijectors, dtype=tf.float64))
     chain = tfr.FlowChain([conv, norm, conv, norm, norm, conv], dtype=tf.float64)
-    assert [type(part) for part in joined(chain.bijectors)] == [
-        tfr.InvertibleConv1x1,
-        NormalizedConv1x1,
-        tfr.ActNorm,
-        NormalizedConv1x1,
-    ]
+    kinds = [tfr.InvertibleConv1x1, NormalizedConv1x1, tfr.ActNorm, NormalizedConv1x1]
+    assert [type(part) for part in joined(chain.bijectors)] == kinds
     assert chain.bijectors == (conv, norm, conv, norm, norm, conv)
 
 

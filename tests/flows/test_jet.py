@@ -99,14 +99,3 @@ def test_saved(flow, tmp_path):
     np.testing.assert_allclose(served.log_prob_uint8(images, 0)["log_prob"], log_prob, rtol=1e-5)
     samples = served.sample_uint8(5, 0, 1.0)["images"]
     assert samples.shape == (5, *_SHAPE) and np.max(samples) <= 1
-
-
-@pytest.mark.parametrize("shape", [(6, 4, 2), (None, 4, 2), (4, 6, 2)])
-def test_sizes_that_have_no_patches(shape):
-    with pytest.raises(ValueError, match=r"a known height and width divisible by 4"):
-        tfr.RealNVPImage.jet(shape, **_OPTIONS)
-
-
-def test_no_couplings():
-    with pytest.raises(ValueError, match=r"expected at least one mask, got \[\]"):
-        tfr.RealNVPImage.jet(_SHAPE, **_OPTIONS, num_couplings=0)

@@ -65,17 +65,10 @@ def test_table_1(datasets, side, num_scales, num_blocks, num_filters):
     assert len(PAPER_CONFIGURATIONS) == 7
 
 
-@pytest.mark.parametrize(
-    ("image_shape", "num_scales"),
-    [
-        ((32, 32, 3), 4),
-        ((28, 28, 1), 3),
-        ((5, 5, 3), 1),
-        ((16, 64, 3), 3),
-        ((24, 24, 3), 3),
-        ((30, 15, 1), 1),
-    ],
-)
+_SCALES = [((32, 32, 3), 4), ((28, 28, 1), 3), ((5, 5, 3), 1), ((16, 64, 3), 3), ((24, 24, 3), 3)]
+
+
+@pytest.mark.parametrize(("image_shape", "num_scales"), [*_SCALES, ((30, 15, 1), 1)])
 def test_default_number_of_scales(image_shape, num_scales):
     flow = tfr.RealNVPImage(image_shape, num_couplings=1, network_fn=_record([]))
     assert flow.num_scales == num_scales
@@ -133,15 +126,11 @@ def test_split_and_merge_latents(batch):
     flow = _flow((8, 16, 3), num_scales=3)
     z = ft.normal([*batch, 8, 16, 3])
     by_scale = flow.split_latents(z)
-    assert [tuple(each.shape) for each in by_scale] == [
-        (*batch, 4, 8, 6),
-        (*batch, 2, 4, 12),
-        (*batch, 2, 4, 12),
-    ]
+    shapes = [(4, 8, 6), (2, 4, 12), (2, 4, 12)]
+    assert [tuple(each.shape) for each in by_scale] == [(*batch, *shape) for shape in shapes]
     np.testing.assert_array_equal(flow.merge_latents(by_scale), z)
     again = flow.split_latents(flow.merge_latents([2 * each for each in by_scale]))
-    for one, other in zip(again, by_scale, strict=True):
-        np.testing.assert_array_equal(one, 2 * other)
+    ft.assert_equal(again, [2 * each for each in by_scale])
 
 
 def test_split_latents_are_what_was_factored_out(monkeypatch):
@@ -157,8 +146,7 @@ def test_split_latents_are_what_was_factored_out(monkeypatch):
     monkeypatch.setattr(tfr.FactorOut, "_inverse_and_log_det", spy)
     *finer, coarsest = flow.split_latents(flow.inverse(ft.pixels([2, 8, 16, 3])))
     # The inner one ends first.
-    for actual, expected in zip(finer, reversed(factored_out), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    ft.assert_close(finer, reversed(factored_out), rtol=1e-6)
     assert coarsest.shape == (2, 2, 4, 12)
 
 
@@ -252,41 +240,27 @@ def test_additive_couplings_have_the_log_det_of_the_rest():
 
 
 def test_default_is_the_papers_architecture_to_the_last_bit():
-    size = {"num_blocks": 1, "num_filters": 4}
-
     def layers(masks, channels, filters):
         bijectors = []
         for mask in masks:
             is_board = isinstance(mask, tfr.CheckerboardMask)
-            network = tfr.ConvResNet(
-                2 * mask.changed_channels(channels),
-                size["num_blocks"],
-                filters,
-                checkerboard_parity=mask.parity if is_board else None,
-            )
+            outputs, parity = 2 * mask.changed_channels(channels), mask.parity if is_board else None
+            network = tfr.ConvResNet(outputs, 1, filters, checkerboard_parity=parity)
             network.build((None, None, None, channels if is_board else channels // 2))
             bijectors.append(tfr.AffineCoupling(mask, network))
             bijectors.append(tfr.BatchNormalization(0.9, num_channels=channels))
         return bijectors
 
     keras.utils.set_random_seed(3)
-    flow = tfr.RealNVPImage((8, 8, 3), num_scales=2, **size)
+    flow = tfr.RealNVPImage((8, 8, 3), num_scales=2, num_blocks=1, num_filters=4)
     keras.utils.set_random_seed(3)
     fine = layers([tfr.CheckerboardMask(i) for i in (0, 1, 0)], 3, 4)
     channelwise = layers([tfr.ChannelMask(i) for i in (0, 1, 0)], 12, 8)
     coarse = layers([tfr.CheckerboardMask(i) for i in (0, 1, 0, 1)], 6, 8)
-    by_hand = tfr.FlowChain(
-        [
-            tfr.PixelLogit(),
-            *fine,
-            tfb.Invert(tfr.Squeeze()),
-            *channelwise,
-            tfr.Squeeze(),
-            tfb.Invert(tfr.Squeeze(order="factor_out")),
-            tfr.FactorOut(tfr.FlowChain(coarse)),
-            tfr.Squeeze(order="factor_out"),
-        ]
-    )
+    squeeze, other = tfr.Squeeze(), tfr.Squeeze(order="factor_out")
+    inner = [tfb.Invert(other), tfr.FactorOut(tfr.FlowChain(coarse)), other]
+    parts = [*fine, tfb.Invert(squeeze), *channelwise, squeeze, *inner]
+    by_hand = tfr.FlowChain([tfr.PixelLogit(), *parts])
     y = ft.pixels([2, 8, 8, 3])
     for training in (True, False):
         results = [each.inverse_and_log_det(y, training=training) for each in (flow, by_hand)]

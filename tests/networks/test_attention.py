@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfp_realnvp as tfr
 from tfp_realnvp.networks.attention import SelfAttention
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
@@ -66,10 +65,3 @@ def test_second_derivatives():
     step = 1e-5
     expected = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
     np.testing.assert_allclose(tape.gradient(along, x), expected, rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("make", [SelfAttention, lambda n: tfr.ConvResNet(2, num_heads=n)])
-@pytest.mark.parametrize("num_heads", [-1, 1.5])
-def test_bad_arguments(make, num_heads):
-    with pytest.raises(ValueError, match=r"attention.*: expected num_heads of at least 1, got"):
-        make(num_heads)

@@ -31,11 +31,8 @@ def _definition(x, offset, moving_mean, moving_variance, training):
     unbiased = variance * count / tf.maximum(count - 1, 1)
     y = (x - mean) / tf.sqrt(variance + _OPTIONS["epsilon"]) + offset
     rho = _OPTIONS["momentum"]
-    return (
-        y,
-        rho * moving_mean + (1 - rho) * mean,
-        rho * moving_variance + (1 - rho) * unbiased,
-    )
+    moved = rho * moving_mean + (1 - rho) * mean, rho * moving_variance + (1 - rho) * unbiased
+    return y, *moved
 
 
 def _assert_close(actual, expected, tolerance):
@@ -74,7 +71,7 @@ def test_against_the_definition(channels, dtype, training):
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
 def test_second_derivatives_while_training(dtype):
-    x, offset, mean, variance = _arguments(3, dtype)
+    x, *vectors = _arguments(3, dtype)
     weights = ft.normal(x.shape, dtype, seed=5)
 
     def second(function, x, weights):
@@ -86,15 +83,8 @@ def test_second_derivatives_while_training(dtype):
             squared = tf.reduce_sum(tape.gradient(loss, x) ** 2)
         return outer.gradient(squared, x)
 
-    actual = second(
-        lambda x: batch_norm(x, offset, mean, variance, training=True, **_OPTIONS)[0],
-        x,
-        weights,
-    )
-    exact = [tf.cast(each, tf.float64) for each in (offset, mean, variance)]
-    expected = second(
-        lambda x: _definition(x, *exact, True)[0],
-        tf.cast(x, tf.float64),
-        tf.cast(weights, tf.float64),
-    )
+    function = lambda x: batch_norm(x, *vectors, training=True, **_OPTIONS)[0]  # noqa: E731
+    actual = second(function, x, weights)
+    x, weights, *exact = (tf.cast(each, tf.float64) for each in (x, weights, *vectors))
+    expected = second(lambda x: _definition(x, *exact, True)[0], x, weights)
     _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)

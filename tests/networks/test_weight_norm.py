@@ -87,6 +87,5 @@ def test_a_convolution_computes_in_the_precision_of_its_inputs():
     x, kernel, bias = ft.normal([2, 4, 4, 2]), ft.normal([3, 3, 2, 5], seed=1), ft.normal([5])
     half = convolve(tf.cast(x, tf.bfloat16), kernel, bias)
     assert half.dtype == tf.bfloat16
-    np.testing.assert_allclose(
-        tf.cast(half, tf.float32), convolve(x, kernel, bias), rtol=0.05, atol=0.1
-    )
+    half = tf.cast(half, tf.float32)
+    np.testing.assert_allclose(half, convolve(x, kernel, bias), rtol=0.05, atol=0.1)
