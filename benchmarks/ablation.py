@@ -196,7 +196,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
     steps = int(model.optimizer.iterations)
     return {
         **run,
-        "bits_per_dim": result.bits_per_dim,
+        "bits_per_dim": result.mean,
         "importance_weighted": result.importance_weighted,
         "steps": steps,
         "images_per_second": steps * _BATCH_SIZE / seconds,

@@ -128,9 +128,9 @@ def as_markdown(
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for split, result in results.items():
-        bits = with_error(result.bits_per_dim, result.standard_error)
+        bits = with_error(result.mean, result.standard_error)
         tighter = with_error(result.importance_weighted, result.importance_weighted_error)
-        number = f"{result.num_images:,}"
+        number = f"{result.num_events:,}"
         lines.append(
             f"| this model | {split} | {number} | {bits} | {tighter} (K = {result.num_samples}) |"
         )
@@ -143,7 +143,7 @@ def as_markdown(
         ]
     for split, result in classifications.items():
         lines.append(
-            f"| {split} | {result.num_images:,} | {100 * result.accuracy:.2f}% | "
+            f"| {split} | {result.num_events:,} | {100 * result.accuracy:.2f}% | "
             f"{result.expected_calibration_error:.4f} | {result.log_loss:.4f} |"
         )
     return "\n".join(lines)

@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
     result = tfr.evaluation.bits_per_dim(model, test, num_samples=4)
     report = {**dataclasses.asdict(result), "steps": steps}
     print(
-        f"test: {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim, "
+        f"test: {result.mean:.3f} ± {result.standard_error:.3f} bits/dim, "
         f"importance-weighted {result.importance_weighted:.3f}"
     )
     if FLAGS.condition:
@@ -195,7 +195,7 @@ def main(argv: list[str]) -> None:
         **({} if clusters is None else {"clusters": clusters.num_clusters}),
         "command": shlex.join(["python", *sys.argv]),
         "steps": steps,
-        "bits/dim": {"test": round(result.bits_per_dim, 3)},
+        "bits/dim": {"test": round(result.mean, 3)},
     }
     model.save_to_preset(output_dir, card=card)
     print(f"results are in {output_dir}: tfr.FlowModel.from_preset({str(output_dir)!r})")

@@ -648,7 +648,7 @@ def write_report(
         found = evaluation.classification(model.distribution, examples, **noise)
         report["classification"] = dataclasses.asdict(found)
         print(
-            f"classification of {found.num_images:,} {held_out} images: {found.accuracy:.1%} "
+            f"classification of {found.num_events:,} {held_out} images: {found.accuracy:.1%} "
             f"right, expected calibration error {found.expected_calibration_error:.3f}"
         )
     print(f"largest error of decode(encode(x)): {error:.2g} gray levels")

@@ -43,12 +43,12 @@ def test_evaluations_agree(flow):
     by_model = model.evaluate(_IMAGES, batch_size=batch_size, verbose=0, return_dict=True)
     result = evaluation.bits_per_dim(flow, _IMAGES, seed=seed, batch_size=batch_size)
     by_hand = -_by_hand(flow, _IMAGES, 1, seed) / (_DIMS * math.log(2))
-    assert result.bits_per_dim == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
-    assert result.bits_per_dim == pytest.approx(by_hand.mean(), abs=1e-4)
-    assert result.importance_weighted == pytest.approx(result.bits_per_dim, abs=1e-12)
+    assert result.mean == pytest.approx(by_model["bits_per_dim"], abs=1e-4)
+    assert result.mean == pytest.approx(by_hand.mean(), abs=1e-4)
+    assert result.importance_weighted == pytest.approx(result.mean, abs=1e-12)
     # The noise agrees, too: another seed gives another result.
     other = evaluation.bits_per_dim(flow, _IMAGES, seed=seed + 1, batch_size=batch_size)
-    assert abs(other.bits_per_dim - result.bits_per_dim) > 1e-4
+    assert abs(other.mean - result.mean) > 1e-4
 
 
 @pytest.mark.graph
@@ -79,7 +79,7 @@ def test_a_model_is_traced_once_and_its_new_weights_count():
     np.testing.assert_allclose(after[1:], expected, rtol=1e-5)
     # Another distribution in the same model.
     model.distribution = _uniform()
-    assert evaluation.bits_per_dim(model, images, num_samples=2).bits_per_dim == pytest.approx(8.0)
+    assert evaluation.bits_per_dim(model, images, num_samples=2).mean == pytest.approx(8.0)
 
 
 @pytest.mark.graph
@@ -100,13 +100,13 @@ def test_draws_against_numpy(flow):
     scale = -_DIMS * math.log(2)
     average = log_prob.mean(axis=0) / scale
     tighter = (np.logaddexp.reduce(log_prob, axis=0) - np.log(3)) / scale
-    assert result.bits_per_dim == pytest.approx(average.mean(), abs=1e-5)
+    assert result.mean == pytest.approx(average.mean(), abs=1e-5)
     assert result.standard_error == pytest.approx(average.std(ddof=1) / math.sqrt(11), rel=1e-3)
     assert result.importance_weighted == pytest.approx(tighter.mean(), abs=1e-5)
     error = tighter.std(ddof=1) / math.sqrt(11)
     assert result.importance_weighted_error == pytest.approx(error, rel=1e-3)
-    assert result.importance_weighted < result.bits_per_dim - 3e-5
-    assert (result.num_images, result.num_samples) == (11, 3)
+    assert result.importance_weighted < result.mean - 3e-5
+    assert (result.num_events, result.num_samples, result.unit) == (11, 3, "bits/dim")
 
 
 def test_datasets():
@@ -125,7 +125,7 @@ def test_double():
     result = evaluation.bits_per_dim(flow, _IMAGES[:3])
     values = ft.with_event_noise(_IMAGES[:3], dtype=np.float64)
     by_hand = -np.mean(flow.log_prob(values)) / (_DIMS * math.log(2))
-    assert result.bits_per_dim == pytest.approx(by_hand, rel=1e-12)
+    assert result.mean == pytest.approx(by_hand, rel=1e-12)
 
 
 _TIMES = 1.7e9 + ft.normal([11, 2], tf.float64).numpy()  # seconds, which float32 cannot tell apart
@@ -154,7 +154,7 @@ def test_data_keep_the_dtype_of_the_distribution(times_flow, form):
         assert log_prob.dtype == np.float64
         np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
     result = evaluation.log_likelihood(times_flow, form(_TIMES))
-    assert result.log_likelihood == pytest.approx(np.mean(expected), rel=1e-12)
+    assert result.mean == pytest.approx(np.mean(expected), rel=1e-12)
 
 
 def test_classes_of_data_in_the_dtype_of_the_distribution(times_flow):
@@ -237,7 +237,7 @@ def test_bits_per_dim_under_conditions(kind):
         values = ft.with_event_noise(_IMAGES, 5, draw)
         log_prob.append(conditioned.log_prob(values))
     by_hand = -np.mean(log_prob) / (_DIMS * math.log(2))
-    assert result.bits_per_dim == pytest.approx(by_hand, abs=1e-5)
+    assert result.mean == pytest.approx(by_hand, abs=1e-5)
     # The conditions matter.
     other = tfr.condition(flow, conditions[::-1]).log_prob(values)
     assert np.abs(other - log_prob[-1]).max() > 1
@@ -274,7 +274,7 @@ def test_bits_per_dim_of_a_conditional_base():
     values = ft.with_event_noise(images)
     z = (values - np.where(labels, 80, 50)[:, None, None, None]) / 20
     by_hand = np.mean(z**2 / 2 + np.log(20 * np.sqrt(2 * np.pi))) / math.log(2)
-    assert result.bits_per_dim == pytest.approx(by_hand, rel=1e-5)
+    assert result.mean == pytest.approx(by_hand, rel=1e-5)
     swapped = {"image": images, "label": 1 - labels}
     assert evaluation.bits_per_dim(_normal_of_class(), swapped) != result
     data = tf.data.Dataset.from_tensor_slices({**swapped, "conditional_input": labels}).batch(6)
@@ -321,18 +321,19 @@ def test_log_likelihood_of_vectors(kind):
     log_prob = one.log_prob(_VECTORS).numpy().astype(np.float64)
     data = _VECTORS if conditions is None else (_VECTORS, conditions)
     result = evaluation.log_likelihood(flow, data, batch_size=4)
-    assert result.log_likelihood == pytest.approx(log_prob.mean(), rel=1e-5)
+    assert result.mean == pytest.approx(log_prob.mean(), rel=1e-5)
     error = log_prob.std(ddof=1) / math.sqrt(11)
     assert result.standard_error == pytest.approx(error, rel=1e-4)
     assert (result.num_events, result.num_samples) == (11, 1)
-    # Without noise there is no bound.
-    assert result.importance_weighted is None and result.importance_weighted_error is None
+    # A single noise sample, or no noise, gives no tighter bound.
+    assert result.importance_weighted == pytest.approx(result.mean, rel=1e-12)
+    assert result.unit == "nats"
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
     assert evaluation.log_likelihood(flow, dataset) == result
     model = tfr.FlowModel(flow)
     model.compile()
     loss = model.evaluate(_VECTORS, conditions, batch_size=4, verbose=0, return_dict=True)["loss"]
-    assert result.log_likelihood == pytest.approx(-loss, rel=1e-5)
+    assert result.mean == pytest.approx(-loss, rel=1e-5)
 
 
 @pytest.mark.graph
@@ -341,7 +342,7 @@ def test_log_likelihood_of_integer_vectors():
     density = tfd.Sample(tfd.Beta(2.0, 1.0), [3])
     zero = np.zeros([1, 3], int)
     result = evaluation.log_likelihood(density, zero, num_samples=1_000, dequantize=True)
-    assert result.log_likelihood == pytest.approx(3 * (math.log(2) - 1), abs=0.15)
+    assert result.mean == pytest.approx(3 * (math.log(2) - 1), abs=0.15)
     assert result.importance_weighted == pytest.approx(0, abs=0.1)
     with pytest.raises(ValueError, match=r"one noise sample .* dequantize=True .* got 2"):
         evaluation.log_likelihood(density, zero + 0.5, num_samples=2)
@@ -352,7 +353,7 @@ def test_log_likelihood_with_a_dequantizer():
     density = tfd.Independent(tfd.Beta(tf.ones([1, 1, 1]), 1.5), 3)
     zeros = np.zeros([20, 1, 1, 1], np.uint8)
     result = evaluation.log_likelihood(density, zeros, num_samples=3, dequantizer=_Noise())
-    assert result.log_likelihood == pytest.approx(0, abs=1e-5)
+    assert result.mean == pytest.approx(0, abs=1e-5)
     assert result.importance_weighted == pytest.approx(0, abs=1e-5)
     with pytest.raises(ValueError, match="expected a dequantizer only with dequantize=True"):
         evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
@@ -381,7 +382,7 @@ def test_classification_by_hand():
     # log p(1 | x) - log p(0 | x) = sum of (x - 65) 30 / 20².
     odds = np.exp(np.sum((values - 65) * 30 / 400, axis=-1))
     of_label = np.where(labels, odds / (1 + odds), 1 / (1 + odds))
-    assert result.num_images == 50
+    assert result.num_events == 50
     predicted = (odds > 1).astype(int)
     np.testing.assert_array_equal(
         result.confusion_matrix,
@@ -403,7 +404,7 @@ def test_the_prior_counts():
     assert certain.log_loss == pytest.approx(0, abs=1e-6)
     wrong = evaluation.classification(distribution, images, labels, [0.0, 1.0])
     assert wrong.log_loss == math.inf
-    assert (wrong.accuracy, wrong.expected_calibration_error, wrong.num_images) == (0, 1, 4)
+    assert (wrong.accuracy, wrong.expected_calibration_error, wrong.num_events) == (0, 1, 4)
     assert wrong.confusion_matrix == ((0, 4), (0, 0))
 
 
@@ -483,8 +484,8 @@ def test_continuous_values(flow):
     values = ft.pixels([5, *_SHAPE]).numpy()
     expected = flow.log_prob(values).numpy().mean()
     result = evaluation.log_likelihood(flow, values, dequantize=False)
-    assert result.log_likelihood == pytest.approx(expected, rel=1e-5)
-    bits = evaluation.bits_per_dim(tfr.FlowModel(flow, dequantize=False), values).bits_per_dim
+    assert result.mean == pytest.approx(expected, rel=1e-5)
+    bits = evaluation.bits_per_dim(tfr.FlowModel(flow, dequantize=False), values).mean
     assert bits == pytest.approx(-expected / (_DIMS * math.log(2)), rel=1e-5)
 
 

@@ -146,7 +146,7 @@ model.load_weights(best)
 result = tfr.evaluation.bits_per_dim(flow, test_images, batch_size=100)
 test_paths = tfr.data.list_images(folder)["test"]
 png_bits = 8 * np.mean([path.stat().st_size - 57 for path in test_paths]) / test_images[0].size
-print(f"flow: {result.bits_per_dim:.2f} ± {result.standard_error:.2f} bits/dim of test tiles")
+print(f"flow: {result.mean:.2f} ± {result.standard_error:.2f} bits/dim of test tiles")
 print(f"PNG:  {png_bits:.2f} bits/dim")
 
 # %% [markdown]
@@ -157,9 +157,9 @@ print(f"PNG:  {png_bits:.2f} bits/dim")
 # codes *other* photographs, hold out whole photographs.
 
 # %%
-assert result.num_images == len(test_images) == len(test_paths)
-assert result.bits_per_dim < (6.0 if SHORT else 3.9), result
-assert SHORT or result.bits_per_dim < png_bits - 0.5
+assert result.num_events == len(test_images) == len(test_paths)
+assert result.mean < (6.0 if SHORT else 3.9), result
+assert SHORT or result.mean < png_bits - 0.5
 
 # %%
 samples = tfr.to_uint8(flow.sample(64, seed=(0, 1)))

@@ -24,17 +24,17 @@ def _evaluated(folder):
     model = tfr.FlowModel.from_preset(folder)
     settings = json.loads((folder / "metadata.json").read_text())["card"]["data"]
     test = datasets.load(**settings).batches("test", 16)
-    return model, evaluation.bits_per_dim(model, test, num_samples=4).bits_per_dim
+    return model, evaluation.bits_per_dim(model, test, num_samples=4).mean
 
 
 def test_digits(tmp_path, run_script):
     run_script("train_image", f"--output_dir={tmp_path}", "--epochs=1")
     report = _report(tmp_path)
     assert report["steps"] == 42
-    assert report["importance_weighted"] < report["bits_per_dim"] < np.log2(17)
+    assert report["importance_weighted"] < report["mean"] < np.log2(17)
     model, bits = _evaluated(tmp_path)
     assert model.dequantizer is not None
-    assert bits == pytest.approx(report["bits_per_dim"], abs=1e-5)
+    assert bits == pytest.approx(report["mean"], abs=1e-5)
     for name, size in (("samples.png", (584, 584)), ("curve.png", (840, 540))):
         with Image.open(tmp_path / name) as picture:
             assert picture.size == size
@@ -68,7 +68,7 @@ def test_labels_and_resumption(labeled, run_script, capsys):
     np.testing.assert_array_equal(log["epoch"], [0, 1, 2])
     model, bits = _evaluated(output)
     assert (report["steps"], model.condition_spec.num_classes) == (9, 3)
-    assert bits == pytest.approx(report["bits_per_dim"], abs=1e-5)
+    assert bits == pytest.approx(report["mean"], abs=1e-5)
     assert 0 <= report["accuracy"] <= 1
     # A row for each class.
     with Image.open(output / "samples.png") as picture:

@@ -432,7 +432,7 @@ def test_rows_in_lists_and_named_tuples():
     np.testing.assert_allclose(tfr.log_prob(model, _X.tolist(), _LABELS.tolist()), expected)
     for data in (_Row(_X, _LABELS), (_X.tolist(), pd.Series(_LABELS)), _generator(_X, _LABELS)):
         result = tfr.evaluation.log_likelihood(model, data)
-        assert result.log_likelihood == pytest.approx(expected.mean(), rel=1e-5)
+        assert result.mean == pytest.approx(expected.mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])

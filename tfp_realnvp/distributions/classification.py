@@ -10,13 +10,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
+from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ClassMixture
-from tfp_realnvp.distributions.routing import (
-    distribution_of,
-    find_condition_spec,
-    find_num_values,
-    find_part,
-)
 from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
@@ -27,6 +22,32 @@ tfd = tfp.distributions
 
 
 def class_log_probs(
+    distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **kwargs: Any
+) -> tf.Tensor:
+    r"""Returns log p(y | x), [..., K], in nats, for all classes y of a conditional distribution.
+
+    ```
+    log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
+    ```
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
+    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
+    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
+    >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
+    (TensorShape([5, 3]), [0.5, 0.25, 0.25])
+
+    Args:
+      distribution, x, prior: as in `class_log_joint`.
+      **kwargs: `num_samples`, `seed` and `training`, as in `class_log_joint`.
+    """
+    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **kwargs))
+
+
+def class_log_joint(
     distribution: tfd.Distribution,
     x: tf.Tensor,
     prior: Any = None,
@@ -35,11 +56,9 @@ def class_log_probs(
     seed: int = 0,
     training: bool = False,
 ) -> tf.Tensor:
-    r"""Returns log p(y | x), [..., K], in nats, for all classes y of a conditional distribution.
+    r"""Returns log p(x, y) = log p(x | y) + log p(y), [..., K], in nats, for all classes y.
 
-    ```
-    log p(y | x) = log p(x | y) + log p(y) - log sum_y' p(x | y') p(y')
-    ```
+    The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
 
     With `num_samples=K`, x contains gray levels, and p(x | y) is the mean over K samples of uniform
     noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. The networks evaluate
@@ -51,9 +70,9 @@ def class_log_probs(
     >>> tfd = tfp.distributions
     >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
     >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
-    >>> log_probs = tfr.class_log_probs(flow, tf.fill([5, 4, 4, 1], 99.5), prior=[0.5, 0.25, 0.25])
-    >>> log_probs.shape, tf.exp(log_probs)[0].numpy().round(2).tolist()
-    (TensorShape([5, 3]), [0.5, 0.25, 0.25])
+    >>> log_joint = tfr.class_log_joint(flow, tf.fill([5, 4, 4, 1], 99.5))
+    >>> log_joint.shape, tf.reduce_logsumexp(log_joint, axis=-1).shape
+    (TensorShape([5, 3]), TensorShape([5]))
 
     Args:
       distribution: a flow with a bijector such as `RealNVPImage(..., num_classes=K)`, or with a
@@ -71,38 +90,8 @@ def class_log_probs(
         is not an int32.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
-    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
-    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options))
-
-
-def class_log_joint(
-    distribution: tfd.Distribution,
-    x: tf.Tensor,
-    prior: Any = None,
-    *,
-    num_samples: int | None = None,
-    seed: int = 0,
-    training: bool = False,
-) -> tf.Tensor:
-    r"""Returns log p(x, y) = log p(x | y) + log p(y), [..., K], in nats, for all classes y.
-
-    The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
-
-    #### Example
-
-    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> tfd = tfp.distributions
-    >>> base = tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1])
-    >>> flow = tfd.TransformedDistribution(base, tfr.RealNVPImage((4, 4, 1), num_classes=3))
-    >>> log_joint = tfr.class_log_joint(flow, tf.fill([5, 4, 4, 1], 99.5))
-    >>> log_joint.shape, tf.reduce_logsumexp(log_joint, axis=-1).shape
-    (TensorShape([5, 3]), TensorShape([5]))
-
-    Args:
-      distribution, x, prior, num_samples, seed, training: as in `class_log_probs`.
-    """
     caller, model = "class_log_joint", distribution
-    distribution = distribution_of(model, caller)
+    distribution = routing.distribution_of(model, caller)
     log_prior = class_log_prior(distribution, prior)
     x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
     event_ndims = distribution.event_shape.rank
@@ -113,7 +102,7 @@ def class_log_joint(
         # A `FlowModel` can have a dequantizer.
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():
-            pixels.check_gray_levels(x, caller, find_num_values(distribution))
+            pixels.check_gray_levels(x, caller, routing.find_num_values(distribution))
     elif event_ndims == 3:
         expected = f"{caller}: expected continuous pixel values, or num_samples=1 for gray levels"
         validation.require(not x.dtype.is_integer, expected, x.dtype.name)
@@ -126,13 +115,13 @@ def class_log_joint(
 
 
 def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:
-    """Returns log p(y) of all classes, [K]; see `class_log_probs`."""
-    spec, dtype = find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
+    """Returns log p(y) of all classes, [K]; see `class_log_joint`."""
+    spec, dtype = routing.find_condition_spec(distribution), distribution.dtype.as_numpy_dtype
     num_classes = None if spec is None else spec.num_classes
     if prior is None:
         expected = "expected a distribution with num_classes, or a prior of the classes"
         validation.require(num_classes is not None, expected, distribution)
-        mixture = find_part(distribution, ClassMixture)
+        mixture = routing.find_part(distribution, ClassMixture)
         if mixture is not None:
             return mixture.log_weights()
         prior = np.full(num_classes, 1 / num_classes)

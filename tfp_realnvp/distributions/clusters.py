@@ -13,15 +13,7 @@ import tensorflow_probability as tfp
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
 from tfp_realnvp.distributions.routing import find_condition_spec, route
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import (
-    broadcast_batch,
-    cut_to_batch,
-    flatten_batch,
-    may_be_empty,
-    unflatten_batch,
-    without_empty_axes,
-)
+from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.optional_packages import optional_module
 
@@ -305,15 +297,15 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
 
         labels, ndims = self._labels(conditional_input), self.event_shape.rank
         if labels is not None:
-            value, labels = broadcast_batch(value, ndims, labels, 0)
-            labels = flatten_batch(labels, 0)
-        events = flatten_batch(value, ndims)
-        if is_filled := may_be_empty(events, ndims):
-            labels = without_empty_axes(labels)
-        filled = without_empty_axes(events) if is_filled else events
+            value, labels = batch_dims.broadcast_batch(value, ndims, labels, 0)
+            labels = batch_dims.flatten_batch(labels, 0)
+        events = batch_dims.flatten_batch(value, ndims)
+        if is_filled := batch_dims.may_be_empty(events, ndims):
+            labels = batch_dims.without_empty_axes(labels)
+        filled = batch_dims.without_empty_axes(events) if is_filled else events
         log_probs = self.sum_over_clusters(log_prob, filled, labels)
-        log_probs = cut_to_batch(log_probs, events, ndims, 0) if is_filled else log_probs
-        return unflatten_batch(log_probs, value, ndims)
+        log_probs = batch_dims.cut_to_batch(log_probs, events, ndims, 0) if is_filled else log_probs
+        return batch_dims.unflatten_batch(log_probs, value, ndims)
 
     def sum_over_clusters(
         self,

@@ -7,14 +7,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
-from tfp_realnvp.distributions.routing import (
-    distribution_of,
-    find_condition_spec,
-    find_part,
-    route,
-    takes_condition,
-)
 from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionedDistribution", "condition"]
@@ -58,22 +52,27 @@ class ConditionedDistribution(tfd.Distribution):
         self, distribution: tfd.Distribution, conditional_input: Any, name: str | None = None
     ) -> None:
         """Constructs the distribution; see `condition`."""
-        distribution = distribution_of(distribution, "condition")
+        distribution = routing.distribution_of(distribution, "condition")
         parameters = dict(locals())
         expected = "condition: expected a distribution with a part that takes a conditional_input"
-        validation.require(takes_condition(distribution), expected, distribution)
+        validation.require(routing.takes_condition(distribution), expected, distribution)
         with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
-            spec = find_condition_spec(distribution)
+            spec = routing.find_condition_spec(distribution)
             if spec is not None:
-                conditional_input = spec.as_tensor(
-                    conditional_input, "condition", distribution.dtype
+                condition = spec.as_tensor(conditional_input, "condition", distribution.dtype)
+                shape = condition.shape[: condition.shape.rank - spec.event_ndims]
+            else:
+                condition = tf.convert_to_tensor(conditional_input)
+                base = routing.find_part(distribution, ConditionalBase)
+                expected = (
+                    "condition: expected couplings with a conditional_event_shape, to know the "
+                    f"batch shape of a conditional_input of shape {condition.shape}"
                 )
-            self.distribution = distribution
-            self.conditional_input = tf.convert_to_tensor(conditional_input)
-            parameters["conditional_input"] = self.conditional_input
-            self._static_batch_shape = self._no_dependency(
-                _batch_shape(distribution, self.conditional_input)
-            )
+                validation.require(base is not None, expected, distribution)
+                shape = base.given(condition).batch_shape
+            self.distribution, self.conditional_input = distribution, condition
+            parameters["conditional_input"] = condition
+            self._static_batch_shape = self._no_dependency(shape)
             super().__init__(
                 dtype=distribution.dtype,
                 reparameterization_type=distribution.reparameterization_type,
@@ -100,7 +99,7 @@ class ConditionedDistribution(tfd.Distribution):
         return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return route(self.distribution, conditional_input=self.conditional_input, **kwargs)
+        return routing.route(self.distribution, conditional_input=self.conditional_input, **kwargs)
 
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self.distribution.log_prob(value, **self._options(kwargs))
@@ -113,17 +112,3 @@ class ConditionedDistribution(tfd.Distribution):
 
     def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
         return self.distribution.experimental_default_event_space_bijector()
-
-
-def _batch_shape(distribution: tfd.Distribution, conditional_input: tf.Tensor) -> tf.TensorShape:
-    spec = find_condition_spec(distribution)
-    if spec is not None:
-        shape = conditional_input.shape
-        return shape[: shape.rank - spec.event_ndims]
-    base = find_part(distribution, ConditionalBase)
-    if base is not None:
-        return base.given(conditional_input).batch_shape
-    raise ValueError(
-        "condition: expected couplings with a conditional_event_shape, to know the batch shape of "
-        f"a conditional_input of shape {conditional_input.shape}, got none in {distribution}."
-    )

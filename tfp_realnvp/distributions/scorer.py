@@ -9,9 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions.routing import (
-    route,
-)
+from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.internal.memoize import call_traced
 
 __all__ = ["log_prob_of", "score", "scores"]

@@ -3,7 +3,6 @@
 from tfp_realnvp.evaluation.summaries import (
     Classification,
     Evaluation,
-    LogLikelihood,
     bits_per_dim,
     classification,
     log_likelihood,
@@ -12,7 +11,6 @@ from tfp_realnvp.evaluation.summaries import (
 __all__ = [
     "Classification",
     "Evaluation",
-    "LogLikelihood",
     "bits_per_dim",
     "classification",
     "log_likelihood",

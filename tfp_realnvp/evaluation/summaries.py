@@ -13,21 +13,13 @@ from numpy.typing import ArrayLike
 
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, class_log_probs
-from tfp_realnvp.evaluation.scores import (
-    check_no_weights,
-    checked_num_samples,
-    log_mean_exp,
-    map_batches,
-    model_of,
-    sampled_log_probs,
-)
+from tfp_realnvp.evaluation import scores
 from tfp_realnvp.internal import batch_parts, validation
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = [
     "Classification",
     "Evaluation",
-    "LogLikelihood",
     "bits_per_dim",
     "calibration_error",
     "classification",
@@ -39,44 +31,25 @@ tfd = tfp.distributions
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of `bits_per_dim`.
+    """The result of `bits_per_dim`, in bits/dim, or of `log_likelihood`, in nats.
 
     Attributes:
-      bits_per_dim: mean bits/dim over images and noise samples.
-      standard_error: standard error of `bits_per_dim` over images; NaN for a single image.
-      importance_weighted: the tighter bound, averaged over images; at most `bits_per_dim`.
+      mean: mean over events and noise samples.
+      standard_error: standard error of `mean` over events; NaN for a single event.
+      importance_weighted: the tighter bound, averaged over events; `mean` for one noise sample.
       importance_weighted_error: standard error of `importance_weighted`.
-      num_images: number of images.
-      num_samples: number of noise samples K per image.
+      num_events: number of events.
+      num_samples: number of noise samples K per event.
+      unit: `'bits/dim'` or `'nats'`.
     """
 
-    bits_per_dim: float
+    mean: float
     standard_error: float
     importance_weighted: float
     importance_weighted_error: float
-    num_images: int
-    num_samples: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LogLikelihood:
-    """The result of `log_likelihood`.
-
-    Attributes:
-      log_likelihood: mean log density per event, over events and noise samples, in nats.
-      standard_error: standard error of `log_likelihood` over events; NaN for a single event.
-      importance_weighted: the tighter bound, averaged over events; `None` without noise.
-      importance_weighted_error: standard error of `importance_weighted`, or `None`.
-      num_events: number of events.
-      num_samples: number of noise samples K per event.
-    """
-
-    log_likelihood: float
-    standard_error: float
-    importance_weighted: float | None
-    importance_weighted_error: float | None
     num_events: int
     num_samples: int
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +61,7 @@ class Classification:
       expected_calibration_error: mean of |accuracy - confidence| over 15 bins of confidence,
         weighted by the number of events (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
       log_loss: mean of -log p(label | image), in nats.
-      num_images: number of events.
+      num_events: number of events.
       confusion_matrix: number of events by label (row) and most probable class (column), as nested
         tuples.
     """
@@ -96,7 +69,7 @@ class Classification:
     accuracy: float
     expected_calibration_error: float
     log_loss: float
-    num_images: int
+    num_events: int
     confusion_matrix: tuple[tuple[int, ...], ...]
 
 
@@ -115,7 +88,7 @@ def bits_per_dim(
     computes
 
     ```
-    average             = mean over x of    -1/D mean_k log2 p(x + u_k)
+    mean                = mean over x of    -1/D mean_k log2 p(x + u_k)
     importance_weighted = mean over x of    -1/D log2 mean_k p(x + u_k)
     ```
 
@@ -135,7 +108,7 @@ def bits_per_dim(
     >>> uniform = tfp.distributions.Sample(tfp.distributions.Uniform(0., 256.), [4, 4, 3])
     >>> images = np.random.default_rng(0).integers(0, 256, [10, 4, 4, 3], dtype=np.uint8)
     >>> result = evaluation.bits_per_dim(uniform, images, num_samples=2)
-    >>> round(result.bits_per_dim, 5), result.num_images
+    >>> round(result.mean, 5), result.num_events
     (8.0, 10)
 
     #### References
@@ -160,17 +133,10 @@ def bits_per_dim(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
-    model = model_of(model, caller, dequantizer=dequantizer, seed=seed)
+    model = scores.model_of(model, caller, dequantizer=dequantizer, seed=seed)
     expected = "bits_per_dim: expected images (log_likelihood evaluates vectors, in nats)"
     validation.require(model.event_ndims == 3, expected, model.distribution.event_shape)
-    log_prob, num_dims = _log_probs(caller, model, data, num_samples, batch_size)
-    scale = -math.log(2) * num_dims
-    return Evaluation(
-        *_mean_and_error(log_prob.mean(axis=1) / scale),
-        *_mean_and_error(log_mean_exp(log_prob) / scale),
-        num_images=len(log_prob),
-        num_samples=int(num_samples),
-    )
+    return _evaluated(caller, model, data, num_samples, batch_size, "bits/dim")
 
 
 def log_likelihood(
@@ -182,11 +148,11 @@ def log_likelihood(
     dequantizer: VariationalDequantization | None = None,
     seed: int = 0,
     batch_size: int = 64,
-) -> LogLikelihood:
+) -> Evaluation:
     r"""Returns a model's mean log density on vectors or images in nats, with its standard error.
 
     ```
-    log_likelihood      = mean over x of    log p(x)   for continuous values; for integers
+    mean                = mean over x of    log p(x)   for continuous values; for integers
                           mean over x of    mean_k log p(x + u_k) / q(u_k | x)
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
@@ -201,7 +167,7 @@ def log_likelihood(
     >>> tfd = tfp.distributions
     >>> x = np.random.default_rng(0).normal(size=[1000, 5])
     >>> result = evaluation.log_likelihood(tfd.Sample(tfd.Normal(0., 1.), [5]), x)
-    >>> round(result.log_likelihood, 2), round(result.standard_error, 2)
+    >>> round(result.mean, 2), round(result.standard_error, 2)
     (-7.07, 0.05)
 
     A flow of vectors given a label:
@@ -225,14 +191,10 @@ def log_likelihood(
       TypeError, ValueError: as in `bits_per_dim`, or if an argument has no effect.
     """
     caller = "log_likelihood"
-    model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
-    log_prob, _ = _log_probs(caller, model, data, num_samples, batch_size)
-    return LogLikelihood(
-        *_mean_and_error(log_prob.mean(axis=1)),
-        *(_mean_and_error(log_mean_exp(log_prob)) if model.dequantize else (None, None)),
-        num_events=len(log_prob),
-        num_samples=int(num_samples),
+    model = scores.model_of(
+        model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed
     )
+    return _evaluated(caller, model, data, num_samples, batch_size, "nats")
 
 
 def classification(
@@ -275,11 +237,11 @@ def classification(
     array([5, 5])
 
     Args:
-      model: as `distribution` in `class_log_probs`.
+      model: as `distribution` in `class_log_joint`.
       data: gray levels [N, H, W, C] or vectors [N, D]; with labels as a tuple, dictionary or
         `tf.data.Dataset`, as in `log_likelihood`.
       labels: integers [N], if `data` has no labels.
-      prior: as in `class_log_probs`.
+      prior: as in `class_log_joint`.
       num_samples, dequantize, dequantizer, seed: as in `log_likelihood`.
       batch_size: batch size for arrays. The networks evaluate each event under all classes.
 
@@ -289,11 +251,13 @@ def classification(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    model = model_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
-    check_no_weights(data, caller)
+    model = scores.model_of(
+        model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed
+    )
+    scores.check_no_weights(data, caller)
     if labels is not None:
         data = (batch_parts.events_in(data), labels)
-    num_samples = checked_num_samples(caller, model, num_samples)
+    num_samples = scores.checked_num_samples(caller, model, num_samples)
     number = num_samples if model.dequantize else None
 
     def classify(events: tf.Tensor, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -301,7 +265,7 @@ def classification(
         labels = np.full(len(events), -1) if labels is None else np.asarray(labels)
         return log_probs.numpy().astype(np.float64), labels
 
-    log_probs, labels = map_batches(classify, model, caller, data, batch_size=batch_size)
+    log_probs, labels = scores.map_batches(classify, model, caller, data, batch_size=batch_size)
     if np.isnan(log_probs).any():
         raise ValueError(f"{caller}: expected log densities, got NaN.")
     num_classes = log_probs.shape[1]
@@ -314,27 +278,27 @@ def classification(
         accuracy=float(is_correct.mean()),
         expected_calibration_error=calibration_error(np.exp(log_probs.max(axis=-1)), is_correct),
         log_loss=float(-log_probs[np.arange(len(labels)), labels].mean()),
-        num_images=len(labels),
+        num_events=len(labels),
         confusion_matrix=tuple(map(tuple, confusion.tolist())),
     )
 
 
-def _log_probs(
-    caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    check_no_weights(data, caller)
+def _evaluated(
+    caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int, unit: str
+) -> Evaluation:
+    scores.check_no_weights(data, caller)
     options = {"num_samples": num_samples, "batch_size": batch_size}
-    log_prob, sizes = sampled_log_probs(caller, model, data, **options)
+    log_prob, sizes = scores.sampled_log_probs(caller, model, data, **options)
     log_prob = log_prob.astype(np.float64)
     index = int(np.argmin(np.isfinite(log_prob).all(axis=1)))
     expected = f"{caller}: expected finite log densities of event {index}"
     validation.require(bool(np.isfinite(log_prob[index]).all()), expected, log_prob[index])
-    return log_prob, sizes
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), float(error)
+    scale = -math.log(2) * sizes if unit == "bits/dim" else 1.0
+    statistics: list[float] = []
+    for bound in (log_prob.mean(axis=1) / scale, scores.log_mean_exp(log_prob) / scale):
+        error = bound.std(ddof=1) / math.sqrt(len(bound)) if len(bound) > 1 else math.nan
+        statistics += float(bound.mean()), float(error)
+    return Evaluation(*statistics, len(log_prob), int(num_samples), unit)
 
 
 def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:

@@ -61,53 +61,10 @@ from tensorflow_probability.python.internal.cache_util import (
     EphemeralDict,
 )
 
-__all__ = [
-    "HOOKS",
-    "INHERITED",
-    "OVERRIDDEN",
-    "WITHIN_FIT",
-    "ArrayDataAdapter",
-    "BijectorCacheWithGreedyAttrs",
-    "Chain",
-    "EphemeralDict",
-    "FunctionCallOptions",
-    "Independent",
-    "Invert",
-    "Sample",
-    "TransformedDistribution",
-    "assign_on_replica",
-    "batch_counter",
-    "can_convert_arrays",
-    "convert_variables_to_constants_v2",
-    "could_possibly_record",
-    "eager_context",
-    "flatten_layers",
-    "get_stateless_scope",
-    "is_onednn_enabled",
-    "record_operation",
-    "set_trainable",
-    "should_record_backprop",
-    "stop_recording",
-    "weights_in_memory",
-]
-
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# Methods that TFP documents for subclasses to override.
-HOOKS = {
-    tfb.Bijector: """
-        _forward _inverse _forward_log_det_jacobian _inverse_log_det_jacobian _parameter_properties
-        _forward_event_shape _forward_event_shape_tensor
-        _inverse_event_shape _inverse_event_shape_tensor
-    """.split(),
-    tfd.Distribution: """
-        _log_prob _event_shape _event_shape_tensor
-        _batch_shape _batch_shape_tensor _parameter_properties _default_event_space_bijector
-    """.split(),
-}
-
-# Other methods that our classes override.
+# Methods that our classes override, without those that TFP documents for subclasses.
 _ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks the input"
 _ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
 OVERRIDDEN = {

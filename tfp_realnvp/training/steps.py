@@ -14,16 +14,9 @@ from tfp_realnvp.bijectors.call_context import surround_with
 from tfp_realnvp.distributions import ClusterMixture, routing, scorer
 from tfp_realnvp.internal import batch_parts, private_api, replicas
 from tfp_realnvp.saving.savable_model import SavableModel
+from tfp_realnvp.training import input_data
 from tfp_realnvp.training.diagnosis import FiniteRecord
 from tfp_realnvp.training.few_labels import LABEL_WEIGHT, mean_of_labeled
-from tfp_realnvp.training.input_data import (
-    check_no_labels,
-    check_training_batch,
-    drop_conditions,
-    events_and_weights,
-    record_of_data,
-    warn_of_labels,
-)
 from tfp_realnvp.training.packing import apply_if, packing_of
 
 __all__ = ["FlowSteps"]
@@ -38,14 +31,14 @@ class FlowSteps(SavableModel):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step of maximum likelihood, if loss and gradients are finite."""
-        images, weights = events_and_weights(data, self.distribution)
+        images, weights = input_data.events_and_weights(data, self.distribution)
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
         statistics = self._statistics()
         before = [tf.convert_to_tensor(variable) for variable in statistics]
-        record = record_of_data(self, images, weights, self.condition_of(data))
+        record = input_data.record_of_data(self, images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
             label_term = 0.0
@@ -104,7 +97,7 @@ class FlowSteps(SavableModel):
                 flow = flow.components_distribution
                 spec = routing.find_condition_spec(flow)
                 condition = self.distribution.clusters.nearest(values, condition)
-            condition = drop_conditions(spec, condition, seed, first)
+            condition = input_data.drop_conditions(spec, condition, seed, first)
             if condition is not None and (spec is None or not spec.may_be_missing):
                 record.add("the condition", condition)
             if condition is not None and self._has_class_mixture:
@@ -179,9 +172,9 @@ class FlowSteps(SavableModel):
 
         `evaluate` and `predict` raise an error if the data failed a check.
         """
-        images, weights = events_and_weights(data, self.distribution)
+        images, weights = input_data.events_and_weights(data, self.distribution)
         condition = self.condition_of(data)
-        record = record_of_data(self, images, weights, condition)
+        record = input_data.record_of_data(self, images, weights, condition)
         if record.names:
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])
@@ -197,7 +190,7 @@ class FlowSteps(SavableModel):
           images: [B, H, W, C], or a tuple of images and their conditions.
           training: whether to use and update batch statistics.
         """
-        check_no_labels(self.distribution, images)
+        input_data.check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
         images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
         return scorer.log_prob_of(self.distribution, images, condition, training)
@@ -206,7 +199,7 @@ class FlowSteps(SavableModel):
         """Returns the condition of a batch, `None` for a distribution that takes none."""
         condition = batch_parts.condition_in(data)
         if condition is not None and not self.takes_condition:
-            warn_of_labels(self.distribution)
+            input_data.warn_of_labels(self.distribution)
             condition = None
         return routing.as_conditions(self.distribution, condition, "FlowModel")
 
@@ -232,8 +225,8 @@ class FlowSteps(SavableModel):
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
         try:
-            images, weights = events_and_weights(data, self.distribution)
-            record = record_of_data(self, images, weights, self.condition_of(data))
+            images, weights = input_data.events_and_weights(data, self.distribution)
+            record = input_data.record_of_data(self, images, weights, self.condition_of(data))
             record.add("the log density", self._training_log_prob(data, images, weights, 0, record))
             is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
@@ -255,7 +248,7 @@ class FlowSteps(SavableModel):
                     data_batch = next(batches)
                     break
         if data_batch is not None:
-            check_training_batch(self, data_batch)
+            input_data.check_training_batch(self, data_batch)
             self._initialize_normalizations(data_batch)
 
 
