@@ -255,10 +255,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         return {}
 
     def _event_shape(self) -> tf.TensorShape:
-        return self.components_distribution.event_shape
-
-    def _event_shape_tensor(self) -> tf.Tensor:
-        return self.components_distribution.event_shape_tensor()
+        return tf.TensorShape(self.clusters.event_shape)
 
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None

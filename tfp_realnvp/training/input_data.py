@@ -250,16 +250,16 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
             routing.checked_conditions(distribution, condition, "FlowModel")
     elif hasattr(events, "__array__"):
         _check_values(data, distribution, gray_levels=gray_levels)
-        weights = batch_parts.weights_in(data)
-        expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
-        validation.require(weights is None or bool(np.any(weights)), expected, weights)
 
 
 def _placeholder(spec: Any) -> Any:
     return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
 
 
-def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
+def _check_values(
+    data: Any, distribution: tfd.Distribution, *, gray_levels: bool, is_whole: bool = True
+) -> None:
+    """Checks arrays or eager tensors, like `check_data`. A part of them may have no weight."""
     name, events = _name(distribution), batch_parts.events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
@@ -297,6 +297,7 @@ def _check_values(data: Any, distribution: tfd.Distribution, *, gray_levels: boo
             weights.dtype.kind in "biuf"
             and weights.shape in ((len(events),), (len(events), 1))
             and (np.isfinite(weights) & (weights >= 0)).all()
+            and (weights.any() or not is_whole)
         )
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
         validation.require(bool(is_valid), expected, weights)
@@ -308,7 +309,7 @@ def check_training_batch(model: Any, data: Any) -> None:
 
     All weights of a single batch may be zero. Ignore labels if the distribution has no condition.
     """
-    _check_values(data, model.distribution, gray_levels=model.dequantize)
+    _check_values(data, model.distribution, gray_levels=model.dequantize, is_whole=False)
     _warn_of_values(data, model)
 
 
