@@ -162,21 +162,13 @@ def log_likelihood(
 
     #### Example
 
-    >>> import numpy as np, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> import numpy as np, tensorflow_probability as tfp
     >>> from tfp_realnvp import evaluation
     >>> tfd = tfp.distributions
     >>> x = np.random.default_rng(0).normal(size=[1000, 5])
     >>> result = evaluation.log_likelihood(tfd.Sample(tfd.Normal(0., 1.), [5]), x)
     >>> round(result.mean, 2), round(result.standard_error, 2)
     (-7.07, 0.05)
-
-    A flow of vectors given a label:
-
-    >>> flow = tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [5]),
-    ...     tfr.RealNVPVector(5, num_couplings=2, num_filters=8, num_classes=10))
-    >>> evaluation.log_likelihood(flow, (x, np.arange(1000) % 10)).num_events
-    1000
 
     Args:
       model: a `FlowModel`, or a distribution over vectors [D] or images [H, W, C].
@@ -191,9 +183,8 @@ def log_likelihood(
       TypeError, ValueError: as in `bits_per_dim`, or if an argument has no effect.
     """
     caller = "log_likelihood"
-    model = scores.model_of(
-        model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed
-    )
+    noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
+    model = scores.model_of(model, caller, **noise)
     return _evaluated(caller, model, data, num_samples, batch_size, "nats")
 
 
@@ -251,9 +242,8 @@ def classification(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    model = scores.model_of(
-        model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed
-    )
+    noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
+    model = scores.model_of(model, caller, **noise)
     scores.check_no_weights(data, caller)
     if labels is not None:
         data = (batch_parts.events_in(data), labels)
