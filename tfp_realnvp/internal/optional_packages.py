@@ -6,18 +6,14 @@ import importlib
 import shlex
 from typing import Any
 
-__all__ = ["missing_package", "optional_module"]
+__all__ = ["optional_module"]
 
 
 def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
-    """Imports a module, or raises the error of `missing_package`."""
+    """Imports a module; an `ImportError` names the package, the first of pip's `requirements`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise missing_package(needed_by, *requirements) from error
-
-
-def missing_package(needed_by: str, *requirements: str) -> ImportError:
-    """Returns an error that names the missing package, the first of pip's `requirements`."""
-    command = shlex.join(["pip", "install", *requirements])
-    return ImportError(f"{needed_by} needs {requirements[0]}, which is not installed: `{command}`.")
+        package, command = requirements[0], shlex.join(["pip", "install", *requirements])
+        message = f"{needed_by} needs {package}, which is not installed: `{command}`."
+        raise ImportError(message) from error
