@@ -284,11 +284,18 @@ def _evaluated(
     expected = f"{caller}: expected finite log densities of event {index}"
     validation.require(bool(np.isfinite(log_prob[index]).all()), expected, log_prob[index])
     scale = -math.log(2) * sizes if unit == "bits/dim" else 1.0
-    statistics: list[float] = []
-    for bound in (log_prob.mean(axis=1) / scale, scores.log_mean_exp(log_prob) / scale):
-        error = bound.std(ddof=1) / math.sqrt(len(bound)) if len(bound) > 1 else math.nan
-        statistics += float(bound.mean()), float(error)
-    return Evaluation(*statistics, len(log_prob), int(num_samples), unit)
+    return Evaluation(
+        *_mean_and_error(log_prob.mean(axis=1) / scale),
+        *_mean_and_error(scores.log_mean_exp(log_prob) / scale),
+        num_events=len(log_prob),
+        num_samples=int(num_samples),
+        unit=unit,
+    )
+
+
+def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
 
 
 def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:
