@@ -36,15 +36,6 @@ def _conditions(kind="labels", number=8):
     return _LABELS if kind == "labels" else ft.condition(kind, [number]).numpy()
 
 
-def _values(model):
-    return [variable.numpy() for variable in model.distribution.variables]
-
-
-def _assert_close(actual, expected, **kwargs):
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, **kwargs)
-
-
 # Kinds of data.
 
 
@@ -77,7 +68,7 @@ def test_every_variable_is_trained():
     # Adam, which makes a step of each rounding error: before a normalization a bias has no effect.
     compiled = {"jit_compile": True, "optimizer": None}
     model = _model("vectors", "shallow", flow={"condition_dropout": 0.4}, **compiled)
-    before = [variable.numpy() for variable in model.trainable_variables]
+    before = ft.values(model.trainable_variables)
     embedding = model.distribution.bijector.condition_embedding
     ids = {id(variable) for variable in model.trainable_variables}
     assert {id(variable) for variable in embedding.trainable_variables} <= ids
@@ -107,7 +98,7 @@ def test_one_step_by_hand():
         variable.assign(statistics[id(variable)])
     history = model.fit(_IMAGES, _LABELS, batch_size=8, shuffle=False, verbose=0).history
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
-    _assert_close(variables, expected, rtol=1e-4, atol=1e-6)
+    ft.assert_close(variables, expected, rtol=1e-4, atol=1e-6)
 
 
 _WAYS = {
@@ -124,35 +115,27 @@ def _trained(kind, way=None):
     flow = {"num_blocks": 0, **options.pop("flow", {})}
     model = _model(kind, "resnet", flow=flow, **options)
     model.fit(_IMAGES, _conditions(kind), batch_size=4, epochs=2, shuffle=False, verbose=0)
-    return _values(model)
+    return ft.values(model.distribution.variables)
+
+
+_WAYS_OF_KINDS = [("labels", "several_steps"), ("labels", "xla"), ("images", "recompute_xla")]
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize(
-    ("kind", "way"),
-    [
-        ("labels", "recompute"),
-        *(pytest.param("labels", way, marks=pytest.mark.full) for way in ("several_steps", "xla")),
-        pytest.param("images", "recompute_xla", marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.parametrize(("kind", "way"), [("labels", "recompute"), *ft.full(*_WAYS_OF_KINDS)])
 def test_ways_to_train_are_one(kind, way):
-    _assert_close(_trained(kind, way), _trained(kind), rtol=1e-3, atol=1e-5)
+    ft.assert_close(_trained(kind, way), _trained(kind), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("is_flow_conditional", [False, True])
 def test_a_base_for_each_class(is_flow_conditional):
     means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")
-    base = tfr.ConditionalBase(
-        lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
-        [means],
-        event_shape=_SHAPE,
-    )
+    normal_of = lambda label, m: tfd.Independent(tfd.Normal(tf.gather(m, label), 1.0), 3)  # noqa: E731
+    base = tfr.ConditionalBase(normal_of, [means], event_shape=_SHAPE)
     flow = ft.conditional_flow("labels", "user") if is_flow_conditional else None
     flow = flow or ft.image_flow(_SHAPE, num_scales=1, num_couplings=1, num_blocks=0)
     distribution = tfd.TransformedDistribution(base, flow)
-    model = tfr.FlowModel(distribution, dequantize=False)
-    model.compile()
+    model = ft.compiled(distribution, dequantize=False)
     before = means.numpy()
     # Nobody is in the last class.
     labels = _LABELS % 4
@@ -168,8 +151,7 @@ def test_a_base_for_each_class(is_flow_conditional):
 
 def test_one_condition_for_all():
     distribution = ft.conditional_distribution("labels", "user")
-    model = tfr.FlowModel(tfr.condition(distribution, 3), dequantize=False)
-    model.compile()
+    model = ft.compiled(tfr.condition(distribution, 3), dequantize=False)
     model.fit(_IMAGES, batch_size=4, verbose=0)
     with pytest.raises(ValueError, match="expected events without labels"):
         model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
@@ -289,19 +271,9 @@ def _call(model, method, images, conditions):
     ("kind", "conditions", "match"),
     [
         ("labels", _LABELS + 1, r"integer labels in \[0, 5\), got \[5\]"),
-        ("labels", -_LABELS, r"integer labels in \[0, 5\), got \[-4, -3, -2, -1\]"),
-        (
-            "labels",
-            _LABELS.astype(np.float32),
-            r"labels in \[0, 5\), got float32 of shape \(8,\); `labels.astype",
-        ),
+        ("labels", _LABELS.astype(np.float32), r"got float32 of shape \(8,\); `labels.astype"),
         ("labels", np.stack([_LABELS] * 2, 1), r"one for each event, got shape \(8, 2\);"),
-        (
-            "labels",
-            np.eye(5, dtype=np.int64)[_LABELS],
-            r"one for each event, got shape \(8, 5\); `labels.argmax\(-1\)`",
-        ),
-        ("labels", np.zeros([8, 4]), r"got float64 of shape \(8, 4\)"),
+        ("labels", np.eye(5, dtype=int)[_LABELS], r"got shape \(8, 5\); `labels.argmax\(-1\)`"),
         ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float64 of shape \(8, 2\)"),
         ("vectors", np.zeros([8, 1, 3]), r"one for each event, got shape \(8, 1, 3\)"),
         ("vectors", _LABELS, r"vectors \[..., 3\], got int64 of shape"),
@@ -337,11 +309,9 @@ def test_labels_of_a_dataset_that_are_out_of_range(method):
 @pytest.mark.graph
 def test_labels_that_are_out_of_range_under_xla():
     model = _model(jit_compile=True)
-    before = [variable.numpy() for variable in model.variables]
     with pytest.raises(ValueError, match=r"integer labels in \[0, 5\), got other labels"):
         model.fit(_dataset((_IMAGES, _LABELS + 1)), verbose=0)
-    for variable, value in zip(model.trainable_variables, before, strict=False):
-        assert np.isfinite(variable).all() and np.isfinite(value).all()
+    assert all(np.isfinite(variable).all() for variable in model.trainable_variables)
 
 
 @pytest.mark.graph
@@ -394,7 +364,5 @@ def test_floats_are_no_labels(labels):
 @pytest.mark.parametrize("as_dataset", [False, True])
 def test_images_only(method, as_dataset):
     data = _dataset(_IMAGES) if as_dataset else _IMAGES
-    with pytest.raises(
-        ValueError, match=r"expected events and conditions, integer labels in.*only"
-    ):
+    with pytest.raises(ValueError, match=r"expected events and conditions, integer labels.*only"):
         getattr(_MODELS["labels"], method)(data, verbose=0)

@@ -1,3 +1,4 @@
+import flow_testing as ft
 import keras
 import numpy as np
 import pytest
@@ -13,12 +14,7 @@ pytestmark = [pytest.mark.quick, pytest.mark.core]
 # Keras does so in float32 for float64 variables too: `test_steps_of_double_precision`.
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
-_MODES = {
-    "eager": lambda function: function,
-    "function": tf.function,
-    "xla": lambda function: tf.function(function, jit_compile=True),
-}
-each_mode = pytest.mark.parametrize("mode", _MODES)
+each_mode = pytest.mark.parametrize("mode", ft.MODES)
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -38,16 +34,18 @@ def _trained(optimizer, gradients, mode="function", make=keras.Variable):
     """Returns the variables and the optimizer's after a step with each of the gradients."""
     dtype = gradients[0][0].dtype.name
     variables = [make(value, dtype=dtype) for value in _values(0, dtype)]
-    optimizer.build(variables)
-    step = _MODES[mode](lambda gradients: optimizer.apply(gradients, variables))
-    for each in gradients:
-        step([tf.convert_to_tensor(gradient) for gradient in each])
-    return [v.numpy() for v in variables], [v.numpy() for v in optimizer.variables]
+    values = ft.optimized(optimizer, variables, gradients, mode)
+    return values, ft.values(optimizer.variables)
+
+
+def _with_both(options, *arguments, rate=1e-1):
+    """Returns what `_trained` does with `FusedAdam`, and with Adam."""
+    kinds = (tfr.FusedAdam, keras.optimizers.Adam)
+    return (_trained(kind(rate, **options), *arguments) for kind in kinds)
 
 
 def _assert_same(actual, expected):
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, **_TOLERANCE)
+    ft.assert_close(actual, expected, **_TOLERANCE)
 
 
 def _assert_trained_alike(actual, expected):
@@ -76,22 +74,18 @@ def _assert_same_moments(state, state_of_adam):
 def test_equals_adam(mode, dtype, clip):
     gradients = [_values(seed, dtype) for seed in (1, 2, 3)]
     schedule = keras.optimizers.schedules.ExponentialDecay(1e-1, 2, 0.5)
-    (actual, state), (expected, expected_state) = (
-        _trained(optimizer(schedule, global_clipnorm=clip), gradients, mode)
-        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
-    )
+    options = {"global_clipnorm": clip}
+    results = _with_both(options, gradients, mode, rate=schedule)
+    (actual, state), (expected, expected_state) = results
     _assert_trained_alike(actual, expected)
     _assert_same_moments(state, expected_state)
 
 
+_NAMES = ("clipnorm", "clipvalue", "global_clipnorm", "weight_decay")
 _OPTIONS = [
-    {"clipnorm": 0.1},
-    {"clipvalue": 0.1},
-    {"global_clipnorm": 0.1},
-    {"weight_decay": 0.1},
+    *({name: 0.1} for name in _NAMES),
     {"use_ema": True, "ema_overwrite_frequency": 2},
-    {"gradient_accumulation_steps": 2},
-    {"loss_scale_factor": 4.0},
+    *({"gradient_accumulation_steps": 2}, {"loss_scale_factor": 4.0}),
 ]
 
 
@@ -101,15 +95,12 @@ _OPTIONS = [
     [
         ("function", "float32", {}),
         ("function", "float64", {"global_clipnorm": 0.5}),
-        *((mode, "float32", {"global_clipnorm": 0.5, "weight_decay": 0.1}) for mode in _MODES),
+        *((mode, "float32", {"global_clipnorm": 0.5, "weight_decay": 0.1}) for mode in ft.MODES),
     ],
 )
 def test_large_variables_equal_adam(mode, dtype, options):
     gradients = [_values(seed, dtype) for seed in (1, 2, 3)]
-    (actual, state), (expected, expected_state) = (
-        _trained(optimizer(1e-1, **options), gradients, mode)
-        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
-    )
+    (actual, state), (expected, expected_state) = _with_both(options, gradients, mode)
     _assert_trained_alike(actual, expected)
     # The moments of the number are packed, as vectors.
     _assert_same([np.squeeze(value) for value in state], expected_state)
@@ -119,10 +110,7 @@ def test_large_variables_equal_adam(mode, dtype, options):
 @pytest.mark.parametrize("options", _OPTIONS, ids=lambda options: next(iter(options)))
 def test_options_of_keras(options, dtype):
     gradients = [_values(seed, dtype) for seed in (1, 2)]
-    (actual, state), (expected, expected_state) = (
-        _trained(optimizer(1e-1, **options), gradients)
-        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
-    )
+    (actual, state), (expected, expected_state) = _with_both(options, gradients)
     _assert_trained_alike(actual, expected)
     _assert_same_moments(state, expected_state)
 
@@ -130,10 +118,7 @@ def test_options_of_keras(options, dtype):
 @pytest.mark.parametrize("mode", ["eager", "function"])
 def test_variables_of_tensorflow(mode):
     gradients = [_values(seed) for seed in (1, 2)]
-    actual, expected = (
-        _trained(optimizer(1e-1), gradients, mode, tf.Variable)[0]
-        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
-    )
+    (actual, _), (expected, _) = _with_both({}, gradients, mode, tf.Variable)
     _assert_trained_alike(actual, expected)
 
 
@@ -169,10 +154,7 @@ def test_variables_of_both_precisions_are_clipped_by_one_norm():
 def test_a_gradient_that_is_not_finite_is_not_hidden(value, clip):
     gradients = _values(1)
     gradients[1] = np.full_like(gradients[1], value)
-    actual, expected = (
-        _trained(optimizer(1e-1, global_clipnorm=clip), [gradients])[0]
-        for optimizer in (tfr.FusedAdam, keras.optimizers.Adam)
-    )
+    (actual, _), (expected, _) = _with_both({"global_clipnorm": clip}, [gradients])
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(np.isfinite(one), np.isfinite(other))
     assert not np.isfinite(actual[1]).any()
@@ -201,10 +183,9 @@ def test_a_variable_without_a_gradient_keeps_its_value(large, monkeypatch):
     for indices in ([0, 1, 2], [0, 2], [0, 1, 2]):
         gradients = [tf.constant(_values(1)[i]) for i in indices]
         optimizer.apply(gradients, [variables[i] for i in indices])
-        states.append([variable.numpy().copy() for variable in variables])
+        states.append(ft.values(variables))
     np.testing.assert_array_equal(states[1][1], states[0][1])
-    for i in (0, 2):
-        assert np.abs(states[1][i] - states[0][i]).min() > 1e-3
+    assert all(np.abs(states[1][i] - states[0][i]).min() > 1e-3 for i in (0, 2))
     value, m, v = _values(0)[1], 0.0, 0.0
     for t, g in ((1, _values(1)[1]), (2, 0.0), (3, _values(1)[1])):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
@@ -235,19 +216,16 @@ def _applied(name, mode, conditions, gradients):
     optimizer = _OPTIMIZERS[name]()
     optimizer.build(variables)
     packing = packing_of(optimizer, variables)
-    step = _MODES[mode](
+    step = ft.MODES[mode](
         lambda condition, gradients: apply_if(
             condition, optimizer, gradients, packing.pack(gradients), packing, variables
         )
     )
 
-    def state():
-        return [v.numpy().copy() for v in (*variables, *optimizer.variables)]
-
-    states = [state()]
+    states = [ft.values([*variables, *optimizer.variables])]
     for condition, each in zip(conditions, gradients, strict=True):
         step(tf.constant(condition), [tf.constant(gradient) for gradient in each])
-        states.append(state())
+        states.append(ft.values([*variables, *optimizer.variables]))
     return states
 
 
@@ -260,16 +238,12 @@ def test_apply_if(name, mode):
     first, unchanged, unchanged_by_nan, third = _applied(
         name, mode, [True, False, False, True], [_values(1), _values(2), nan, _values(3)]
     )[1:]
-    for one, two, other in zip(unchanged, unchanged_by_nan, first, strict=True):
-        np.testing.assert_array_equal(one, other)
-        np.testing.assert_array_equal(two, other)
+    ft.assert_equal((unchanged, unchanged_by_nan), (first, first))
     # As if the steps in between had not been.
     expected = _applied(name, mode, [True, True], [_values(1), _values(3)])
     for states, value in ((first, expected[1]), (third, expected[2])):
-        for one, other in zip(states, value, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-6)
-    for after in first:
-        assert np.isfinite(after).all()
+        ft.assert_close(states, value, rtol=1e-6)
+    assert all(np.isfinite(after).all() for after in first)
     assert np.abs(expected[0][1] - first[1]).min() > 1e-3
 
 
