@@ -8,8 +8,8 @@ import pytest
 from sklearn.base import clone
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture, one_hot
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
+from tfp_realnvp.tables.table import Columns, Rows, codes_of, one_hot
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2, "random_state": 0}
 
@@ -41,9 +41,10 @@ def test_probabilities_of_categories():
     first = rng.choice(3, 500, p=[0.6, 0.3, 0.1])
     codes = np.column_stack([first, first == 0, rng.choice(3, 500)]).astype(float)
     rows = Rows(one_hot(codes, sizes), np.ones(500))
-    folds = rows.folds(5, rng)
+    columns = Columns.of(rows, True, "test")._replace(sizes=sizes)
+    rows, folds = rows.mapped(columns.standardized), rows.folds(5, rng)
     splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(5)]
-    mixture, held_out = fit_category_mixture(splits, sizes, rng)
+    mixture, held_out = fit_category_mixture(splits, columns, rng)
     every = np.array(list(itertools.product(*map(range, sizes))), float)
     p = np.exp(mixture.log_prob(one_hot(every, sizes)))
     assert p.sum() == pytest.approx(1) and p.min() > 0

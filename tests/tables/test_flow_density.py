@@ -22,8 +22,7 @@ from sklearn.preprocessing import PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import estimator, progress, simple_densities, stack
-from tfp_realnvp.tables import flow as table_flow
+from tfp_realnvp.tables import estimator, options, progress, simple_densities, table_flow
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -86,7 +85,7 @@ def test_random_states():
     assert state == (random.getstate(), np.random.get_state()[1].tolist())
 
 
-def test_an_interrupted_fit_leaves_nothing(monkeypatch, classifier):
+def test_an_early_interrupt_leaves_nothing(monkeypatch, classifier):
     fitted, x, y = classifier
     fitted, new = copy.copy(fitted), clone(fitted)
 
@@ -96,7 +95,7 @@ def test_an_interrupted_fit_leaves_nothing(monkeypatch, classifier):
     for density in (fitted, new):
         before = dict(vars(density))
         with monkeypatch.context() as patch:
-            patch.setattr(estimator, "fit_table_stack", interrupt)
+            patch.setattr(estimator, "StackFit", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 density.fit(pd.DataFrame(1_000 * x[:, :2], columns=["a", "b"]))
         with pytest.raises(ValueError, match="expected a column of numbers"):
@@ -142,8 +141,7 @@ def test_the_generator_of_the_process_is_not_touched(monkeypatch):
     # Another thread would see a state that is set for a moment.
     for name in ("seed", "randint", "setstate"):
         monkeypatch.setattr(random, name, lambda *args: pytest.fail("of the process"))
-    architecture = table_flow.Architecture(3, 1, 5.0, ())
-    one, other = (table_flow._functions.__wrapped__(architecture).initial for _ in range(2))
+    one, other = (table_flow._functions.__wrapped__(1, 3, 5.0, ())[0] for _ in range(2))
     assert np.ptp(one) > 0
     np.testing.assert_array_equal(one, other)
 
@@ -206,8 +204,8 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
 
 
 def test_many_rows_have_one_flow_and_few_lines(monkeypatch, capsys):
-    monkeypatch.setattr(stack, "_MIN_MANY_ROWS", 500)
-    monkeypatch.setattr(stack, "_DEFAULTS", {**stack._DEFAULTS, "max_steps": (1, 250)})
+    monkeypatch.setattr(options, "_MIN_MANY_ROWS", 500)
+    monkeypatch.setattr(options, "_DEFAULTS", {**options._DEFAULTS, "max_steps": (1, 250)})
     monkeypatch.setattr(simple_densities, "_MAX_ROWS", 200)
     monkeypatch.setattr(simple_densities, "_NUM_COMPONENTS", (1, 4))
     # A busy machine may take longer than the 5 s.

@@ -10,7 +10,7 @@ from sklearn.datasets import load_wine, make_moons
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import flow_density
-from tfp_realnvp.tables.marginals import given
+from tfp_realnvp.tables.missing import given
 from tfp_realnvp.tables.simple_densities import NormalMixture, StudentT, joint_log_probs
 from tfp_realnvp.tables.stack import TableStack
 from tfp_realnvp.tables.table import Rows

@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import simple_densities
@@ -63,3 +65,83 @@ def test_another_fit_and_another_process_change_no_answer(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     after = np.load(tmp_path / "out.npy")
     np.testing.assert_allclose(after, [before["density"], before["regressor"]], atol=1e-5)
+
+
+# An interrupt keeps what is finished.
+
+
+@pytest.fixture
+def interrupt_flow(monkeypatch):
+    """Interrupts the fit while it trains the n-th flow."""
+    fit, calls = table_stack.fit_table_flow, []
+
+    def interrupt(number):
+        def interrupted(*arguments):
+            calls.append(arguments)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return fit(*arguments)
+
+        calls.clear()
+        monkeypatch.setattr(table_stack, "fit_table_flow", interrupted)
+
+    return interrupt
+
+
+_THREE = {"random_state": 0, "learning_rate": 0.02, **_OPTIONS, "num_flows": 3}
+
+
+def test_an_interrupt_keeps_the_flows_that_ended(interrupt_flow):
+    rows = _curve(300)
+    density = tfr.FlowDensity(**_THREE)
+    whole = clone(density).fit(rows)
+    interrupt_flow(3)
+    with pytest.warns(ConvergenceWarning, match="interrupted after 2 of 3 flows") as notes:
+        assert density.fit(rows) is density
+    assert len(notes) == 1 and notes[0].filename == __file__
+    assert density.n_steps_.tolist() == whole.n_steps_[:2].tolist()
+    # The flows have a share. Without the third one, they are worse than all together.
+    assert density.flow_gain_[0] > 0.1
+    test = _curve(2_000, seed=1)
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.3)
+    assert whole.score(test) > density.score(test) > density.score_start_ + 0.1
+    assert np.isfinite(density.sample(100, random_state=0)).all()
+    again = pickle.loads(pickle.dumps(density))
+    np.testing.assert_array_equal(again.score_samples(test), density.score_samples(test))
+    # The next fit is a whole one.
+    np.testing.assert_array_equal(density.fit(rows).score_samples(test), whole.score_samples(test))
+
+
+@pytest.mark.parametrize("kind", ["density", "classes", "regressor"])
+def test_an_interrupt_of_the_first_flow_leaves_the_other_densities(
+    kind, interrupt_flow, monkeypatch
+):
+    rows, labels = _curve(400), np.arange(400) % 2
+    data = (rows[:, :1], rows[:, 2:]) if kind == "regressor" else (rows,)
+    data = (rows, labels) if kind == "classes" else data
+    estimator = (tfr.FlowRegressor if kind == "regressor" else tfr.FlowDensity)(**_THREE)
+    interrupt_flow(1)
+    number = 6 if kind == "classes" else 3
+    with pytest.warns(ConvergenceWarning, match=f"interrupted after 0 of {number} flows"):
+        interrupted = clone(estimator).fit(*data)
+    assert interrupted.flow_gain_ == (0, 0) and not interrupted.history_
+    monkeypatch.setattr(table_stack, "_MIN_ROWS_OF_FLOWS", np.inf)
+    without = clone(estimator).fit(*data)
+    arguments = data if kind == "regressor" else data[:1]
+    expected = without.score_samples(*arguments)
+    np.testing.assert_array_equal(interrupted.score_samples(*arguments), expected)
+    assert interrupted.score_held_out_ == without.score_held_out_
+
+
+def test_an_interrupt_of_a_simple_density_changes_nothing(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    rows = _curve(60)
+    density = tfr.FlowDensity(**_THREE).fit(rows)
+    before, new = dict(vars(density)), clone(density)
+    monkeypatch.setattr(table_stack, "fit_normal_mixtures", interrupt)
+    for estimator, state in ((density, before), (new, dict(vars(new)))):
+        with pytest.raises(KeyboardInterrupt):
+            estimator.fit(1_000 * rows)
+        assert vars(estimator) == state

@@ -88,23 +88,21 @@ class GivenTrees(NamedTuple):
     """A density of one event given conditions, the first two of which are tree predictions.
 
     Attributes:
-      density: density of the event, or of its error, given some conditions.
-      conditions: the columns of these conditions.
-      of_errors: whether `density` models the error divided by the scale.
+      density: of the error of the predicted mean, divided by the predicted scale.
+      num_conditions: which the density takes, from the first on.
     """
 
     density: Any
-    conditions: slice
-    of_errors: bool
+    num_conditions: int
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Converts rows to rows of `density`."""
-        mean, log_scale = rows[:, :2].T * self.of_errors
-        return np.column_stack([rows[:, self.conditions], (rows[:, -1] - mean) / np.exp(log_scale)])
+        errors = (rows[:, -1] - rows[:, 0]) / np.exp(rows[:, 1])
+        return np.column_stack([rows[:, : self.num_conditions], errors])
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        return self.density.log_prob(self.rows(rows)) - rows[:, 1] * self.of_errors
+        return self.density.log_prob(self.rows(rows)) - rows[:, 1]
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
         """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
@@ -112,14 +110,10 @@ class GivenTrees(NamedTuple):
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, 1]."""
-        means = self.density.mean_of_events(conditions[:, self.conditions])
-        return self._events(means, conditions)
+        errors = self.density.mean_of_events(conditions[:, : self.num_conditions])
+        return conditions[:, :1] + np.exp(conditions[:, 1:2]) * errors
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, 1] given conditions [N, C] from uniform numbers [N, 2]."""
-        samples = self.density.sample(conditions[:, self.conditions], uniforms)
-        return self._events(samples, conditions)
-
-    def _events(self, events: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        mean, log_scale = conditions.T[:2, :, np.newaxis] * self.of_errors
-        return mean + np.exp(log_scale) * events
+        errors = self.density.sample(conditions[:, : self.num_conditions], uniforms)
+        return conditions[:, :1] + np.exp(conditions[:, 1:2]) * errors

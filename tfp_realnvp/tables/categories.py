@@ -8,36 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables.table import Columns, Rows, Splits, drawn, one_hot, split_categories
 
-__all__ = ["NO_CATEGORIES", "CategoryMixture", "codes_of", "fit_category_mixture", "one_hot"]
+__all__ = ["CategoryMixture", "fit_category_mixture"]
 
 _NUM_COMPONENTS = (1, 2, 4, 8, 16, 32)
 _NUM_STEPS = 100
-
-
-def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Converts codes [N, C] to indicators [N, Σ sizes], for the numbers of categories in `sizes`.
-
-    NaN, a missing cell, becomes NaN in all its indicators.
-    """
-    indicators = [
-        np.where(np.isnan(column), np.nan, column == np.arange(size))
-        for column, size in zip(codes.T[..., np.newaxis], sizes, strict=True)
-    ]
-    return np.concatenate([np.empty([len(codes), 0]), *indicators], axis=1)
-
-
-def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Returns the codes [..., C] of indicators [..., Σ sizes]."""
-    codes = np.empty([*indicators.shape[:-1], len(sizes)])
-    for i, column in enumerate(_split(indicators, sizes)):
-        codes[..., i] = column.argmax(axis=-1)
-    return codes
-
-
-def _split(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    return np.split(indicators, np.cumsum(sizes), axis=-1)[: len(sizes)]
 
 
 class CategoryMixture(NamedTuple):
@@ -88,32 +64,31 @@ class CategoryMixture(NamedTuple):
 
     def sample(self, rows: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Draws the missing cells of rows given the known ones, from uniform numbers [N, 1 + C]."""
-        ends = softmax(self._joint(rows), axis=1).cumsum(axis=1)[:, :-1]
-        log_probs = self.log_probs[(uniforms[:, :1] > ends).sum(axis=1)]
-        codes = np.empty([len(rows), len(self.sizes)])
-        for i, probs in enumerate(_split(np.exp(log_probs), self.sizes)):
-            ends = probs.cumsum(axis=1)[:, :-1]
-            codes[:, i] = (uniforms[:, 1 + i, np.newaxis] > ends).sum(axis=1)
+        components = drawn(softmax(self._joint(rows), axis=1), uniforms[:, 0])
+        columns = split_categories(np.exp(self.log_probs[components]), self.sizes)
+        codes = np.empty([len(rows), len(columns)])
+        for i, probs in enumerate(columns):
+            codes[:, i] = drawn(probs, uniforms[:, 1 + i])
         return np.where(np.isnan(rows), one_hot(codes, self.sizes), rows)
 
     def _joint(self, rows: np.ndarray) -> np.ndarray:
         return np.nan_to_num(rows) @ self.log_probs.T + self.log_weights
 
 
-NO_CATEGORIES = CategoryMixture(np.zeros(1), np.zeros([1, 0]), [])
-
-
 def fit_category_mixture(
-    splits: list[tuple[Rows, Rows]], sizes: list[int], rng: np.random.Generator
+    splits: Splits, columns: Columns, rng: np.random.Generator
 ) -> tuple[CategoryMixture, float]:
     """Returns the mixture of categories, and the mean log probability of held-out rows.
+
+    The first columns of the rows are standardized indicators; `columns` describe them.
 
     The result averages one mixture per split, fitted to its first part. The second parts select the
     number of components by their likelihood.
     """
+    sizes, best = columns.sizes, -math.inf
     if not sizes:
-        return NO_CATEGORIES, 0.0
-    best = -math.inf
+        return CategoryMixture(np.zeros(1), np.zeros([1, 0]), []), 0.0
+    splits = [tuple(part.mapped(columns.indicators) for part in split) for split in splits]
     for number in _NUM_COMPONENTS:
         seed = int(rng.integers(2**31))
         fits = [CategoryMixture.fit(train, number, sizes, seed) for train, _ in splits]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
-from tfp_realnvp.tables.categories import CategoryMixture, codes_of, fit_category_mixture
+from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.imputation import patterns
-from tfp_realnvp.tables.marginals import NUM_PROPOSALS, all_categories, given
+from tfp_realnvp.tables.missing import NUM_PROPOSALS, all_categories, given, patterns
 from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import checked_weights, slices
+from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 
 __all__ = ["FlowDensity"]
 
@@ -120,6 +120,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Smyth, Wolpert: Linearly combining density estimators via stacking, 1999, for the mixture.
     """
 
+    _is_density = True
+
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn; labels are optional."""
         tags = super().__sklearn_tags__()
@@ -130,7 +132,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Estimates p(x), or with labels p(x | y) and p(y).
 
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
-        does not matter. If `fit` raises an error or is interrupted, the estimator does not change.
+        does not matter. If `fit` raises an error, the estimator does not change.
+
+        Ctrl-C stops the training of flows, as in `MLPClassifier`. The estimator keeps the finished
+        flows and all other densities, mixed by the rows that these flows held out, and a
+        `ConvergenceWarning` says how many flows are missing. Before the training of flows, Ctrl-C
+        raises `KeyboardInterrupt`, and the estimator does not change.
 
         Args:
           X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
@@ -168,33 +175,43 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         self.__dict__.pop("classes_", None)
-        self._dtypes = frames.dtypes_of(X)
+        self._dtypes = X.dtypes if isinstance(X, pd.DataFrame) else None
         if y is not None and (is_missing := pd.isna(np.ravel(np.asarray(y, object)))).any():
-            expected = (
-                f"{self._name}: expected a label in each row; leave out rows without, X[y.notna()]"
+            raise ValueError(
+                f"{self._name}: expected a label in each row; leave out rows without, "
+                f"X[y.notna()], got {is_missing.sum()} rows with NaN or None in y."
             )
-            raise ValueError(f"{expected}, got {is_missing.sum()} rows with NaN or None in y.")
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
         if y is not None:
             _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
-        names, limits = self._limits(rows[weights > 0])
+        rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
+        names, limits = self._limits(rows)
         expected = f"{self._name}: expected a column of numbers beside the categories"
         validation.require(bool(names), expected, "none")
-        indicators, numbers = self._split(rows)
-        classes, prior, categories = self._fit_stacks(
-            indicators, numbers, labels, weights, names, {}, limits, is_density=True
-        )
-        self.class_prior_ = prior
+        classes, groups = np.unique(labels, return_inverse=True)
+        # Merged rows make a fit independent of their order and repetition.
+        table = Rows.merged(np.column_stack([groups, *self._split(rows)]), weights)
+        groups, indicators, numbers = np.split(table.values, [1, 1 + sum(self._sizes)], axis=1)
+        groups, weights = groups[:, 0].astype(int), table.weights
+
+        self._x_columns = self._columns_of(indicators, weights, {})._replace(sizes=self._sizes)
+        self._columns = self._columns_of(numbers, weights, limits)
+        x = self._conditions_of(indicators)
+        fits = self._fit_simple_densities(x, numbers, groups, weights, names)
         rng = generator(self.random_state)
-        fits = [fit_category_mixture(each, self._sizes, rng) for each in categories]
-        self._category_mixtures, scores = zip(*fits, strict=True)
-        self.score_held_out_ += prior @ scores
-        self.score_start_ += prior @ scores
-        self.rounding_widths_ = np.zeros(rows.shape[1])
-        self.rounding_widths_[~self._are_categories] = self._columns.widths
+        mixtures = [fit_category_mixture(fit.splits, self._x_columns, rng) for fit in fits]
+        self._fit_flows(fits)
+
+        self._category_mixtures, scores = zip(*mixtures, strict=True)
+        self.class_prior_ = np.bincount(groups, weights) / weights.sum()
+        self.score_held_out_ += self.class_prior_ @ scores
+        self.score_start_ += self.class_prior_ @ scores
+        widths = np.zeros(rows.shape[1])
+        widths[~self._are_categories] = self.rounding_widths_
+        self.rounding_widths_ = widths
         if y is not None:
             self.classes_ = classes
 
@@ -242,12 +259,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         joint = np.where(is_possible, joint, np.log(self.class_prior_))
         return softmax(joint, axis=1)
 
-    def sample(
-        self,
-        n_samples: int = 1,
-        y: Any = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> Any:
+    def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
         """Returns random rows, without rounding; constant columns keep their value.
 
         Args:
@@ -263,17 +275,21 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         check_is_fitted(self)
         n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
         rng = generator(random_state)
-        groups = None if y is None else [self._class_index(y)]
-        rows = self._decoded(self._samples(n_samples, rng, groups))
+        groups = [*range(len(self._stacks))] if y is None else [self._class_index(y)]
+        prior, samples = self.class_prior_[groups], []
+        counts = rng.multinomial(n_samples, prior / prior.sum())
+        for group, n in zip(groups, counts, strict=True):
+            missing = np.full([n, sum(self._sizes)], np.nan)
+            uniforms = rng.random([n, 1 + len(self._sizes)])
+            indicators = self._category_mixtures[group].sample(missing, uniforms)
+            uniforms = rng.random([n, 2 + len(self._columns.center)])
+            numbers = self._stacks[group].sample(self._conditions_of(indicators), uniforms)
+            samples.append(np.column_stack([indicators, numbers]))
+        rows = self._decoded(rng.permutation(np.concatenate(samples)))
         rows = frames.decoded(rows, self._categories)
         return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
-    def impute(
-        self,
-        X: Any,
-        n_samples: int | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> Any:
+    def impute(self, X: Any, n_samples: int | None = None, random_state: Any = None) -> Any:
         """Returns rows whose missing cells are drawn from p(missing cells | other cells).
 
         The mean of several samples predicts a cell, and their quantiles give intervals. Normal
@@ -303,48 +319,30 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         rows, encoded = self._checked(X)
         samples = np.tile(encoded, [number, 1, 1])
-        for chosen, filled, units in self._units(encoded):
+        for chosen, copies, units, masses in self._units(encoded):
             # Systematic resampling: one draw from each of S equal intervals of the cumulative
             # weight.
-            masses = np.stack([unit.log_mass.reshape(len(filled), -1) for _, unit in units])
-            ends = softmax(np.concatenate(masses), axis=0).cumsum(axis=0)
+            ends = softmax(masses, axis=(0, 1)).reshape([-1, len(chosen)]).cumsum(axis=0)
             levels = np.arange(number)[:, np.newaxis] + rng.random([1, len(chosen)])
             levels = rng.permuted(levels / number, axis=0) * ends[-1]
             picks = (levels[:, np.newaxis] > ends[:-1]).sum(axis=1)
-            unit_of, copies = np.divmod(picks, len(filled))
-            drawn = filled[copies, np.arange(len(chosen))]
-            is_missing = np.isnan(drawn[0, 0])
+            unit_of, copy_of = np.divmod(picks, len(copies))
+            filled = copies[copy_of, np.arange(len(chosen))]
+            is_missing = np.isnan(filled[0, 0])
             for k, (_, unit) in enumerate(units):
                 s, i = np.nonzero(unit_of == k)
                 uniforms = rng.random([len(s), 1 + is_missing.sum()])
-                cells = unit.sample(copies[s, i] * len(chosen) + i, uniforms)
-                drawn[s[:, np.newaxis], i[:, np.newaxis], np.flatnonzero(is_missing)] = cells
-            samples[:, chosen] = drawn
+                cells = unit.sample(copy_of[s, i] * len(chosen) + i, uniforms)
+                filled[s[:, np.newaxis], i[:, np.newaxis], np.flatnonzero(is_missing)] = cells
+            samples[:, chosen] = filled
         filled = np.where(np.isnan(rows), self._decoded(samples), rows)
         filled = frames.decoded(filled, self._categories)
         if n_samples is not None:
             return filled
-        if not frames.is_frame(X):
+        if not isinstance(X, pd.DataFrame):
             return filled[0]
-        dtypes = frames.dtypes_of(X) if self._dtypes is None else self._dtypes
+        dtypes = X.dtypes if self._dtypes is None else self._dtypes
         return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
-
-    def _samples(
-        self, number: int, rng: np.random.Generator, groups: list[int] | None = None
-    ) -> np.ndarray:
-        groups = list(range(len(self._stacks))) if groups is None else groups
-        prior = self.class_prior_[groups]
-        counts = rng.multinomial(number, prior / prior.sum())
-        rows = []
-        for group, n in zip(groups, counts, strict=True):
-            uniforms = rng.random([n, 1 + len(self._sizes)])
-            missing = np.full([n, sum(self._sizes)], np.nan)
-            indicators = self._category_mixtures[group].sample(missing, uniforms)
-            conditions = self._conditions_of(indicators)
-            uniforms = rng.random([n, 2 + len(self._columns.center)])
-            numbers = self._stacks[group].sample(conditions, uniforms)
-            rows.append(np.column_stack([indicators, numbers]))
-        return rng.permutation(np.concatenate(rows))
 
     def _class_index(self, label: Any) -> int:
         classes = getattr(self, "classes_", np.array([])).tolist()
@@ -356,73 +354,63 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         rows, encoded = self._checked(X)
         log_probs = np.empty([len(rows), len(self._stacks)])
-        for chosen, _, units in self._units(encoded):
-            for group in range(len(self._stacks)):
-                masses = [unit.log_mass for of_group, unit in units if of_group == group]
-                masses = np.concatenate([mass.reshape([-1, len(chosen)]) for mass in masses])
-                log_probs[chosen, group] = np.logaddexp.reduce(masses, axis=0)
+        for chosen, _, units, masses in self._units(encoded):
+            groups = np.array([group for group, _ in units])
+            for i in range(len(self._stacks)):
+                log_probs[chosen, i] = logsumexp(masses[groups == i], axis=(0, 1))
         log_probs[np.isnan(encoded).all(axis=1)] = np.log(self.class_prior_)
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
         return log_probs + log_slopes.sum(axis=1, keepdims=True)
 
-    def _units(self, encoded: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, list[Any]]]:
+    def _units(self, encoded: np.ndarray) -> Iterator[tuple[Any, Any, list[Any], Any]]:
         """Yields indices of rows that miss the same cells, copies of the rows, and their densities.
 
         The E copies [E, N, H + D] enumerate the missing categories and the images of periodic
-        columns. Missing numbers stay NaN. The densities are pairs of a class index and a `Given` of
-        the E N copies, whose `log_mass` is log p(x, y). Issues a warning if few proposals carry the
-        density.
+        columns. Missing numbers stay NaN. The U densities are pairs of a class index and a `Given`
+        of the E N copies. The last result is log p(x, y), [U, E, N]. Issues a warning if few
+        proposals carry the density.
         """
-        progress, done = Progress(self.verbose), 0
-        num_indicators, mixtures = sum(self._sizes), self._category_mixtures
-        mixture = CategoryMixture.of(mixtures, self.class_prior_)
+        progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
+        mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)
         for is_missing, indices in patterns(encoded):
-            first, _ = all_categories(mixture, encoded[indices[:1], :num_indicators])
-            num_copies = len(first) * len(
-                self._columns.images(encoded[indices[:1], num_indicators:])
-            )
-            num_copies *= NUM_PROPOSALS if is_missing[num_indicators:].any() else 1
+            is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)
+            num_copies = len(self._copies(mixture, encoded[indices[:1]])[0])
+            num_copies *= NUM_PROPOSALS if is_event.any() else 1
             for (chosen,) in slices(max(1, _CHUNK_SIZE // num_copies), indices):
-                indicators, numbers = np.split(encoded[chosen], [num_indicators], axis=1)
-                indicators, factors = all_categories(mixture, indicators)
-                images = self._columns.images(numbers)
-                copies = [
-                    np.column_stack([of_categories, image])
-                    for of_categories in indicators
-                    for image in images
-                ]
-                factors = np.repeat(factors, len(images), axis=0).ravel()
-                flat = np.concatenate(copies)
-                conditions = self._conditions_of(flat[:, :num_indicators])
-                rows = np.column_stack([conditions, flat[:, num_indicators:]])
-                is_event = np.append(np.zeros(num_indicators, bool), is_missing[num_indicators:])
-                units = []
-                for group, (stack, of_group) in enumerate(zip(self._stacks, mixtures, strict=True)):
-                    log_prob = of_group.log_prob(flat[:, :num_indicators]) + factors
-                    log_prob += np.log(self.class_prior_[group])
-                    units += [
-                        (group, unit._replace(log_mass=unit.log_mass + log_prob))
-                        for unit in given(stack, rows, is_event)
-                    ]
-                self._warn_of_poor(chosen, units)
-                yield chosen, np.stack(copies), units
+                copies, factors = self._copies(mixture, encoded[chosen])
+                indicators, numbers = np.split(np.concatenate(copies), [num_indicators], axis=1)
+                rows = np.column_stack([self._conditions_of(indicators), numbers])
+                units, masses = [], []
+                for i, of_class in enumerate(self._category_mixtures):
+                    log_prior = factors + of_class.log_prob(indicators).reshape(factors.shape)
+                    log_prior += np.log(self.class_prior_[i])
+                    for unit in given(self._stacks[i], rows, is_event):
+                        units.append((i, unit))
+                        masses.append(unit.log_mass.reshape(factors.shape) + log_prior)
+                self._warn_of_poor(chosen, units, np.stack(masses))
+                yield chosen, copies, units, np.stack(masses)
                 done += len(chosen)
                 progress(f"{done:,} of {len(encoded):,} rows")
 
+    def _copies(self, mixture: CategoryMixture, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns copies [E, N, H + D] for all categories and images, and log factors [E, N]."""
+        indicators, numbers = np.split(rows, [sum(self._sizes)], axis=1)
+        indicators, factors = all_categories(mixture, indicators)
+        images = self._columns.images(numbers)
+        copies = [np.column_stack(pair) for pair in itertools.product(indicators, images)]
+        return np.stack(copies), np.repeat(factors, len(images), axis=0)
+
     @np.errstate(invalid="ignore")
-    def _warn_of_poor(self, chosen: np.ndarray, units: list[Any]) -> None:
+    def _warn_of_poor(self, chosen: np.ndarray, units: list[Any], masses: np.ndarray) -> None:
         """Issues a warning if few proposals carry much of the density of a row."""
-        masses = np.stack([unit.log_mass for _, unit in units])
-        shares = softmax(masses.reshape([-1, len(chosen)]), axis=0).reshape(masses.shape)
-        sizes = np.stack([unit.size for _, unit in units])
-        is_poor = (shares * (sizes < _LEAST_EFFECTIVE_SIZE)).reshape([-1, len(chosen)]).sum(axis=0)
-        if (is_poor > _POOR_SHARE).any():
+        sizes = np.stack([unit.size.reshape(masses.shape[1:]) for _, unit in units])
+        shares = softmax(masses, axis=(0, 1)) * (sizes < _LEAST_EFFECTIVE_SIZE)
+        is_poor = shares.sum(axis=(0, 1)) > _POOR_SHARE
+        if is_poor.any():
             warnings.warn(
-                f"{self._name}: the results for {(is_poor > _POOR_SHARE).sum()} rows with missing "
-                "cells rest on few proposals, for example of row "
-                f"{chosen[(is_poor > _POOR_SHARE).argmax()]}. Its other cells are improbable, or "
-                "the missing cells have a density unlike a mixture of normal ones.",
-                UserWarning,
+                f"{self._name}: the results for {is_poor.sum()} rows with missing cells rest on "
+                f"few proposals, for example of row {chosen[is_poor.argmax()]}. Its other cells "
+                "are improbable, or the missing cells have a density unlike a normal mixture.",
                 stacklevel=_STACK_LEVEL,
             )
 

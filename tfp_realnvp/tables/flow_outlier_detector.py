@@ -63,7 +63,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         density = FlowDensity(noise=0.1) if self.density is None else clone(self.density)
         density.fit(X)
         offset = np.percentile(density.score_samples(X), 100 * self.contamination)
-        # Set both last, so that an error or an interrupt leaves the estimator unchanged.
+        # Set both last, so that an error leaves the estimator unchanged.
         self.density_, self.offset_ = density, offset
         return self
 

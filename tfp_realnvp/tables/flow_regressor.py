@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.table import checked_weights, slices
+from tfp_realnvp.tables.missing import fill, mixture_with_gaps
+from tfp_realnvp.tables.table import Rows, checked_weights, slices
 
 __all__ = ["FlowRegressor"]
 
@@ -84,11 +85,18 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     Friedman: Greedy function approximation: a gradient boosting machine, 2001, for the trees.
     """
 
+    _is_density = False
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FlowRegressor:
         """Estimates p(y | x).
 
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
-        does not matter. If `fit` raises an error or is interrupted, the estimator does not change.
+        does not matter. If `fit` raises an error, the estimator does not change.
+
+        Ctrl-C stops the training of flows, as in `MLPClassifier`. The estimator keeps the finished
+        flows and all other densities, mixed by the rows that these flows held out, and a
+        `ConvergenceWarning` says how many flows are missing. Before the training of flows, Ctrl-C
+        raises `KeyboardInterrupt`, and the estimator does not change.
 
         Args:
           X: rows [N, C] of finite numbers and categories, with N at least 2, and NaN or `None` in
@@ -119,13 +127,26 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
-        weights, zeros = checked_weights(sample_weight, len(y), self._name), np.zeros(len(y))
-        _, limits = self._limits(X[weights > 0])
+        weights = checked_weights(sample_weight, len(y), self._name)
+        X, y, weights = (each[weights > 0] for each in (X, y, weights))
+        _, limits = self._limits(X)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
-        self._has_gaps = np.isnan(X[weights > 0]).any(axis=0)
-        self._fit_stacks(self._encoded(X), y, zeros, weights, names, bounds, {}, False)
-        self._size, self._stack = y.shape[1], self._stacks[0]
+        self._size, self._has_gaps = y.shape[1], np.isnan(X).any(axis=0)
+        # Merged rows make a fit independent of their order and repetition.
+        table, weights = Rows.merged(np.column_stack([self._encoded(X), y]), weights)
+        x, y = np.split(table, [-self._size], axis=1)
+
+        self._x_columns = self._columns_of(x, weights, bounds)
+        self._columns = self._columns_of(y, weights, {})
+        self._x_gaps = np.isnan(x).any(axis=0) & ~np.isnan(x).all(axis=0)
+        standardized = Rows(super()._conditions_of(x), weights)
+        self._filler = mixture_with_gaps(standardized, np.random.default_rng(0))
+        no_groups = np.zeros(len(y), int)
+        fits = self._fit_simple_densities(self._conditions_of(x), y, no_groups, weights, names)
+        self._fit_flows(fits)
+
+        self._stack = self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns log p(y | x) of each row in nats, [N], for y in its own units.
@@ -215,12 +236,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         low, high = self.predict_quantiles(X, [rest, 1 - rest])
         return low, high
 
-    def sample(
-        self,
-        X: Any,
-        n_samples: int = 1,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> np.ndarray:
+    def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Returns random y given x, [n_samples, N], or [n_samples, N, D] for several y.
 
         Args:
@@ -245,10 +261,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             warnings.warn(
                 f"{self._name}: missing cells in columns that had none in fit become their means "
                 f"given the other cells: {names}.",
-                UserWarning,
                 stacklevel=4,
             )
         return self._stack.conditions(self._conditions_of(self._encoded(X)))
+
+    def _conditions_of(self, x: np.ndarray) -> np.ndarray:
+        """Returns standardized x with means in missing cells, and indicators of these."""
+        filled = fill(self._filler, super()._conditions_of(x))
+        return np.column_stack([filled, np.isnan(x[:, self._x_gaps])])
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:
         """Replaces periodic columns of X by cosines and sines, and categories by indicators."""

@@ -10,40 +10,16 @@ import pandas as pd
 
 from tfp_realnvp.internal import validation
 
-__all__ = [
-    "as_frame",
-    "categories_of",
-    "check_columns",
-    "coded",
-    "decoded",
-    "dtypes_of",
-    "is_frame",
-    "listed",
-    "position",
-    "rows_as_frame",
-]
+__all__ = ["as_frame", "categories_of", "coded", "decoded", "listed", "position", "rows_as_frame"]
 
 _MAX_CATEGORIES = 255
 
 
-def is_frame(table: Any) -> bool:
-    """Returns whether a table is a `DataFrame`."""
-    return isinstance(table, pd.DataFrame)
-
-
-def dtypes_of(table: Any) -> Any:
-    """Returns the dtypes of columns as a `Series` by name; `None` if not a `DataFrame`."""
-    return table.dtypes if is_frame(table) else None
-
-
 def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
     """Raises a `ValueError` if a column is neither numeric nor one of `categories`."""
-    if not is_frame(table):
-        return
-    is_number = pd.api.types.is_numeric_dtype
     numbers, times, got = [], [], []
     for i, (name, dtype) in enumerate(table.dtypes.items()):
-        if i not in categories and not is_number(dtype):
+        if i not in categories and not pd.api.types.is_numeric_dtype(dtype):
             got.append(f"{name} ({dtype})")
             if dtype.kind in "mM":
                 times.append(name)
@@ -84,7 +60,7 @@ def as_frame(table: Any) -> Any:
     """Returns a table as a `DataFrame`; masked cells are missing."""
     if np.ma.isMaskedArray(table):
         table = np.ma.filled(table.astype(object), np.nan)
-    if is_frame(table):
+    if isinstance(table, pd.DataFrame):
         return table
     frame = pd.DataFrame(np.asarray(table)).infer_objects()
     texts = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind == "O"]

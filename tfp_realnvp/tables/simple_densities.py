@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from sklearn.cluster import kmeans_plusplus
 
 from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows, slices
+from tfp_realnvp.tables.table import Rows, Splits, drawn, slices
 
 __all__ = [
     "ConditionalMixture",
@@ -25,7 +25,6 @@ __all__ = [
     "StudentT",
     "fit_normal_mixtures",
     "fit_student_t",
-    "joint_log_probs",
 ]
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
@@ -108,16 +107,14 @@ class StudentT(NamedTuple):
         return self.events(stdtrit(self.df, uniforms[:, 1:]), conditions)
 
 
-def fit_student_t(
-    splits: list[tuple[Rows, Rows]], widths: np.ndarray, df: float, num_conditions: int = 0
-) -> list[StudentT]:
+def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[StudentT]:
     """Fits, for each split, an affine map that whitens the training rows.
 
     The slopes come from ridge regression with the penalty of the smallest held-out error. The
     covariance C of the errors plus uniform noise of `widths` is shrunk to (1 - a) C + a I. The
     factor a maximizes the likelihood of held-out rows.
     """
-    slopes = _ridge_slopes(splits, num_conditions)
+    slopes = _ridge_slopes(splits, splits[0][0].values.shape[1] - len(widths))
     fits = []
     log_likelihoods = np.zeros(len(_SHRINKAGES))
     for slope, split in zip(slopes, splits, strict=True):
@@ -140,7 +137,7 @@ def fit_student_t(
     return starts
 
 
-def _is_held_out(splits: list[tuple[Rows, Rows]]) -> bool:
+def _is_held_out(splits: Splits) -> bool:
     return splits[0][0] is not splits[0][1]
 
 
@@ -149,7 +146,7 @@ def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
     return Rows(events - conditions @ slopes, rows.weights)
 
 
-def _ridge_slopes(splits: list[tuple[Rows, Rows]], num_conditions: int) -> list[np.ndarray]:
+def _ridge_slopes(splits: Splits, num_conditions: int) -> list[np.ndarray]:
     """Returns slopes [C, D] for each split, with the penalty that is best on held-out rows."""
     number = num_conditions
     slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
@@ -257,7 +254,8 @@ class NormalMixture(NamedTuple):
         rest = of_other - np.swapaxes(shared, 1, 2) @ slopes
         parts = self.of_columns(np.append(given, other)), self.of_columns(given)
         joint, conditions = (part._coefficients() for part in parts)
-        return ConditionalMixture(self, joint, conditions, means, slopes, _factors(rest))
+        factors = np.swapaxes(np.linalg.cholesky(rest), 1, 2)
+        return ConditionalMixture(self, joint, conditions, means, slopes, factors)
 
 
 class ConditionalMixture(NamedTuple):
@@ -306,19 +304,13 @@ class ConditionalMixture(NamedTuple):
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        ends = self._shares(conditions).cumsum(axis=1)
-        components = (uniforms[:, :1] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
+        components = drawn(self._shares(conditions), uniforms[:, 0])
         events = ndtri(uniforms[:, 1:])
         for i in np.unique(components):
             chosen = components == i
             mean = self.means[i] + conditions[chosen] @ self.slopes[i]
             events[chosen] = mean + events[chosen] @ self.factors[i]
         return events
-
-
-def _factors(covariances: np.ndarray) -> np.ndarray:
-    """Returns upper triangular factors [K, D, D] that map standard normal numbers to rows."""
-    return np.swapaxes(np.linalg.cholesky(covariances), 1, 2)
 
 
 def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -374,12 +366,7 @@ def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
 
 
 def fit_normal_mixtures(
-    splits: list[tuple[Rows, Rows]],
-    least_variance: np.ndarray,
-    rng: np.random.Generator,
-    num_conditions: int,
-    progress: Progress,
-    starts: list[StudentT] | None = None,
+    splits: Splits, least_variance: np.ndarray, rng: Any, progress: Progress, starts: Any = None
 ) -> list[list[ConditionalMixture]]:
     """Selects mixtures by the held-out rows of the first split, and fits each for all splits.
 
@@ -390,6 +377,7 @@ def fit_normal_mixtures(
     if not _is_held_out(splits):
         return []
     rows, held_out = splits[0][0].thinned(_MAX_ROWS), splits[0][1]
+    num_conditions = rows.values.shape[1] - len(least_variance)
     is_condition = np.arange(rows.values.shape[1]) < num_conditions
 
     def fit(index: int, number: int, is_diagonal: bool, seed: int) -> ConditionalMixture:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
 
 from tfp_realnvp.tables.boosted_trees import BoostedTrees, GivenTrees, fit_boosted_trees
-from tfp_realnvp.tables.flow import fit_table_flow
-from tfp_realnvp.tables.imputation import with_draws
+from tfp_realnvp.tables.missing import with_draws
+from tfp_realnvp.tables.options import Options, resolved
+from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
-from tfp_realnvp.tables.table import Columns, Rows
+from tfp_realnvp.tables.table import Columns, Rows, Splits
+from tfp_realnvp.tables.table_flow import fit_table_flow
 
-__all__ = ["TableStack", "fit_table_stack"]
+__all__ = ["StackFit", "TableStack"]
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
 # With trees and the default `num_flows`: on smaller tables flows added nothing to trees.
@@ -31,15 +32,8 @@ _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
 # Flows compute probabilities in float32.
 _LEAST_MASS = 1e-5
 _MAX_STEPS, _TOLERANCE = 500, 1e-5
-# Defaults with few rows, and with many. Many rows need only one, larger flow: a held-out tenth of
-# the rows is enough for early stopping and for the weights.
-_MIN_MANY_ROWS, _PARTS_OF_MANY_ROWS = 50_000, 10
-_DEFAULTS = {
-    "num_flows": (5, 1),
-    "num_filters": (32, 64),
-    "max_steps": (2_000, 6_000),
-    "batch_size": (128, 512),
-}
+# Of many rows.
+_PARTS_OF_MANY_ROWS = 10
 
 
 class TableStack(NamedTuple):
@@ -88,10 +82,8 @@ class TableStack(NamedTuple):
         return events
 
 
-def fit_table_stack(
-    rows: Rows, columns: Columns, options: Any, rng: np.random.Generator, num_conditions: int
-) -> tuple[TableStack, list[list[Rows]], np.ndarray, list[dict[str, Any]]]:
-    """Returns the density of events given conditions, for standardized rows [N, C + D].
+class StackFit:
+    """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
     Each candidate of the mixture has one density per fold, fitted without that fold. Flows are kept
     if the first of them improves the mixture by more than one standard error on its held-out fold.
@@ -100,116 +92,138 @@ def fit_table_stack(
     further densities model the standardized errors. Each row gets the predictions of trees fitted
     without it, as two more conditions of all densities.
 
-    `options` are the arguments of an estimator, and `is_density`: whether a single rounded column
-    has a density, or otherwise the probability of its rounding interval. Also returns pairs of
-    learned and held-out rows, with missing cells drawn; log densities [N, 2] of held-out rows,
-    without and with flows; and the history of each flow.
+    Attributes:
+      splits: pairs of learned and held-out rows, with missing cells drawn.
+      max_flows: number of flows to train; 0 once the first flow has gained too little.
+      flows: the trained flows, of the first folds.
+      history: the history of each trained flow, see `fit_table_flow`.
     """
-    is_default = options.num_flows is None
-    options = _with_defaults(options, rows.number)
-    num_parts = _PARTS_OF_MANY_ROWS if options.num_flows == 1 else options.num_flows
-    folds = rows.folds(num_parts, rng)
-    num_splits = min(options.num_flows, folds.max() + 1)
-    widths, least_variances = columns.standardized_widths(), columns.least_variances()
-    is_one, width, trees = len(widths) == 1, 0.0, None
-    views: list[GivenTrees | None] = [None]
-    if options.is_density and options.noise:
-        least_variances = [least_variances[0] + options.noise**2]
-    if not options.is_density:
-        least_variances = least_variances[:1]
-        width = widths[0] if is_one else 0.0
-    if not options.is_density and is_one and rows.number >= _MIN_ROWS_OF_TREES:
-        trees, predictions = fit_boosted_trees(rows, folds, width)
-        rows = rows._replace(values=np.column_stack([predictions, rows.values]))
-        num_all = 2 + num_conditions
-        views = [
-            GivenTrees(None, slice(2), of_errors=True),
-            GivenTrees(None, slice(num_all), of_errors=False),
-            GivenTrees(None, slice(num_all), of_errors=True),
-        ]
-    splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(num_splits)]
-    splits = splits if folds.any() else [(rows,)]
-    if np.isnan(rows.values).any():
-        repeated = ([part.repeated() for part in parts] for parts in splits)
-        splits = [with_draws(parts, options.snapped, rng) for parts in repeated]
-    # A single row cannot be held out.
-    splits = [(parts[0], parts[-1]) for parts in splits]
-    held_out = Rows(*map(np.concatenate, zip(*(part for _, part in splits), strict=True)))
-    # without predictions of trees
-    plain = [[part.mapped(lambda v: v[:, 2 * bool(trees) :]) for part in parts] for parts in splits]
 
-    def held_out_log_prob(densities: Iterable[Any]) -> np.ndarray:
-        log_probs = [
-            _log_prob(density, part.values, width)
-            for density, (_, part) in zip(densities, splits, strict=True)
-        ]
-        return np.concatenate(log_probs)
+    def __init__(
+        self, rows: Rows, columns: Sequence[Columns], options: Options, rng: Any, progress: Progress
+    ) -> None:
+        """Fits all densities but flows.
 
-    candidates: list[list[Any]] = []
-    for view in views:
-        seen, number, unit = splits, num_conditions, 1.0
+        Args:
+          rows: standardized conditions and events, [N, C + D].
+          columns: the columns of the conditions, and those of the events.
+          options: the arguments of an estimator.
+          rng: generator for folds, clusters and flows.
+          progress: prints progress.
+        """
+        widths, least_variances = columns[1].standardized_widths(), columns[1].least_variances()
+        is_one, is_default = len(widths) == 1, options.num_flows is None
+        self._options = resolved(options, rows.number, is_one)
+        num_flows, noise = self._options.num_flows, self._options.noise
+        self._rng, self._progress = rng, progress
+        if not options._is_density:
+            least_variances = least_variances[:1]
+        elif noise:
+            least_variances = [least_variances[0] + noise**2]
+        self._width = widths[0] if is_one and not options._is_density else 0.0
+        folds = rows.folds(_PARTS_OF_MANY_ROWS if num_flows == 1 else num_flows, rng)
+        self._trees, views = None, [None]
+        if is_one and not options._is_density and rows.number >= _MIN_ROWS_OF_TREES:
+            self._trees, predictions = fit_boosted_trees(rows, folds, self._width)
+            rows = rows.mapped(lambda values: np.column_stack([predictions, values]))
+            views = [GivenTrees(None, 2), None, GivenTrees(None, rows.values.shape[1] - 1)]
+        self.splits = _splits(rows, folds, columns, num_flows, rng)
+        self._candidates: list[list[Any]] = []
+        for view in views:  # The last of three has no normal mixtures, only Student t and flows.
+            self._fit_view(view, widths, least_variances if view in views[:2] else [])
+        self._log_probs = np.stack([*map(self._held_out_log_prob, self._candidates)], axis=1)
+        # Affine maps of a single column could only shift and scale the start.
+        is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
+        least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
+        has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
+        self.max_flows = len(self.splits) if has_flows else 0
+        self.flows: list[Any] = []
+        self.history: list[dict[str, Any]] = []
+
+    def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
+        """Fits densities to a view of the rows; flows start from those of the last view."""
+        self._view, self._seen, unit = view, self.splits, 1.0
         if view:
-            seen = [(fit.mapped(view.rows), part.mapped(view.rows)) for fit, part in splits]
-            number = seen[0][0].values.shape[1] - 1
-            unit = np.exp(np.median(rows.values[:, 1])) if view.of_errors else 1.0
-        starts = fit_student_t(seen, widths / unit, options.degrees_of_freedom, number)
-        fits: list[list[Any]] = [starts]
-        # The last view has no normal mixtures, only Student t distributions and flows.
-        for least_variance in least_variances if view in views[:2] else []:
-            fits += fit_normal_mixtures(
-                seen, least_variance / unit**2, rng, number, options.progress
-            )
-        if number and not (view and view.of_errors):
-            fits += fit_normal_mixtures(
-                seen, least_variances[0], rng, number, options.progress, starts
-            )
-        candidates += [[_viewed(view, density) for density in each] for each in fits]
-    log_probs = np.stack([held_out_log_prob(each) for each in candidates], axis=1)
-    weights, start = _stacked(log_probs, held_out)
-    end = start
-    flows: list[Any] = []
-    least_gain = _LEAST_GAIN if trees else _TOLERANCE
-    history: list[dict[str, Any]] = []
-    # Affine maps of a single column could only shift and scale the start.
-    is_start = is_one and not num_conditions and options.transformer == "affine"
-    least = _MIN_ROWS_OF_DEFAULT if trees and is_default else _MIN_ROWS_OF_FLOWS
-    if rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start:
-        for first, split in zip(starts, seen, strict=True):
-            flow, of_flow = fit_table_flow(first, *split, widths / unit, options, rng, len(flows))
-            flows.append(_viewed(view, flow))
-            history.append(of_flow)
-            if len(flows) == 1:
-                part = splits[0][1]
-                before = log_probs[: len(part.values)]
-                after = np.column_stack([before, _log_prob(flows[0], part.values, width)])
-                gains = _stacked(after, part)[1] - _stacked(before, part)[1]
-                gain, error = part.mean_and_error(gains)
+            self._seen = [
+                (fit.mapped(view.rows), part.mapped(view.rows)) for fit, part in self.splits
+            ]
+            unit = np.exp(np.median(Rows.concatenated(self.splits[0]).values[:, 1]))
+        self._widths = widths / unit
+        self._starts = fit_student_t(self._seen, self._widths, self._options.degrees_of_freedom)
+        fits: list[list[Any]] = [self._starts]
+        options = self._rng, self._progress
+        for least_variance in least_variances:
+            fits += fit_normal_mixtures(self._seen, least_variance / unit**2, *options)
+        if not view and self._starts[0].slopes.size:
+            fits += fit_normal_mixtures(self._seen, least_variances[0], *options, self._starts)
+        self._candidates += [[*map(self._viewed, densities)] for densities in fits]
+
+    def _viewed(self, density: Any) -> Any:
+        return self._view._replace(density=density) if self._view else density
+
+    def _held_out_log_prob(self, densities: list[Any]) -> np.ndarray:
+        """Returns the log densities of held-out rows, for the first `len(densities)` folds."""
+        pairs = zip(densities, self.splits, strict=False)
+        return np.concatenate([_log_prob(d, part.values, self._width) for d, (_, part) in pairs])
+
+    def add_flows(self) -> None:
+        """Trains one flow per fold, unless the first one improves the mixture too little."""
+        least_gain = _LEAST_GAIN if self._trees else _TOLERANCE
+        for i in range(self.max_flows):
+            fit = self._starts[i], self._seen[i], self._widths, self._options, self._rng
+            flow, history = fit_table_flow(*fit, self._progress, i)
+            self.history.append(history)
+            flows = [*self.flows, self._viewed(flow)]
+            if i == 0:
+                _, held_out, (start, end) = self._weighted(flows)
+                gain, error = held_out.mean_and_error(end - start)
                 if gain <= max(error, least_gain):
-                    options.progress(
+                    self.max_flows = 0
+                    self._progress(
                         "no flows: to the mixture of the other densities the first one adds "
                         f"{gain:+.3f} ± {error:.3f} nats a held-out row"
                     )
                     break
-        else:
-            candidates.append(flows)
-            log_probs = np.column_stack([log_probs, held_out_log_prob(flows)])
+            self.flows = flows
+
+    def result(self) -> tuple[TableStack, Rows, np.ndarray]:
+        """Returns the stack, held-out rows, and their log densities without and with flows."""
+        weights, held_out, log_probs = self._weighted(self.flows)
+        candidates = zip(weights, [*self._candidates, self.flows], strict=False)
+        parts = [
+            (weight / len(each), part) for weight, each in candidates if weight for part in each
+        ]
+        shares, densities = zip(*parts, strict=True)
+        # Rows of folds with a flow stand for all rows, so that each class keeps its weight.
+        total = sum(part.weights.sum() for _, part in self.splits)
+        held_out = held_out._replace(weights=held_out.weights * total / held_out.weights.sum())
+        stack = TableStack(list(densities), np.array(shares), self._width, self._trees)
+        return stack, held_out, log_probs
+
+    def _weighted(self, flows: list[Any]) -> tuple[np.ndarray, Rows, np.ndarray]:
+        """Returns the weights of all candidates, held-out rows, and their log densities [2, N].
+
+        If only the first folds have flows, only their held-out rows count.
+        """
+        held_out = Rows.concatenated(part for _, part in self.splits[: len(flows) or None])
+        log_probs = self._log_probs[: len(held_out.values)]
+        weights, start = _stacked(log_probs, held_out)
+        end = start
+        if flows:
+            log_probs = np.column_stack([log_probs, self._held_out_log_prob(flows)])
             weights, end = _stacked(log_probs, held_out)
-    parts = [density for i in np.flatnonzero(weights) for density in candidates[i]]
-    shares = np.repeat(weights[weights > 0] / len(splits), len(splits))
-    log_probs = np.stack([start, end], axis=1)
-    return TableStack(parts, shares, width, trees), plain, log_probs, history
+        return weights, held_out, np.stack([start, end])
 
 
-def _viewed(view: GivenTrees | None, density: Any) -> Any:
-    return view._replace(density=density) if view else density
-
-
-def _with_defaults(options: Any, num_rows: float) -> Any:
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    defaults = {
-        name: many if num_rows >= _MIN_MANY_ROWS else few for name, (few, many) in _DEFAULTS.items()
-    }
-    return types.SimpleNamespace(**{**vars(options), **defaults, **given})
+def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) -> Splits:
+    """Returns learned and held-out rows for the first folds, with missing cells drawn."""
+    splits: Any = [(rows.where(folds != i), rows.where(folds == i)) for i in range(number)]
+    splits = splits[: folds.max() + 1] if folds.any() else [(rows,)]
+    if np.isnan(rows.values).any():
+        repeated = ([part.repeated() for part in parts] for parts in splits)
+        splits = [with_draws(parts, columns, rng) for parts in repeated]
+    # A single row cannot be held out.
+    return [(parts[0], parts[-1]) for parts in splits]
 
 
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:

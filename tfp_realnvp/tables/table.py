@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +30,38 @@ _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
 # The squares of larger numbers leave the range of float64.
 _MAX_MAGNITUDE = 1e150
-# `warnings.warn` < `Columns.warn` < `_fit_stacks` < `_fit` < `_fit_or_keep` < `fit` < its caller
+# `warn` < `Columns.warn` < `_fit_simple_densities` < `_fit` < `_fit_or_keep` < `fit` < caller
 _STACK_LEVEL = 6
+
+
+def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Converts codes [N, C] to indicators [N, Σ sizes], for the numbers of categories in `sizes`.
+
+    NaN, a missing cell, becomes NaN in all its indicators.
+    """
+    indicators = [
+        np.where(np.isnan(column), np.nan, column == np.arange(size))
+        for column, size in zip(codes.T[..., np.newaxis], sizes, strict=True)
+    ]
+    return np.concatenate([np.empty([len(codes), 0]), *indicators], axis=1)
+
+
+def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Returns the codes [..., C] of indicators [..., Σ sizes]."""
+    codes = np.empty([*indicators.shape[:-1], len(sizes)])
+    for i, column in enumerate(split_categories(indicators, sizes)):
+        codes[..., i] = column.argmax(axis=-1)
+    return codes
+
+
+def split_categories(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    return np.split(indicators, np.cumsum(sizes), axis=-1)[: len(sizes)]
+
+
+def drawn(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Draws an index for each row of weights [N, K], from uniform numbers [N]."""
+    ends = weights.cumsum(axis=1)
+    return (uniforms[:, np.newaxis] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
 
 
 def slices(size: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -57,13 +87,18 @@ class Rows(NamedTuple):
         values = np.where(np.isinf(values), np.nan, values)
         return cls(values, np.bincount(indices.ravel(), weights[is_used]))
 
-    def where(self, is_chosen: np.ndarray) -> Rows:
-        """Returns some of the rows."""
-        return Rows(self.values[is_chosen], self.weights[is_chosen])
+    @classmethod
+    def concatenated(cls, parts: Iterable[Rows]) -> Rows:
+        """Returns the rows of all parts."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def where(self, chosen: Any) -> Rows:
+        """Selects rows by a mask, indices or a slice."""
+        return Rows(self.values[chosen], self.weights[chosen])
 
     def thinned(self, number: int) -> Rows:
         """Returns every n-th row, at most `number` rows, spread evenly over the sorted table."""
-        return Rows(*(array[:: -(-len(array) // number)] for array in self))
+        return self.where(slice(None, None, -(-len(self.weights) // number)))
 
     def repeated(self) -> Rows:
         """Splits each row with missing cells into several rows of about the least weight.
@@ -74,7 +109,7 @@ class Rows(NamedTuple):
         has_gaps = np.isnan(self.values).any(axis=1)
         copies = np.where(has_gaps, np.ceil(self.weights / least), 1).astype(int)
         lighter = self._replace(weights=self.weights / copies)
-        return Rows(*(np.repeat(array, copies, axis=0) for array in lighter))
+        return lighter.where(np.repeat(np.arange(len(copies)), copies))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
         """Applies a function to the rows and keeps the weights."""
@@ -137,6 +172,10 @@ def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
     return weights
 
 
+# Pairs of rows, to learn and to hold out.
+Splits = Sequence[tuple[Rows, Rows]]
+
+
 class Columns(NamedTuple):
     """Properties of the columns of a table; all but `domains` are arrays [D].
 
@@ -145,18 +184,21 @@ class Columns(NamedTuple):
       scale: standard deviations including the rounding, or the magnitudes of constant columns.
       is_constant: whether all rows have the same value.
       widths: rounding widths of coarsely rounded columns in their own units, 0 for others.
-      takes_few_values: whether a column is coarsely rounded and most rows share its values.
+      few_values: the values of each coarsely rounded column where most rows share a value, by
+        position.
       slopes: geometric means of the slope of `standardized` over the rows.
       domains: maps of bounded and periodic columns to the real line, by position.
+      sizes: numbers of categories, if the columns are indicators of categories.
     """
 
     center: np.ndarray
     scale: np.ndarray
     is_constant: np.ndarray
     widths: np.ndarray
-    takes_few_values: np.ndarray
+    few_values: dict[int, np.ndarray]
     slopes: np.ndarray
     domains: dict[int, Interval | Circle]
+    sizes: list[int] | None = None
 
     @classmethod
     def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits | None = None) -> Columns:
@@ -175,10 +217,10 @@ class Columns(NamedTuple):
         scale = np.where(scale > 1e-12 * largest, scale, np.where(largest > 0, largest, 1.0))
         is_constant = (values == values[:1]).all(axis=0)
         is_coarse = rounding >= _COARSE_ROUNDING * scale
-        is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
         center = np.where(is_constant, values[0], center)
         widths *= is_coarse
-        few = is_coarse & is_shared
+        is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
+        few = {i: np.unique(values[:, i]) for i in np.flatnonzero(is_coarse & is_shared)}
         columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
         for i, limit in (limits or {}).items():
             domain = (
@@ -187,12 +229,12 @@ class Columns(NamedTuple):
                 else Circle.fit(limit, values[:, i], rows.weights)
             )
             columns = columns._mapped(i, domain, rows)
-        some = Rows(*(array[:: -(-len(array) // _MAX_ROWS_OF_CHOICE)] for array in rows))
+        some = rows.thinned(_MAX_ROWS_OF_CHOICE)
         for i, domain in columns.domains.items():
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
                 # With a curved map, the heights of peaks at few values would depend on its slope.
-                choices = [straight] if few[i] else [columns, straight]
+                choices = [straight] if i in few else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 
@@ -210,8 +252,7 @@ class Columns(NamedTuple):
 
     def _normal_score(self, rows: Rows) -> float:
         """Returns the mean log density of rows under a normal distribution, up to a constant."""
-        standardized = rows._replace(values=self.standardized(rows.values))
-        _, covariance = standardized.covariance()
+        _, covariance = rows.mapped(self.standardized).covariance()
         np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
         log_slopes = self.log_slopes(rows.values).sum(axis=1)
         return np.average(log_slopes, weights=rows.weights) - np.linalg.slogdet(covariance)[1] / 2
@@ -222,6 +263,22 @@ class Columns(NamedTuple):
         for i, domain in self.domains.items():
             rows[..., i] = domain.to_line(rows[..., i])
         return (rows - self.center) / self.scale
+
+    def snapped(self, rows: np.ndarray) -> np.ndarray:
+        """Rounds drawn cells to categories, or to known values of columns with few values."""
+        if self.sizes is not None:
+            codes = codes_of(self.in_units(rows), self.sizes)
+            return self.standardized(one_hot(codes, self.sizes))
+        units, few = self.in_units(rows), list(self.few_values)
+        for i, values in self.few_values.items():
+            middles = (values[1:] + values[:-1]) / 2
+            units[:, i] = values[np.searchsorted(middles, units[:, i])]
+        rows[:, few] = self.standardized(units)[:, few]
+        return rows
+
+    def indicators(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the indicators of categories from the first columns of standardized rows."""
+        return np.rint(self.in_units(rows[:, : len(self.center)]))
 
     def in_units(self, rows: np.ndarray) -> np.ndarray:
         """Converts standardized rows [..., D] to the units of the columns."""
@@ -264,7 +321,8 @@ class Columns(NamedTuple):
         """
         of_rounding = self.standardized_widths() ** 2 / 12
         smooth = _LEAST_VARIANCE + of_rounding
-        sharp = np.where(self.takes_few_values, _LEAST_VARIANCE * (1 - of_rounding), smooth)
+        takes_few_values = np.isin(np.arange(len(smooth)), list(self.few_values))
+        sharp = np.where(takes_few_values, _LEAST_VARIANCE * (1 - of_rounding), smooth)
         return [smooth] if (sharp == smooth).all() else [smooth, sharp]
 
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
@@ -282,15 +340,15 @@ class Columns(NamedTuple):
                 f"densities that depends on regularization alone: {listed(notes)}. Remove them for "
                 "comparable densities."
             )
-        if is_density and self.takes_few_values.any():
-            few = listed(names[i] for i in np.flatnonzero(self.takes_few_values))
+        if is_density and self.few_values:
+            few = listed(names[i] for i in self.few_values)
             messages.append(
                 f"some columns are rounded and take few values: {few}. score_samples is the height "
                 "of narrow peaks at these values, and not their probability; see the docstring. "
                 "For probabilities of one column, make it the y of a FlowRegressor."
             )
         for message in messages:
-            warnings.warn(f"{caller}: {message}", UserWarning, stacklevel=_STACK_LEVEL)
+            warnings.warn(f"{caller}: {message}", stacklevel=_STACK_LEVEL)
 
 
 def _rounding_width(column: np.ndarray) -> float:

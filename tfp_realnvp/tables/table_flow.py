@@ -18,6 +18,8 @@ from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
 import tfp_realnvp as tfr
+from tfp_realnvp.tables.options import Options
+from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import StudentT
 from tfp_realnvp.tables.table import Rows, slices
 
@@ -33,31 +35,9 @@ _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
 _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
+# Graphs of as many architectures are kept.
+_MAX_ARCHITECTURES = 8
 _MAX_NORM, _BETA1, _BETA2, _EPSILON = 10.0, 0.9, 0.999, 1e-7
-
-
-class Architecture(NamedTuple):
-    """Everything the functions of a flow depend on, except its weights.
-
-    Attributes:
-      size: number D of columns of the events.
-      num_conditions: number C of conditions.
-      df: degrees of freedom of the Student t latents.
-      options: arguments of `RealNVPVector`, as items.
-    """
-
-    size: int
-    num_conditions: int
-    df: float
-    options: tuple[tuple[str, Any], ...]
-
-
-class _Functions(NamedTuple):
-    """The initial weights [P] of an architecture, and its functions of any weights."""
-
-    initial: np.ndarray
-    evaluate: dict[str, Callable[..., tf.Tensor]]
-    train: dict[bool, Callable[..., tuple[tf.Tensor, ...]]]
 
 
 class TableFlow(NamedTuple):
@@ -65,12 +45,12 @@ class TableFlow(NamedTuple):
 
     Attributes:
       start: the affine map.
-      architecture: the architecture of the flow.
+      options: arguments of `RealNVPVector`, as items.
       weights: the weights of the flow, [P], float32.
     """
 
     start: StudentT
-    architecture: Architecture
+    options: tuple[tuple[str, Any], ...]
     weights: np.ndarray
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
@@ -87,7 +67,7 @@ class TableFlow(NamedTuple):
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D], by quasi-Monte Carlo."""
-        size = self.architecture.size
+        size = len(self.start.mean)
         if size > 1:
             uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
         else:
@@ -117,8 +97,8 @@ class TableFlow(NamedTuple):
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Applies a method of the flow to values [N, D] given the conditions of rows."""
-        function = _functions(self.architecture).evaluate[name]
-        conditions = rows[:, : self.architecture.num_conditions]
+        function = _functions(*self.start.slopes.shape, self.start.df, self.options)[1][name]
+        conditions = rows[:, : len(self.start.slopes)]
         with np.errstate(over="ignore"):
             results = [
                 function(self.weights, *_float32(*chunk)).numpy()
@@ -129,11 +109,11 @@ class TableFlow(NamedTuple):
 
 def fit_table_flow(
     start: StudentT,
-    rows: Rows,
-    held_out: Rows,
+    split: tuple[Rows, Rows],
     widths: np.ndarray,
-    options: Any,
+    options: Options,
     rng: np.random.Generator,
+    progress: Progress,
     index: int,
 ) -> tuple[TableFlow, dict[str, Any]]:
     """Trains a flow on rows; returns it with the history of its validations on held-out rows.
@@ -143,11 +123,10 @@ def fit_table_flow(
     training step is not finite, the result is the start. `widths`, [D], are widths of uniform
     noise, and `index` is the number of the flow in messages.
     """
-    num_conditions, size = start.slopes.shape
+    (num_conditions, size), (rows, held_out) = start.slopes.shape, split
     names = "num_couplings", "num_blocks", "num_filters", "transformer"
     items = tuple((name, getattr(options, name)) for name in names)
-    architecture = Architecture(size, num_conditions, start.df, items)
-    functions = _functions(architecture)
+    weights, functions = _functions(num_conditions, size, start.df, items)
     # XLA compiles for as long as thousands of steps take.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
     held_out = held_out.thinned(_MAX_HELD_OUT)
@@ -157,73 +136,73 @@ def fit_table_flow(
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before = time.perf_counter()
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
-    flow = TableFlow(start.rotated(rng), architecture, functions.initial)
-    state = [tf.constant(flow.weights), *[tf.zeros(len(flow.weights))] * 2]
-    best, best_lead, best_error, kept = flow, 0.0, 0.0, -1
+    flow = best = TableFlow(start.rotated(rng), items, weights)
+    state = [tf.constant(weights), *[tf.zeros(len(weights))] * 2]
+    best_lead, kept = 0.0, -1
     start_log_probs = flow.log_prob(held_out.values)
-    for steps in slices(steps_per_validation, all_steps, rates):
+    for number, (steps, some_rates) in enumerate(slices(steps_per_validation, all_steps, rates)):
         noise = options.noise
         if noise is None:
-            part = min(1.0, 1.25 * steps[0][0] / options.max_steps)
+            part = min(1.0, 1.25 * steps[0] / options.max_steps)
             noise = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
-        batches = rows.draw([len(steps[0]), options.batch_size], rng)
+        batches = rows.draw([len(steps), options.batch_size], rng)
         conditions, events = np.split(batches, [num_conditions], axis=-1)
         events += widths * rng.uniform(-0.5, 0.5, events.shape)
-        latents = flow.start.latents(batches)
         # Conditions get noise as well, since networks memorize few rows.
         conditions, latents = (
-            array + noise * rng.normal(size=array.shape) for array in (conditions, latents)
+            array + noise * rng.normal(size=array.shape)
+            for array in (conditions, flow.start.latents(batches))
         )
-        first = tf.constant(float(steps[0][0]))
-        tensors = _float32(latents, conditions, steps[1])
-        *state, number_made = functions.train[is_long](*state, first, *tensors)
-        if number_made < len(steps[0]):
+        first = tf.constant(float(steps[0]))
+        tensors = _float32(latents, conditions, some_rates)
+        *state, number_made = functions["compiled" if is_long else "train"](*state, first, *tensors)
+        if number_made < len(steps):
             warnings.warn(
                 f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} its "
-                f"training diverged at step {steps[0][0] + int(number_made)}. A smaller "
+                f"training diverged at step {steps[0] + int(number_made)}. A smaller "
                 "learning_rate may help.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
-            best_lead = 0.0
+            kept = -1
             break
         trained = flow._replace(weights=state[0].numpy())
         leads = trained.log_prob(held_out.values) - start_log_probs
         lead, error = held_out.mean_and_error(leads)
-        step = int(steps[0][-1]) + 1
+        step = int(steps[-1]) + 1
         for name, value in zip(history, (step, noise, lead, error), strict=True):
             history[name].append(value)
-        number = len(history["step"])
-        if number % _VALIDATIONS_PER_LINE == 1:
-            seconds_per_step = (time.perf_counter() - before) / step
-            left = seconds_per_step * ((options.num_flows - index) * options.max_steps - step)
-            options.progress(
+        if number % _VALIDATIONS_PER_LINE == 0:
+            left = (options.num_flows - index) * options.max_steps - step
+            left *= (time.perf_counter() - before) / step
+            progress(
                 f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}, "
                 f"at most {left:.0f} s left: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
                 "the start"
             )
         if lead > best_lead:
-            best, best_lead, best_error, kept = trained, lead, error, number - 1
-        elif number - 1 - kept >= options.patience:
+            best, best_lead, kept = trained, lead, number
+        elif number - kept >= options.patience:
             break
-    if best_lead <= best_error:
+    if kept < 0 or best_lead <= history["lead_error"][kept]:
         return flow, {**history, "kept_step": 0, "kept_noise": math.nan}
-    kept_values = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
-    return best, history | kept_values
+    return best, history | {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
 
 
 def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
     return [tf.constant(array.astype(np.float32)) for array in arrays]
 
 
-@functools.cache
-def _functions(architecture: Architecture) -> _Functions:
-    """Returns the functions of an architecture, traced once per process.
+@functools.lru_cache(_MAX_ARCHITECTURES)
+def _functions(
+    num_conditions: int, size: int, df: float, options: tuple[tuple[str, Any], ...]
+) -> tuple[np.ndarray, dict[str, Callable[..., Any]]]:
+    """Returns the initial weights [P] of an architecture, and its functions of any weights.
 
-    The functions cannot be stale: weights are arguments and nothing is assigned. The flow below is
-    a template that only supplies the initial weights.
+    A process traces the functions once for each of its last architectures. The functions cannot be
+    stale: weights are arguments and nothing is assigned. The flow below is a template that only
+    supplies the initial weights.
     """
-    size, num_conditions, df, options = architecture
     flow = tfr.RealNVPVector(
         size,
         normalization=None,
@@ -241,28 +220,19 @@ def _functions(architecture: Architecture) -> _Functions:
     def call(name: str, weights: tf.Tensor, values: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
         given = {"conditional_input": conditions} if num_conditions else {}
         parts = tf.split(weights, [math.prod(variable.shape) for variable in variables])
-        values_of = [
-            (v, tf.cast(tf.reshape(part, v.shape), v.dtype))
-            for v, part in zip(variables, parts, strict=True)
-        ]
+        pairs = zip(variables, parts, strict=True)
+        values_of = [(v, tf.cast(tf.reshape(part, v.shape), v.dtype)) for v, part in pairs]
         with keras.StatelessScope(values_of):
             if name == "log_prob":
                 return distribution.log_prob(values, bijector_kwargs=given)
             return getattr(flow, name)(values, **given)
 
-    def train(
-        weights: tf.Tensor,
-        momentum: tf.Tensor,
-        velocity: tf.Tensor,
-        first: tf.Tensor,
-        events: tf.Tensor,
-        conditions: tf.Tensor,
-        rates: tf.Tensor,
-    ) -> tuple[tf.Tensor, ...]:
+    def train(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Makes Adam steps, numbered from `first`, each with its own batch and learning rate.
 
         Returns weights, moments, and the number of finite steps; stops at the first nonfinite one.
         """
+        *start, first, events, conditions, rates = arguments
 
         def step(i: tf.Tensor, _: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
             weights, momentum, velocity = state
@@ -284,8 +254,9 @@ def _functions(architecture: Architecture) -> _Functions:
         def goes_on(i: tf.Tensor, is_finite: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
             return is_finite & (i < tf.shape(events)[0])
 
-        state = tf.constant(0), tf.constant(True), weights, momentum, velocity
-        number, _, *state = tf.while_loop(goes_on, step, state)
+        number, _, *state = tf.while_loop(
+            goes_on, step, (tf.constant(0), tf.constant(True), *start)
+        )
         return *state, number
 
     initial = np.concatenate([np.ravel(variable.numpy()) for variable in variables])
@@ -294,14 +265,10 @@ def _functions(architecture: Architecture) -> _Functions:
     batches = tf.TensorSpec([None, None, size]), tf.TensorSpec([None, None, num_conditions])
     of_steps = [*[vector] * 3, tf.TensorSpec([]), *batches, tf.TensorSpec([None])]
     traced = functools.partial(tf.function, autograph=False)
-    return _Functions(
-        initial.astype(np.float32),
-        {
-            name: traced(functools.partial(call, name), input_signature=[vector, *rows])
-            for name in ("log_prob", "forward", "inverse")
-        },
-        {
-            is_long: traced(train, input_signature=of_steps, jit_compile=is_long or None)
-            for is_long in (False, True)
-        },
-    )
+    functions = {
+        name: traced(functools.partial(call, name), input_signature=[vector, *rows])
+        for name in ("log_prob", "forward", "inverse")
+    }
+    functions["train"] = traced(train, input_signature=of_steps)
+    functions["compiled"] = traced(train, input_signature=of_steps, jit_compile=True)
+    return initial.astype(np.float32), functions

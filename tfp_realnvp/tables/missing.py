@@ -1,0 +1,211 @@
+"""Draws of missing cells given the known cells, and marginal densities of the known cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp, softmax, stdtrit
+from scipy.stats import qmc, t
+
+from tfp_realnvp.tables.categories import CategoryMixture
+from tfp_realnvp.tables.simple_densities import ConditionalMixture, NormalMixture, StudentT
+from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
+
+__all__ = ["NUM_PROPOSALS", "all_categories", "fill", "given", "mixture_with_gaps", "with_draws"]
+
+_NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
+_MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
+# Proposals for densities other than normal mixtures. Some are wide, since mixtures have light
+# tails.
+NUM_PROPOSALS, _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 128, 0.25, 1.5, 4.0
+_MAX_COMBINATIONS = 64
+
+
+def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
+    """Fills missing cells of rows [N, D] with means given the known cells, or draws by `rng`."""
+    rows = rows.copy()
+    for is_missing, chosen in patterns(rows):
+        if not is_missing.any():
+            continue
+        rest, known = mixture.given(~is_missing), rows[chosen][:, ~is_missing]
+        if rng is None:
+            cells = rest.mean_of_events(known)
+        else:
+            cells = rest.sample(known, rng.random([len(known), 1 + is_missing.sum()]))
+        rows[np.ix_(chosen, is_missing)] = cells
+    return rows
+
+
+def mixture_with_gaps(
+    rows: Rows, rng: np.random.Generator, columns: Sequence[Columns] = (), num_mixtures: int = 0
+) -> NormalMixture:
+    """Fits a normal mixture to standardized rows with NaN in missing cells.
+
+    The method is stochastic expectation maximization: each iteration draws the missing cells from
+    the last mixture and fits the next one. `columns` replace draws by existing values. The first
+    mixtures have one component, which extrapolates to rows whose neighbors miss the same cells. The
+    covariance of the N rows [D] of a component is multiplied by (N + D) / (N - D): expected squared
+    errors of a linear regression are larger by this factor on new rows.
+
+    Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
+    EM algorithm for the mixture problem, 1985.
+    """
+    rows = rows.thinned(_MAX_ROWS)
+    size = rows.values.shape[1]
+    num_components = np.clip(rows.number // (_ROWS_OF_COMPONENT * (size + 1)), 1, _MAX_MIXED)
+    mixture = NormalMixture(np.zeros(1), np.zeros([1, size]), np.eye(size)[np.newaxis])
+    num_steps = _NUM_STEPS if np.isnan(rows.values).any() else 1
+    for k in [1] * num_steps + [int(num_components)] * num_mixtures:
+        drawn = rows._replace(values=_snapped(fill(mixture, rows.values, rng), columns))
+        least_variance = np.full(size, _SHRINKAGE * size * k / rows.number)
+        mixture = NormalMixture.fit(drawn, k, False, least_variance, 0, _MAX_EM_STEPS)
+        factor = (rows.number + k * size) / max(rows.number - k * size, rows.number / 4)
+        mixture = mixture._replace(covariances=factor * mixture.covariances)
+    return mixture
+
+
+def with_draws(
+    parts: Sequence[Rows], columns: Sequence[Columns], rng: np.random.Generator
+) -> list[Rows]:
+    """Draws the missing cells of parts of a table, by a mixture fitted to the first part.
+
+    `columns` describe the conditions and the events.
+    """
+    mixture = mixture_with_gaps(parts[0], rng, columns, _NUM_MIXTURES)
+    return [part.mapped(lambda v: _snapped(fill(mixture, v, rng), columns)) for part in parts]
+
+
+def _snapped(rows: np.ndarray, columns: Sequence[Columns]) -> np.ndarray:
+    """Replaces draws by existing values of the columns; without columns, returns the rows."""
+    ends = np.cumsum([len(each.center) for each in columns])
+    parts = zip(columns, np.split(rows, ends[:-1], axis=1), strict=False)
+    return np.column_stack([each.snapped(part) for each, part in parts]) if columns else rows
+
+
+class Given(NamedTuple):
+    """Some densities of a stack for rows [N, C + D], given the known cells.
+
+    Attributes:
+      log_mass: log of their contribution to the density of the known events, [N].
+      sample: function that draws missing cells from indices of rows [M] and uniform numbers [M, 1 +
+        number of missing cells].
+      size: effective number of proposals behind `log_mass`, [N]; infinite if exact.
+    """
+
+    log_mass: np.ndarray
+    sample: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    size: np.ndarray
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray) -> list[Given]:
+    """Conditions the densities of a stack on the known cells of rows that miss the same cells.
+
+    Normal mixtures are exact. The other densities use importance sampling: a mixture q(m | o) of
+    the normal mixture of largest weight and a wide Student t distribution proposes missing cells m
+    given observed cells o, with weights `p(o, m) / q(m | o)`. All rows use the same quasi-random
+    points, so a result depends on its row alone.
+
+    Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
+    noniterative sampling/importance resampling alternative, 1987.
+    """
+    exact, known, results = np.full(len(rows), np.inf), rows[:, ~is_missing], []
+    if not is_missing.any():
+        return [Given(stack.log_prob(rows), lambda chosen, _: np.empty([len(chosen), 0]), exact)]
+    is_mixed = np.array([isinstance(part, ConditionalMixture) for part in stack.parts])
+    mixed = [(stack.parts[i], stack.shares[i]) for i in np.flatnonzero(is_mixed)]
+    others = [part for part in stack.parts if not isinstance(part, ConditionalMixture)]
+    if mixed:
+        mixtures = [part.mixture for part, _ in mixed]
+        ends = np.cumsum([len(mixture.means) for mixture in mixtures])
+        # One matrix product for the components of all mixtures.
+        components = NormalMixture(*map(np.concatenate, zip(*mixtures, strict=True)))
+        joint = components.of_columns(~is_missing).joint_log_probs(known)
+        for (part, share), log_probs in zip(mixed, np.split(joint, ends[:-1], 1), strict=True):
+            log_mass = logsumexp(log_probs, axis=1) - part.log_prob_of_conditions(rows)
+            log_mass = np.log(share) + np.where(np.isnan(log_mass), -np.inf, log_mass)
+            results.append(Given(log_mass, _sampler(part.mixture, is_missing, known), exact))
+    mixture = None
+    if mixed and not all(isinstance(part, StudentT) for part in others):
+        mixture = max(mixed, key=lambda each: each[1])[0].mixture.given(~is_missing)
+    rest = stack._replace(parts=others, shares=stack.shares[~is_mixed])
+    proposals, log_weights = _proposals(rest, mixture, rows, is_missing)
+    weights = softmax(log_weights, axis=0)
+
+    def sample(chosen: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        return proposals[drawn(weights[:, chosen].T, uniforms[:, 0]), chosen]
+
+    log_mass = logsumexp(log_weights, axis=0) - np.log(NUM_PROPOSALS)
+    return [*results, Given(log_mass, sample, 1 / (weights**2).sum(axis=0))]
+
+
+def _sampler(mixture: NormalMixture, is_missing: np.ndarray, known: np.ndarray) -> Any:
+    return lambda chosen, uniforms: mixture.given(~is_missing).sample(known[chosen], uniforms)
+
+
+def _proposals(
+    stack: Any, mixture: ConditionalMixture | None, rows: np.ndarray, is_missing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Proposes missing cells, [S, N, M], and returns their log weights, [S, N]."""
+    start = next(part for part in stack.parts if isinstance(part, StudentT))
+    is_event = is_missing[len(start.slopes) :]
+    # Condition the Student t distribution on the known cells as if it were normal.
+    inverse = np.linalg.inv(start.matrix)
+    covariances = (_WIDE_SCALE**2 * inverse.T @ inverse)[np.newaxis]
+    errors = NormalMixture(np.zeros(1), np.zeros([1, len(inverse)]), covariances).given(~is_event)
+    slopes, factor = errors.slopes[0], errors.factors[0]
+    conditions, events = np.split(rows, [len(start.slopes)], axis=1)
+    mean = start.mean_of_events(conditions)
+    center = mean[:, is_event] + (events - mean)[:, ~is_event] @ slopes
+
+    points = qmc.Halton(2 + len(factor), rng=0).random(NUM_PROPOSALS)
+    cells = center + (stdtrit(_WIDE_DF, points[:, 2:]) @ factor)[:, np.newaxis]
+    filled = np.tile(rows, [NUM_PROPOSALS, 1])
+    known = filled[:, ~is_missing]
+    if mixture is not None:
+        is_narrow = points[:, 0] >= _WIDE_SHARE
+        uniforms = np.repeat(points[is_narrow, 1:], len(rows), axis=0)
+        narrow = mixture.sample(known[: len(uniforms)], uniforms)
+        cells[is_narrow] = narrow.reshape([-1, *center.shape])
+    filled[:, is_missing] = np.concatenate(cells)
+    log_q = t.logpdf((cells - center) @ np.linalg.inv(factor), _WIDE_DF).sum(axis=-1)
+    log_q -= np.log(np.diag(factor)).sum()
+    if mixture is not None:
+        log_narrow = mixture.log_prob(np.column_stack([known, filled[:, is_missing]]))
+        log_narrow = log_narrow.reshape(log_q.shape) + np.log(1 - _WIDE_SHARE)
+        log_q = np.logaddexp(log_q + np.log(_WIDE_SHARE), log_narrow)
+    return cells, stack.log_prob(filled).reshape(log_q.shape) - log_q
+
+
+def all_categories(
+    mixture: CategoryMixture, indicators: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fills the missing categories of rows [N, H] that miss the same ones, in E ways, [E, N, H].
+
+    The fillings are all combinations, or draws given the known categories if there are too many
+    combinations. The second result, [E, N], contains log weights that correct for drawing.
+    """
+    starts = np.cumsum([0, *mixture.sizes])[:-1]
+    is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]
+    sizes = [size if gap else 1 for size, gap in zip(mixture.sizes, is_missing, strict=True)]
+    if np.prod(sizes, dtype=float) > _MAX_COMBINATIONS:
+        repeated = np.tile(indicators, [_MAX_COMBINATIONS, 1])
+        uniforms = qmc.Halton(1 + len(sizes), rng=0).random(_MAX_COMBINATIONS)
+        drawn = mixture.sample(repeated, np.repeat(uniforms, len(indicators), axis=0))
+        factors = mixture.log_prob(repeated) - mixture.log_prob(drawn) - np.log(_MAX_COMBINATIONS)
+        shape = [_MAX_COMBINATIONS, len(indicators)]
+        return drawn.reshape([*shape, -1]), factors.reshape(shape)
+    codes = np.array(list(itertools.product(*map(range, sizes))), float)
+    filled = one_hot(codes, mixture.sizes)[:, np.newaxis]
+    filled = np.where(np.isnan(indicators), filled, indicators)
+    return filled, np.zeros(filled.shape[:2])
+
+
+def patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields each pattern of missing cells, [D], and the indices of its rows."""
+    kinds, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
+    order, counts = np.argsort(indices.ravel(), kind="stable"), np.bincount(indices.ravel())
+    yield from zip(kinds, np.split(order, np.cumsum(counts)[:-1]), strict=True)

@@ -1,0 +1,117 @@
+"""Arguments of the estimators of tables: defaults, checks, and the values of `None`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+from tfp_realnvp.internal import validation
+
+__all__ = ["Options", "resolved"]
+
+# Defaults with few rows, and with many. Many rows need only one, larger flow: a held-out tenth of
+# the rows is enough for early stopping and for the weights.
+_MIN_MANY_ROWS = 50_000
+_DEFAULTS = {
+    "num_flows": (5, 1),
+    "num_filters": (32, 64),
+    "max_steps": (2_000, 6_000),
+    "batch_size": (128, 512),
+}
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class Options:
+    """The arguments of `FlowDensity` and `FlowRegressor`; `fit` checks them.
+
+    The modeled columns are X in `FlowDensity`, and y in `FlowRegressor`.
+
+    Args:
+      num_flows: number of flows, at least 2. The rows are split into as many parts, and each
+        flow is trained without one of them. Defaults to 5; from 50,000 rows on, the default is
+        a single flow that holds out a tenth of the rows.
+      num_couplings: couplings of a flow, as in `RealNVPVector`; by default 8, or 2 for a single
+        modeled column.
+      num_blocks: residual blocks of each network.
+      num_filters: units of each layer of the networks; by default 32, or 64 from 50,000 rows
+        on.
+      transformer: transformer of the couplings, as in `RealNVPVector`; by default `'affine'`,
+        or `'rational_quadratic_spline'` for a single modeled column, which affine maps could
+        only shift and scale.
+      degrees_of_freedom: degrees of freedom of the Student t distributions, whose heavy tails
+        cover rows far from all others.
+      noise: standard deviation of the noise in the training of flows, for columns of variance
+        1. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects the
+        noise. In `FlowDensity` a number is also the minimum standard deviation of normal
+        distributions, which prevents narrow peaks.
+      dequantize: whether to add noise to coarsely rounded columns in training: columns of which
+        three quarters of the distinct values are multiples of a step 1, 0.5, 0.1, 0.05, ...,
+        1e-8, 5e-9 of at least a tenth of the column's standard deviation. The step is the width
+        of the noise.
+      bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
+        stands for no limit. Limits are inclusive. Numbers out of bounds raise an error in
+        `fit`, and later have density 0; in conditions they are clipped.
+      periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
+      categorical_features: names or positions of the columns of X that are categories. By
+        default, all columns of a `DataFrame` that are categories, strings, objects or bools.
+      max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
+        50,000 rows on.
+      patience: number of validations without improvement after which training stops.
+        Validations are `max(50, max_steps // 40)` steps apart. The flow keeps the weights of
+        the best validation, or its initial weights if it improves by at most a standard error.
+      learning_rate: learning rate of Adam, at the start of its cosine annealing.
+      batch_size: rows per training step, drawn with replacement; by default 128, or 512 from
+        50,000 rows on.
+      random_state: as in scikit-learn: an integer gives reproducible results.
+      verbose: 1 prints progress, 0 nothing, and `'auto'` a few lines if `fit` takes longer than
+        5 s.
+    """
+
+    _is_density: ClassVar[bool]  # Otherwise a single rounded column is scored as rounded.
+    num_flows: int | None = None
+    _: dataclasses.KW_ONLY
+    num_couplings: int | None = None
+    num_blocks: int = 1
+    num_filters: int | None = None
+    transformer: Any = None
+    degrees_of_freedom: float = 8.0
+    noise: float | None = None
+    dequantize: bool = True
+    bounds: dict[Any, Any] | None = None
+    periods: dict[Any, float] | None = None
+    categorical_features: Any = "from_dtype"
+    max_steps: int | None = None
+    patience: int = 10
+    learning_rate: float = 2e-3
+    batch_size: int | None = None
+    random_state: Any = None
+    verbose: int | str = "auto"
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _check(self) -> None:
+        """Raises an error if a numeric argument or `dequantize` is out of range."""
+        for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
+            if getattr(self, name) is not None:
+                validation.count(getattr(self, name), name, least, self._name)
+        if self.noise is not None:
+            expected = f"{self._name}: expected noise of at least 0, or None"
+            validation.real(self.noise, lambda x: 0 <= x < math.inf, expected)
+        for name in ("degrees_of_freedom", "learning_rate"):
+            validation.positive(getattr(self, name), f"{self._name}: expected a positive {name}")
+        validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
+
+
+Options.__init__.__doc__ = Options.__doc__
+
+
+def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
+    """Replaces `None` by the defaults for this number of rows, and for one or several columns."""
+    values = {name: pair[int(num_rows >= _MIN_MANY_ROWS)] for name, pair in _DEFAULTS.items()}
+    values["num_couplings"] = 2 if is_one else 8
+    values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    return Options(**given | {name: values[name] for name in values if given[name] is None})
