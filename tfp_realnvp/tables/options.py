@@ -110,7 +110,8 @@ Options.__init__.__doc__ = Options.__doc__
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
     """Replaces `None` by the defaults for this number of rows, and for one or several columns."""
-    values = {name: pair[int(num_rows >= _MIN_MANY_ROWS)] for name, pair in _DEFAULTS.items()}
+    is_large = int(num_rows >= _MIN_MANY_ROWS)
+    values: dict[str, Any] = {name: pair[is_large] for name, pair in _DEFAULTS.items()}
     values["num_couplings"] = 2 if is_one else 8
     values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}

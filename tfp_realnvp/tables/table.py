@@ -220,7 +220,7 @@ class Columns(NamedTuple):
         center = np.where(is_constant, values[0], center)
         widths *= is_coarse
         is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
-        few = {i: np.unique(values[:, i]) for i in np.flatnonzero(is_coarse & is_shared)}
+        few = {int(i): np.unique(values[:, i]) for i in np.flatnonzero(is_coarse & is_shared)}
         columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
         for i, limit in (limits or {}).items():
             domain = (
