@@ -112,6 +112,23 @@ def test_an_interrupt_keeps_the_flows_that_ended(interrupt_flow):
     np.testing.assert_array_equal(density.fit(rows).score_samples(test), whole.score_samples(test))
 
 
+def test_an_interrupt_after_the_last_flow_keeps_all(monkeypatch):
+    rows, result, calls = _curve(300), table_stack.StackFit.result, []
+    density = tfr.FlowDensity(**{**_THREE, "num_flows": 2, "max_steps": 50})
+    expected = clone(density).fit(rows).score_samples(rows)
+
+    def interrupt(fit):
+        calls.append(fit)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return result(fit)
+
+    monkeypatch.setattr(table_stack.StackFit, "result", interrupt)
+    with pytest.warns(ConvergenceWarning, match="interrupted after 2 of 2 flows"):
+        density.fit(rows)
+    np.testing.assert_array_equal(density.score_samples(rows), expected)
+
+
 @pytest.mark.parametrize("kind", ["density", "classes", "regressor"])
 def test_an_interrupt_of_the_first_flow_leaves_the_other_densities(
     kind, interrupt_flow, monkeypatch

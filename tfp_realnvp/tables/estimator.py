@@ -79,6 +79,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         try:
             for fit in fits:
                 fit.add_flows()
+            results = [fit.result() for fit in fits]
         except KeyboardInterrupt:
             number, most = sum(len(fit.flows) for fit in fits), sum(fit.max_flows for fit in fits)
             warnings.warn(
@@ -87,7 +88,8 @@ class TableEstimator(Options, EstimatorWithGaps):
                 ConvergenceWarning,
                 stacklevel=_STACK_LEVEL,
             )
-        self._stacks, held_out, log_probs = zip(*(fit.result() for fit in fits), strict=True)
+            results = [fit.result() for fit in fits]
+        self._stacks, held_out, log_probs = zip(*results, strict=True)
         rows = Rows.concatenated(held_out)
         y = self._columns.in_units(rows.values[:, -len(self._columns.center) :])
         start, end = np.concatenate(log_probs, axis=1) + self._columns.log_slopes(y).sum(axis=1)
