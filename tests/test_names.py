@@ -16,8 +16,7 @@ def test_dir_is_what_is_public():
     assert {"FlowModel", "RealNVPImage", "log_prob", "data", "latents", "__version__"} <= names
     assert "FlowDensity" in names
     assert names.isdisjoint({"bijectors", "internal", "training", "importlib", "Any"})
-    for name in names:
-        assert getattr(tfr, name) is not None
+    assert all(getattr(tfr, name) is not None for name in names)
 
 
 @pytest.mark.parametrize("name", ["data", "evaluation", "latents", "outliers", "plots"])

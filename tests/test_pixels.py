@@ -22,9 +22,7 @@ def test_noise_stays_within_the_level(dtype):
 def test_the_largest_noise_stays_within_the_highest_level(dtype, monkeypatch):
     # A generator that returns the largest number below 1. Its sum with 255 rounds to 256.
     largest = np.nextafter(dtype.as_numpy_dtype(1), dtype.as_numpy_dtype(0))
-    monkeypatch.setattr(
-        tf.random, "stateless_uniform", lambda shape, **kwargs: tf.fill(shape, largest)
-    )
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda shape, **_: tf.fill(shape, largest))
     noisy = tfr.dequantize(np.array([[0, 255]], np.uint8), seed=(0, 0), dtype=dtype)
     np.testing.assert_array_equal(np.floor(noisy), [[0, 255]])
 

@@ -145,9 +145,8 @@ def test_files_are_split_identically_on_every_call(tmp_path):
     np.testing.assert_array_equal(arrays.test, load_arrays(folder).test)
     # In the order of the files, with their classes.
     for split, paths in list_images(folder).items():
-        for path, image, label in zip(
-            paths, getattr(arrays, split), getattr(arrays, f"{split}_labels"), strict=True
-        ):
+        images, labels = getattr(arrays, split), getattr(arrays, f"{split}_labels")
+        for path, image, label in zip(paths, images, labels, strict=True):
             np.testing.assert_array_equal(image, _image(int(path.stem)))
             assert label == int(path.stem) % 3
 

@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,14 +24,11 @@ def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
     arrays, again = load_arrays(name), load_arrays(name)
     np.testing.assert_array_equal(arrays.train, again.train)
     np.testing.assert_array_equal(arrays.test, again.test)
-    assert arrays.name == name
-    assert arrays.train.shape == train_shape
-    assert arrays.test.shape == test_shape
+    assert (arrays.name, arrays.num_values, arrays.flip) == (name, num_values, flip)
+    assert (arrays.train.shape, arrays.test.shape) == (train_shape, test_shape)
     assert arrays.image_shape == train_shape[1:]
-    assert arrays.train.dtype == arrays.test.dtype == np.uint8
-    assert (arrays.num_values, arrays.flip) == (num_values, flip)
-    assert arrays.train.min() == arrays.test.min() == 0
-    assert arrays.train.max() == arrays.test.max() == num_values - 1
+    for images in (arrays.train, arrays.test):
+        assert images.dtype == np.uint8 and images.min() == 0 and images.max() == num_values - 1
 
 
 def test_digits_are_all_of_scikit_learns_digits():
@@ -46,7 +44,7 @@ def test_photos_are_patches_of_their_own_region(split, monkeypatch):
     row, column = np.indices([427, 640])
     pictures = [np.stack([column // 4, row // 4, np.full_like(row, k)], -1) for k in (0, 1)]
     images = [picture.astype(np.uint8) for picture in pictures]
-    monkeypatch.setattr(datasets, "load_sample_images", lambda: _Bunch(images))
+    monkeypatch.setattr(datasets, "load_sample_images", lambda: SimpleNamespace(images=images))
 
     patches = getattr(load_arrays("photos"), split)
     first, last = {"train": (0, 448), "test": (480, 640)}[split]
@@ -58,11 +56,6 @@ def test_photos_are_patches_of_their_own_region(split, monkeypatch):
     assert (patches[:, :, 0, 1] == patches[:, :, -1, 1]).all()
     assert set(patches[:, 0, -1, 0] - patches[:, 0, 0, 0]) <= {7, 8}
     assert set(patches[:, -1, 0, 1] - patches[:, 0, 0, 1]) <= {7, 8}
-
-
-class _Bunch:
-    def __init__(self, images):
-        self.images = images
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,8 @@ def _flow():
 
 def _base():
     means = tf.Variable(ft.normal([5, *_SHAPE], tf.float64))
-    return tfr.ConditionalBase(
-        lambda label, means: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
-        [means],
-        event_shape=_SHAPE,
-        dtype=tf.float64,
-    )
+    normal_of = lambda label, m: tfd.Independent(tfd.Normal(tf.gather(m, label), 1.0), 3)  # noqa: E731
+    return tfr.ConditionalBase(normal_of, [means], event_shape=_SHAPE, dtype=tf.float64)
 
 
 def _mixture():
@@ -68,13 +64,7 @@ def test_priors():
 
 
 def test_one_call_for_all_classes():
-    layers = []
-
-    def network_fn(*, input_channels, output_channels, conditional_event_shape, name, **_):
-        shape = {"conditional_event_shape": conditional_event_shape}
-        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **shape)))
-        return layers[-1]
-
+    network_fn, layers = ft.counting(ft.resnet)
     flow = ft.conditional_distribution("labels", network_fn=network_fn)
     tfr.class_log_probs(flow, ft.pixels([3, *_SHAPE]))
     assert [layer.count for layer in layers] == [1, 1]
@@ -83,11 +73,9 @@ def test_one_call_for_all_classes():
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_a_function_of_unknown_batch(jit_compile):
     flow, x = _flow(), ft.pixels([3, *_SHAPE], tf.float64)
-    function = tf.function(
-        lambda x: tfr.class_log_probs(flow, x, _PRIOR),
-        input_signature=[tf.TensorSpec([None, *_SHAPE], tf.float64)],
-        jit_compile=jit_compile,
-    )
+    specs = [tf.TensorSpec([None, *_SHAPE], tf.float64)]
+    function = lambda x: tfr.class_log_probs(flow, x, _PRIOR)  # noqa: E731
+    function = tf.function(function, input_signature=specs, jit_compile=jit_compile)
     np.testing.assert_allclose(function(x), tfr.class_log_probs(flow, x, _PRIOR), rtol=1e-8)
 
 

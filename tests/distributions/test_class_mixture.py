@@ -30,12 +30,19 @@ def _mixture(shape=_VECTORS, dtype=tf.float32, distance=1.0):
 
 
 def _flow(shape):
-    flow = (
-        ft.image_flow(shape, num_scales=1, num_couplings=1, normalization=None)
-        if shape == _IMAGES
-        else tfr.RealNVPVector(3, num_couplings=2, num_blocks=0, num_filters=4)
-    )
+    if shape == _IMAGES:
+        flow = ft.image_flow(shape, num_scales=1, num_couplings=1, normalization=None)
+    else:
+        flow = tfr.RealNVPVector(3, num_couplings=2, num_blocks=0, num_filters=4)
     return tfd.TransformedDistribution(_mixture(shape), flow)
+
+
+def _of_zeros(size, optimizer=None, **options):
+    """Returns a model of points of classes, whose means are zero."""
+    components = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([size, 2])), 1.0), 1)
+    base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(size)), components)
+    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8, **options)
+    return ft.compiled(tfd.TransformedDistribution(base, bijector), optimizer)
 
 
 def _joint(mixture, z):
@@ -80,8 +87,7 @@ def test_samples(shape):
 def test_few_labels_in_fit():
     # One step of gradient descent, on labeled and unlabeled rows.
     flow, rate = _flow(_VECTORS), 1e-3
-    model = tfr.FlowModel(flow, dequantize=False)
-    model.compile(keras.optimizers.SGD(rate), scale_l2=0.0)
+    model = ft.compiled(flow, keras.optimizers.SGD(rate), dequantize=False, scale_l2=0.0)
     x = ft.normal([4, *_VECTORS]).numpy()
     flow.log_prob(x, bijector_kwargs={"training": True})  # ActNorm takes its moments.
     means = flow.distribution.loc
@@ -109,8 +115,7 @@ def _equal_means(shape):
     flow = _flow(shape)
     means = flow.distribution.loc
     means.assign(tf.zeros_like(means))
-    model = tfr.FlowModel(flow, dequantize=False)
-    model.compile(keras.optimizers.SGD(1e-30))
+    model = ft.compiled(flow, keras.optimizers.SGD(1e-30), dequantize=False)
     return model, means
 
 
@@ -154,19 +159,14 @@ def test_classes_of_few_labels():
     classes = np.arange(300) % 3
     x = np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0]])[classes] + rng.normal(0.0, 0.5, [300, 2])
     labels = np.where(np.arange(300) < 6, classes, -1)
-    components = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([3, 2])), 1.0), 1)
-    base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
-    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8)
-    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
-    model.compile()
+    model = _of_zeros(3)
     model.fit(x, labels, epochs=15, verbose=0)
     accuracy = (tfr.class_log_probs(model, x).numpy().argmax(-1) == classes).mean()
     assert accuracy > 0.97
 
 
 def test_warning_of_misclassified_labels():
-    model = tfr.FlowModel(_flow(_VECTORS))
-    model.compile(keras.optimizers.SGD(0.0))
+    model = ft.compiled(_flow(_VECTORS), keras.optimizers.SGD(0.0))
     x = ft.normal([5, 3]).numpy()
     model.fit(x, np.full(5, -1), verbose=0)  # sets the normalizations
     labels = tfr.class_log_probs(model, x).numpy().argmax(-1)
@@ -190,28 +190,22 @@ def test_labels_of_sorted_rows(kind):
     rng = np.random.default_rng(0)
     x = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.0]])[_SORTED]
     x = (x + rng.normal(0.0, 0.5, x.shape)).astype(np.float32)
-    components = tfd.Independent(tfd.Normal(tf.Variable(tf.zeros([3, 2])), 1.0), 1)
-    base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(3)), components)
-    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8)
-    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
-    model.compile(keras.optimizers.SGD(0.0))
+    model = _of_zeros(3, keras.optimizers.SGD(0.0))
     data, options = (x, _SORTED), {"batch_size": 220, "shuffle": False}
     if kind == "dataset":
         data, options = (tf.data.Dataset.from_tensor_slices(data).batch(220),), {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*labeled events are classified")
         model.fit(*data, epochs=4, verbose=0, **options)
-    means = base.loc.numpy()
+    means = model.distribution.distribution.loc.numpy()
     z = model.distribution.bijector.inverse(x).numpy()
     centers = np.stack([z[label == _SORTED].mean(axis=0) for label in range(3)])
     # Each class is nearest to its mean, and the means are 6 standard deviations apart or more.
     distances = np.linalg.norm(means[:, np.newaxis] - means, axis=-1)
     assert distances.sum() / 6 >= 6 - 1e-3
-    cosines = np.sum(means * (centers - centers.mean(axis=0)), axis=1)
-    cosines /= np.linalg.norm(means, axis=1) * np.linalg.norm(
-        centers - centers.mean(axis=0), axis=1
-    )
-    assert cosines.min() > 0.95
+    centers -= centers.mean(axis=0)
+    cosines = np.sum(means * centers, axis=1) / np.linalg.norm(centers, axis=1)
+    assert (cosines / np.linalg.norm(means, axis=1)).min() > 0.95
 
 
 def test_labels_of_endless_datasets_and_of_events_that_count():
@@ -238,8 +232,7 @@ def test_word_of_classes_without_labels():
 
 def test_warning_where_all_rows_or_the_first_1000_have_a_label():
     for num_unlabeled in (0, 5):
-        model = tfr.FlowModel(_flow(_VECTORS))
-        model.compile(keras.optimizers.SGD(0.0))
+        model = ft.compiled(_flow(_VECTORS), keras.optimizers.SGD(0.0))
         x = ft.normal([1_005, 3]).numpy()
         model.fit(x, np.full(1_005, -1), verbose=0)  # sets the normalizations
         labels = tfr.class_log_probs(model, x).numpy().argmax(-1)
@@ -256,12 +249,9 @@ def test_warning_of_means_of_the_users_own():
     x, labels = x.astype(np.float32), np.full(100, -1)
     labels[[0, 99]] = 0, 1
     for sign, is_warned in ((-1.0, True), (1.0, False)):
-        means = tf.Variable(sign * tf.constant([[-1.0, 0.0], [1.0, 0.0]]))
-        components = tfd.Independent(tfd.Normal(means, 1.0), 1)
-        base = tfr.ClassMixture(tfd.Categorical(logits=tf.zeros(2)), components)
-        bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8, mixing=None)
-        model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
-        model.compile(keras.optimizers.SGD(0.0))
+        model = _of_zeros(2, keras.optimizers.SGD(0.0), mixing=None)
+        means = model.distribution.distribution.loc
+        means.assign([[-sign, 0.0], [sign, 0.0]])
         swap = keras.callbacks.LambdaCallback(
             on_train_end=lambda logs, means=means: means.assign([[-1.0, 0.0], [1.0, 0.0]])
         )

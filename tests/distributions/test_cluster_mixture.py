@@ -29,13 +29,8 @@ def _mixture(num_clusters=3, labels=None, network="shallow", dropout=0.1, dtype=
     clusters = tfr.Clusters.of(_images(), labels, num_clusters=num_clusters)
     shares = np.random.default_rng(1).uniform(0.2, 1, [clusters.num_classes or 1, num_clusters])
     clusters.frequencies.assign((shares / shares.sum(axis=1, keepdims=True)).reshape(-1))
-    bijector = ft.image_flow(
-        _SHAPE,
-        num_classes=clusters.num_clusters,
-        condition_dropout=dropout,
-        dtype=dtype,
-        **{"num_scales": 1, **ft.NETWORKS[network]},
-    )
+    options = {"num_classes": clusters.num_clusters, "condition_dropout": dropout, "dtype": dtype}
+    bijector = ft.image_flow(_SHAPE, num_scales=1, **options, **ft.NETWORKS[network])
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE, dtype), bijector)
     return tfr.ClusterMixture(flow, clusters, **kw)
 
@@ -201,9 +196,8 @@ def test_model_sample():
     assert np.abs(guided - expected).max() > 0.1
     assert np.abs(model.sample(4, 3, temperature=0.5) - expected).max() > 0.1
     labeled = tfr.FlowModel(_mixture(labels=_LABELS))
-    expected = labeled.distribution.sample(
-        4, seed=tf.constant([3, 0]), conditional_input=tf.constant([0, 1, 1, 0])
-    )
+    options = {"seed": tf.constant([3, 0]), "conditional_input": tf.constant([0, 1, 1, 0])}
+    expected = labeled.distribution.sample(4, **options)
     actual = labeled.sample(4, 3, conditional_input=[0, 1, 1, 0])
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="conditional_input of integer labels"):
@@ -236,8 +230,7 @@ def test_errors():
 
 def _model(labels=None, **kwargs):
     keras.utils.set_random_seed(0)
-    model = tfr.FlowModel(_mixture(labels=labels, **kwargs))
-    model.compile()
+    model = ft.compiled(_mixture(labels=labels, **kwargs))
     return model
 
 
@@ -290,8 +283,7 @@ def test_labels_for_a_mixture_without_classes():
 def test_learned_noise():
     mixture = _mixture()
     dequantizer = tfr.VariationalDequantization(_SHAPE, num_filters=4)
-    model = tfr.FlowModel(mixture, dequantizer=dequantizer)
-    model.compile()
+    model = ft.compiled(mixture, dequantizer=dequantizer)
     model.fit(_images(), batch_size=8, epochs=1, verbose=0)
     result = tfr.evaluation.bits_per_dim(model, _images(), num_samples=2)
     assert np.isfinite(result.mean)
@@ -314,9 +306,8 @@ def test_saved(labels, form, tmp_path):
         loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(tfr.log_prob(loaded, *data), tfr.log_prob(model, *data), rtol=1e-6)
     options = {} if labels is None else {"conditional_input": 1}
-    np.testing.assert_allclose(
-        loaded.sample(3, 1, guidance=0.2, **options), model.sample(3, 1, guidance=0.2, **options)
-    )
+    samples, expected = (m.sample(3, 1, guidance=0.2, **options) for m in (loaded, model))
+    np.testing.assert_allclose(samples, expected)
     assert loaded.distribution.clusters.num_classes == model.distribution.clusters.num_classes
 
 
@@ -335,9 +326,8 @@ def test_latents_are_those_of_the_nearest_cluster(labels):
     assert tfr.latents.reconstruct(mixture, images, conditional_input=labels).largest_error < 0.1
     with pytest.raises(TypeError, match=r"components_distribution.*clusters.nearest"):
         tfr.latents.decode(mixture, z)
-    np.testing.assert_allclose(
-        tfr.latents.decode(flow, z, conditional_input=clusters), images + 0.5, atol=0.1
-    )
+    decoded = tfr.latents.decode(flow, z, conditional_input=clusters)
+    np.testing.assert_allclose(decoded, images + 0.5, atol=0.1)
 
 
 def test_latents_of_classes():

@@ -18,14 +18,11 @@ _SHAPE = (4, 4, 1)
 def _class_base(dtype=tf.float64):
     """A learned Normal for each of five classes."""
     means = tf.Variable(3 * ft.normal([5, *_SHAPE], dtype), name="means")
-    return tfr.ConditionalBase(
-        lambda label, means: tfd.Independent(
-            tfd.Normal(tf.gather(means, label), tf.constant(0.5, dtype)), 3
-        ),
-        [means],
-        event_shape=_SHAPE,
-        dtype=dtype,
-    )
+
+    def normal_of_class(label, means):
+        return tfd.Independent(tfd.Normal(tf.gather(means, label), tf.constant(0.5, dtype)), 3)
+
+    return tfr.ConditionalBase(normal_of_class, [means], event_shape=_SHAPE, dtype=dtype)
 
 
 def _distribution(kind):
@@ -65,8 +62,8 @@ def test_shapes_and_values(kind, batch):
     distribution, condition = _distribution(kind), _condition(kind, batch)
     given = tfr.condition(distribution, condition)
     assert given.batch_shape == batch and given.event_shape == _SHAPE
-    assert given.batch_shape_tensor().numpy().tolist() == list(batch)
-    assert given.event_shape_tensor().numpy().tolist() == list(_SHAPE)
+    shapes = given.batch_shape_tensor(), given.event_shape_tensor()
+    assert [shape.numpy().tolist() for shape in shapes] == [list(batch), list(_SHAPE)]
     assert given.dtype == tf.float64
     assert given.sample(seed=(0, 1)).shape == (*batch, *_SHAPE)
     samples = given.sample([4, 2], seed=(0, 1))
@@ -142,9 +139,7 @@ def test_a_copy_has_the_same_condition():
 def test_training_reaches_the_statistics():
     distribution = ft.conditional_distribution("labels")
     given = tfr.condition(distribution, [3, 1])
-    [norm, *_] = [
-        part for part in distribution.submodules if isinstance(part, tfr.BatchNormalization)
-    ]
+    [norm, *_] = [p for p in distribution.submodules if isinstance(p, tfr.BatchNormalization)]
     before = norm.moving.mean.numpy()
     given.log_prob(ft.pixels([2, *_SHAPE]), training=True)
     assert np.abs(norm.moving.mean - before).max() > 0
@@ -201,59 +196,35 @@ def test_a_conditional_base_alone():
 
 
 def test_errors_of_a_base():
-    with pytest.raises(
-        ValueError, match=r"ConditionalBase: expected a conditional_input, got None"
-    ):
+    with pytest.raises(ValueError, match="ConditionalBase: expected a conditional_input, got None"):
         _class_base().sample(2)
     base = tfr.ConditionalBase(
         lambda label: tfd.Independent(tfd.Normal(tf.zeros([2, 2, 1]), 1.0), 3), event_shape=_SHAPE
     )
-    with pytest.raises(
-        ValueError, match=r"expected a distribution of event_shape \(4, 4, 1\), got"
-    ):
+    with pytest.raises(ValueError, match=r"a distribution of event_shape \(4, 4, 1\), got"):
         base.log_prob(tf.zeros(_SHAPE), conditional_input=0)
 
 
 # Where the condition goes.
 
 _FLOW = ft.conditional_distribution("labels")
+_CHAIN = tfb.Chain([tfb.Invert(tfb.Invert(_FLOW.bijector)), tfb.Scale(2.0)])
 _NESTED = {
-    "flow": (lambda: _FLOW, {"bijector_kwargs": {"conditional_input": 3}}),
-    "independent": (
-        lambda: tfd.Independent(_FLOW, 0),
-        {"bijector_kwargs": {"conditional_input": 3}},
-    ),
-    "transformed": (
-        lambda: tfd.TransformedDistribution(_FLOW, tfb.Scale(2.0)),
-        {"distribution_kwargs": {"bijector_kwargs": {"conditional_input": 3}}},
-    ),
-    "chain": (
-        lambda: tfd.TransformedDistribution(
-            _FLOW.distribution, tfb.Chain([tfb.Invert(tfb.Invert(_FLOW.bijector)), tfb.Scale(2.0)])
-        ),
-        {"bijector_kwargs": {"invert_invert_real_nvp_image": {"conditional_input": 3}}},
-    ),
-    "base": (
-        lambda: tfd.TransformedDistribution(_class_base(), tfb.Scale(tf.constant(2.0, tf.float64))),
-        {"distribution_kwargs": {"conditional_input": 3}},
-    ),
-    "normal": (lambda: ft.standard_normal(_SHAPE), {}),
-    "unconditional": (lambda: ft.flow_distribution(_SHAPE), {}),
+    "flow": lambda: _FLOW,
+    "independent": lambda: tfd.Independent(_FLOW, 0),
+    "transformed": lambda: tfd.TransformedDistribution(_FLOW, tfb.Scale(2.0)),
+    "chain": lambda: tfd.TransformedDistribution(ft.standard_normal(_SHAPE), _CHAIN),
+    "base": lambda: tfd.TransformedDistribution(_class_base(), tfb.Scale(np.float64(2))),
 }
 
 
 @pytest.mark.parametrize("name", _NESTED)
-def test_route(name):
-    make, expected = _NESTED[name]
-    distribution = make()
-    options = route(distribution, conditional_input=3)
-    assert options == expected and takes_condition(distribution) == bool(expected)
+def test_it_reaches_nested_distributions(name):
+    distribution = _NESTED[name]()
     x = ft.pixels([2, *_SHAPE], distribution.dtype)
-    log_prob = distribution.log_prob(x, **options)
+    log_prob, other = (tfr.condition(distribution, label).log_prob(x) for label in (3, 1))
     assert log_prob.shape == [2] and np.isfinite(log_prob).all()
-    if expected:
-        other = distribution.log_prob(x, **route(distribution, conditional_input=1))
-        assert np.abs(log_prob - other).max() > 1e-3
+    assert np.abs(log_prob - other).max() > 1e-3
 
 
 def test_find_condition_spec():
@@ -261,6 +232,7 @@ def test_find_condition_spec():
     nested = tfd.TransformedDistribution(tfd.Independent(_FLOW, 0), tfb.Scale(2.0))
     assert find_condition_spec(nested) is find_condition_spec(_FLOW) is spec
     assert find_condition_spec(ft.standard_normal(_SHAPE)) is None
+    assert not takes_condition(ft.flow_distribution(_SHAPE))
     both = tfd.TransformedDistribution(_FLOW, ft.conditional_flow("vectors"))
     with pytest.raises(ValueError, match="expected one declared condition in"):
         find_condition_spec(both)

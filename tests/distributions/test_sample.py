@@ -29,15 +29,10 @@ def _model(**kwargs):
 @pytest.mark.parametrize("kind", ft.CONDITIONS)
 @pytest.mark.parametrize("network", ["resnet", "shallow"])
 def test_guidance_extrapolates_the_parameters_of_each_coupling(kind, network):
-    layers = [
-        tfr.coupling_layer(tfr.network_of(tfr.ConvResNet, num_blocks=1), 4)
-        if network == "resnet"
-        else tfr.coupling_layer(ft.shallow_conv, 4)
-    ]
-    flow = tfr.multi_scale(
-        _SHAPE, 1, *layers, num_couplings=1, **ft.CONDITIONS[kind], condition_dropout=0.1
-    )
-    ft.randomize(flow)
+    resnet = tfr.network_of(tfr.ConvResNet, num_blocks=1)
+    layer = tfr.coupling_layer(resnet if network == "resnet" else ft.shallow_conv, 4)
+    options = {"num_couplings": 1, **ft.CONDITIONS[kind], "condition_dropout": 0.1}
+    flow = ft.randomize(tfr.multi_scale(_SHAPE, 1, layer, **options))
     couplings = [part for part in flow.submodules if isinstance(part, tfr.Coupling)]
     assert len(couplings) == 2
     embedding, weight = flow.condition_embedding, 0.7
@@ -84,17 +79,13 @@ def test_guidance_with_recomputed_networks_and_gradients():
 
 
 def test_guidance_needs_parameters():
+    def function(x, n, conditional_input):
+        return conditional_input, None
 
-    coupling = tfr.real_nvp_coupling(
-        num_masked=1,
-        shift_and_log_scale_fn=lambda x, n, conditional_input: (conditional_input, None),
-    )
-
+    coupling = tfr.real_nvp_coupling(num_masked=1, shift_and_log_scale_fn=function)
+    p = tfr.Pass(condition=tf.ones([3, 1]), guidance=0.5, no_condition=tf.zeros([3, 1]))
     with pytest.raises(ValueError, match="expected a coupling with a transformer for guidance"):
-        coupling._forward_and_log_det(
-            tf.ones([3, 2]),
-            tfr.Pass(condition=tf.ones([3, 1]), guidance=0.5, no_condition=tf.zeros([3, 1])),
-        )
+        coupling._forward_and_log_det(tf.ones([3, 2]), p)
 
 
 # Samples.
@@ -157,16 +148,12 @@ def test_seeds():
 
 
 def test_vectors_and_other_distributions():
-    flow = tfd.TransformedDistribution(
-        ft.standard_normal([2]), tfr.RealNVPVector(2, num_filters=4, num_classes=3)
-    )
-    ft.randomize(flow.bijector)
-    samples = tfr.FlowModel(flow).sample(3, conditional_input=[0, 1, 2])
+    model = tfr.FlowModel(ft.vector_distribution(2, num_classes=3))
+    samples = model.sample(3, conditional_input=[0, 1, 2])
     assert samples.shape == (3, 2) and np.isfinite(samples).all()
     model = tfr.FlowModel(tfd.Independent(tfd.Normal(tf.ones([3]), 1.0), 1))
-    np.testing.assert_array_equal(
-        model.sample(4, 1), model.distribution.sample(4, seed=tf.constant([1, 0]))
-    )
+    expected = model.distribution.sample(4, seed=tf.constant([1, 0]))
+    np.testing.assert_array_equal(model.sample(4, 1), expected)
 
 
 @pytest.mark.parametrize(

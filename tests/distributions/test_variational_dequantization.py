@@ -48,8 +48,7 @@ def _move(dequantizer):
 @pytest.fixture(scope="module")
 def trained():
     keras.utils.set_random_seed(0)
-    model = tfr.FlowModel(_density(), dequantizer=_dequantizer())
-    model.compile(keras.optimizers.Adam(5e-3))
+    model = ft.compiled(_density(), keras.optimizers.Adam(5e-3), dequantizer=_dequantizer())
     images = _images(2048)
     start = model.evaluate(images, verbose=0)
     model.fit(images, batch_size=64, epochs=8, verbose=0)
@@ -58,18 +57,16 @@ def trained():
 
 def test_starts_as_uniform_noise(trained):
     _, images, start = trained
-    uniform = tfr.FlowModel(_density())
-    uniform.compile()
+    uniform = ft.compiled(_density())
     np.testing.assert_allclose(start, uniform.evaluate(images, verbose=0), rtol=1e-5)
 
 
 def test_bounds(trained):
     model, images, _ = trained
     images = images[:512]
+    options = {"num_samples": 32, "batch_size": 256}
     uniform, learned = (
-        evaluation.bits_per_dim(
-            model.distribution, images, num_samples=32, dequantizer=each, batch_size=256
-        )
+        evaluation.bits_per_dim(model.distribution, images, dequantizer=each, **options)
         for each in (None, model.dequantizer)
     )
     exact = _exact_bits(images)
@@ -120,9 +117,8 @@ def test_save_and_load(trained, tmp_path):
     model, images, _ = trained
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(
-        loaded.predict(images[:64], verbose=0), model.predict(images[:64], verbose=0)
-    )
+    actual, expected = (m.predict(images[:64], verbose=0) for m in (loaded, model))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_configuration():
@@ -154,15 +150,9 @@ def test_another_bijector():
 def test_trains_with_a_flow_under_xla():
     distribution = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=16)
     dequantizer = _dequantizer()
-    model = tfr.FlowModel(distribution, dequantizer=dequantizer)
-    model.compile(jit_compile=True)
+    model = ft.compiled(distribution, dequantizer=dequantizer, jit_compile=True)
     variables = [*distribution.trainable_variables, *dequantizer.trainable_variables]
     assert len(model.trainable_variables) == len(variables)
     before = [variable.numpy() for variable in variables]
     model.fit(_images(64), batch_size=32, epochs=2, verbose=0)
     assert all(np.abs(v - old).max() > 0 for v, old in zip(variables, before, strict=True))
-
-
-def test_errors():
-    with pytest.raises(ValueError, match="expected num_values of at least 2, got 1"):
-        _dequantizer(num_values=1)

@@ -19,9 +19,12 @@ tfd = tfp.distributions
 SHAPE = (4, 4, 1)
 
 
+doubled = lambda x: tf.concat([x, x], axis=-1)  # noqa: E731
+
+
 class UnknownLayer(keras.layers.Layer):
     def call(self, inputs):
-        return tf.concat([inputs, inputs], axis=-1)
+        return doubled(inputs)
 
 
 class Unregistered(tfr.Squeeze):
@@ -76,21 +79,15 @@ def hiding():
     [
         (lambda: coupling(UnknownLayer()), r"0\]\.network .* UnknownLayer is not registered"),
         (
-            lambda: coupling(keras.layers.Lambda(lambda x: tf.concat([x, x], axis=-1))),
+            lambda: coupling(keras.layers.Lambda(doubled)),
             r"0\]\.network cannot be saved: __lambda__ is not registered",
         ),
         (lambda: coupling(tf.identity), r"0\]\.network cannot be saved: .* a named function"),
         (lambda: [Unregistered(2.0)], "Unregistered is not registered .*@keras.saving.register_"),
         (lambda: [Incomplete(2.0)], "a get_config of Incomplete that returns.* argument: 'factor'"),
         (hiding, r"transformer cannot .*Hiding: expected attributes .* got none for \['factor'\]"),
-        (
-            lambda: coupling(WithoutKwargs(2)),
-            "network cannot .*a get_config of WithoutKwargs .* unexpected .* argument 'trainable'",
-        ),
-        (
-            lambda: coupling(WithoutFromConfig()),
-            "network cannot .*the class method from_config, .* got WithoutFromConfig",
-        ),
+        (lambda: coupling(WithoutKwargs(2)), "get_config of WithoutKwargs .* argument 'trainable'"),
+        (lambda: coupling(WithoutFromConfig()), "method from_config, .* got WithoutFromConfig"),
         (shared, r"1\] cannot be saved: it shares variables"),
     ],
 )
@@ -118,10 +115,8 @@ def load_edited(tmp_path):
     tfr.FlowModel(flow).save(tmp_path / "flow.keras")
 
     def load(edit):
-        with (
-            zipfile.ZipFile(tmp_path / "flow.keras") as archive,
-            zipfile.ZipFile(tmp_path / "bad.keras", "w") as changed,
-        ):
+        good, bad = zipfile.ZipFile(tmp_path / "flow.keras"), tmp_path / "bad.keras"
+        with good as archive, zipfile.ZipFile(bad, "w") as changed:
             for name in archive.namelist():
                 content = archive.read(name)
                 if name == "config.json":
@@ -129,7 +124,7 @@ def load_edited(tmp_path):
                     edit(config["config"]["distribution"]["arguments"]["bijector"])
                     content = json.dumps(config).encode()
                 changed.writestr(name, content)
-        return keras.models.load_model(tmp_path / "bad.keras")
+        return keras.models.load_model(bad)
 
     return load
 

@@ -36,15 +36,17 @@ def _coupling_of(network):
     return tfd.TransformedDistribution(ft.standard_normal((4, 4, 1)), flow)
 
 
+def _sequential(*layers):
+    network = keras.Sequential(layers)
+    network.build((None, 4, 4, 1))
+    return ft.randomize(network)
+
+
 def _image_model():
-    model = tfr.FlowModel(
-        ft.flow_distribution(
-            (4, 4, 1), num_couplings=1, invertible_conv=True, split_prior=True, attention=2
-        ),
-        dequantizer=tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=4),
-        seed=3,
-    )
-    ft.randomize(model.dequantizer)
+    options = {"num_couplings": 1, "invertible_conv": True, "split_prior": True, "attention": 2}
+    flow = ft.flow_distribution((4, 4, 1), **options)
+    noise = tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=4)
+    model = tfr.FlowModel(flow, dequantizer=ft.randomize(noise), seed=3)
     return model, ft.grey_levels(6, (4, 4, 1))
 
 
@@ -61,14 +63,10 @@ def _vector_model():
 
 
 def _keras_model():
-    network = keras.Sequential(
-        [
-            keras.layers.Conv2D(4, 3, padding="same", activation="swish"),
-            keras.layers.Conv2D(2, 1, kernel_initializer="he_normal", kernel_regularizer="l2"),
-        ]
+    network = _sequential(
+        keras.layers.Conv2D(4, 3, padding="same", activation="swish"),
+        keras.layers.Conv2D(2, 1, kernel_initializer="he_normal", kernel_regularizer="l2"),
     )
-    network.build((None, 4, 4, 1))
-    ft.randomize(network)
     return tfr.FlowModel(_coupling_of(network)), ft.grey_levels(6, (4, 4, 1))
 
 
@@ -88,10 +86,7 @@ def test_round_trip(make, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == _FILES | {"log.csv"}
     # A file that `model.save_weights` writes during training, with the optimizer.
     model.save_weights(tmp_path / "model.weights.h5")
-    for value, expected in zip(
-        tfr.FlowModel.from_preset(str(tmp_path)).get_weights(), model.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(value, expected)
+    ft.assert_equal(tfr.FlowModel.from_preset(str(tmp_path)).get_weights(), model.get_weights())
 
 
 def test_another_precision(tmp_path):
@@ -112,13 +107,8 @@ def test_another_precision(tmp_path):
 
 def test_metadata_and_card(tmp_path):
     model, _ = _vector_model()
-    data = {"name": "moons", "seed": 1}
-    card = {
-        "data": data,
-        "bits": np.float32(1.5),
-        "by_class": np.arange(2),
-        "limits": "two|lines\nhere",
-    }
+    card = {"data": {"name": "moons", "seed": 1}, "bits": np.float32(1.5)}
+    card |= {"by_class": np.arange(2), "limits": "two|lines\nhere"}
     model.save_to_preset(tmp_path / "moons", card=card)
     metadata = json.loads((tmp_path / "moons" / "metadata.json").read_text())
     assert metadata["card"] == {**card, "by_class": [0, 1]}
@@ -140,11 +130,8 @@ def test_a_card_that_is_not_json_changes_nothing(value, tmp_path):
 
 
 def test_a_layer_that_could_not_be_loaded_is_not_saved(tmp_path):
-    network = keras.Sequential(
-        [keras.layers.Conv2D(2, 3, padding="same"), keras.layers.GaussianNoise(0.1)]
-    )
-    network.build((None, 4, 4, 1))
-    model = tfr.FlowModel(_coupling_of(network))
+    conv = keras.layers.Conv2D(2, 3, padding="same")
+    model = tfr.FlowModel(_coupling_of(_sequential(conv, keras.layers.GaussianNoise(0.1))))
     with pytest.raises(TypeError, match=r"the preset could not be loaded.* got 'GaussianNoise'"):
         model.save_to_preset(tmp_path / "preset")
     assert not (tmp_path / "preset").exists()
@@ -293,10 +280,8 @@ def test_subclasses(tmp_path):
         loaded = cls.from_preset(tmp_path / folder)
         assert type(loaded) is expected
         np.testing.assert_array_equal(tfr.log_prob(loaded, data), tfr.log_prob(model, data))
-    with pytest.raises(
-        ValueError,
-        match=r"of a _Named, or of one of its base classes, .* got 'tests\.presets>_Registered'",
-    ):
+    match = r"of a _Named, or of one of its base classes, .* got 'tests\.presets>_Registered'"
+    with pytest.raises(ValueError, match=match):
         _Named.from_preset(tmp_path / "registered")
 
 
@@ -354,9 +339,8 @@ def test_handles_of_hubs(handle, library, tmp_path, monkeypatch):
 def whole(tmp_path_factory):
     """Returns the folder of a valid preset."""
     folder = tmp_path_factory.mktemp("presets") / "whole"
-    network = keras.Sequential([keras.layers.Conv2D(2, 3, padding="same")])
-    network.build((None, 4, 4, 1))
-    tfr.FlowModel(_coupling_of(ft.randomize(network))).save_to_preset(folder)
+    network = _sequential(keras.layers.Conv2D(2, 3, padding="same"))
+    tfr.FlowModel(_coupling_of(network)).save_to_preset(folder)
     return folder
 
 
@@ -518,14 +502,9 @@ def test_sizes_that_are_not_plausible(refuse):
     refuse(_with_weights(compressed), r"plain HDF5 arrays in .* arrays of 4,.* in a file of .*")
 
     def large(units):
-        return _with_network(
-            {
-                "module": "keras.layers",
-                "class_name": "Conv2D",
-                "config": {"filters": units, "kernel_size": [3, 3], "padding": "same"},
-                "registered_name": None,
-            }
-        )
+        config = {"filters": units, "kernel_size": [3, 3], "padding": "same"}
+        layer = {"module": "keras.layers", "class_name": "Conv2D", "registered_name": None}
+        return _with_network({**layer, "config": config})
 
     for filters in (10**12, 200):
         refuse(large(filters), "got ValueError: a model larger than the .* numbers of its weights")
@@ -537,17 +516,11 @@ def test_sizes_that_are_not_plausible(refuse):
     refuse(long, "at most .* bytes in .* 1,099,511,627,776")
 
 
-def _with_bijector(config):
-    def edit(model):
-        model["config"]["distribution"]["arguments"]["bijector"] = config
-
-    return _edit("config.json", edit)
-
-
 def test_a_reference_to_nothing(refuse):
-    refuse(
-        _with_bijector({"kind": "reference", "to": [1]}), "from which a model can be constructed"
-    )
+    def edit(model):
+        model["config"]["distribution"]["arguments"]["bijector"] = {"kind": "reference", "to": [1]}
+
+    refuse(_edit("config.json", edit), "from which a model can be constructed")
 
 
 def test_weights_that_are_not_finite(refuse):

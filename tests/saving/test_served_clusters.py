@@ -76,12 +76,3 @@ def test_guidance_of_a_flow_with_labels(tmp_path):
         expected = model.sample(3, 7, guidance=guidance, conditional_input=2)
         np.testing.assert_allclose(samples, expected, rtol=1e-3, atol=1e-2)
     assert np.abs(samples - plain).max() > 0.1
-
-
-def test_onnx_of_a_mixture(tmp_path):
-    pytest.importorskip("tf2onnx")
-    clusters = tfr.Clusters.of(_IMAGES, num_clusters=3)
-    bijector = ft.image_flow(_SHAPE, num_classes=3, **ft.NETWORKS["shallow"])
-    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
-    with pytest.raises(TypeError, match=r"expected a tfd.TransformedDistribution"):
-        tfr.export_onnx(tfr.ClusterMixture(flow, clusters), tmp_path / "onnx")

@@ -2,6 +2,7 @@ import contextlib
 import pathlib
 import subprocess
 import sys
+from functools import partial
 
 import flow_testing as ft
 import keras
@@ -20,12 +21,11 @@ pytestmark = pytest.mark.eager
 _IMAGES = ft.grey_levels(32, (4, 4, 1))
 
 
+_SMALL = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
+
+
 def _model():
-    model = tfr.FlowModel(
-        ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1, network_fn=ft.convolution)
-    )
-    model.compile()
-    return model
+    return ft.compiled(ft.flow_distribution((4, 4, 1), **_SMALL))
 
 
 class _Values(keras.callbacks.Callback):
@@ -40,13 +40,9 @@ class _Values(keras.callbacks.Callback):
 
 
 def _fit(checkpoint, values, **options):
-    return checkpoint.model.fit(
-        _IMAGES,
-        batch_size=8,
-        verbose=0,
-        callbacks=[_Values(values), checkpoint, *options.pop("callbacks", [])],
-        **options,
-    )
+    callbacks = [_Values(values), checkpoint, *options.pop("callbacks", [])]
+    options = {"batch_size": 8, "verbose": 0, "callbacks": callbacks, **options}
+    return checkpoint.model.fit(_IMAGES, **options)
 
 
 def test_patience_lasts_over_restarts(tmp_path):
@@ -103,18 +99,15 @@ def _saved_steps(checkpoint, data, **options):
 
 
 def _values(model):
-    return [variable.numpy() for variable in model.trainable_variables]
+    return ft.values(model.trainable_variables)
 
 
 def _averaging_model(optimizer=tfr.FusedAdam):
     keras.utils.set_random_seed(0)
-    arguments = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
-    model = tfr.FlowModel(
-        ft.flow_distribution((4, 4, 1), **arguments),
-        dequantizer=tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2),
-    )
-    model.compile(optimizer(0.01, global_clipnorm=100.0, use_ema=True, ema_momentum=0.8))
-    return model
+    optimizer = optimizer(0.01, global_clipnorm=100.0, use_ema=True, ema_momentum=0.8)
+    noise = tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2)
+    flow = ft.flow_distribution((4, 4, 1), **_SMALL)
+    return ft.compiled(flow, optimizer, dequantizer=noise)
 
 
 class _Record(keras.callbacks.Callback):
@@ -138,22 +131,14 @@ class _Record(keras.callbacks.Callback):
 def test_averages_are_validated_and_saved(tmp_path):
     model, record = _averaging_model(), _Record()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
-    history = model.fit(
-        _IMAGES,
-        batch_size=8,
-        epochs=2,
-        verbose=0,
-        validation_data=_IMAGES[:8],
-        callbacks=[record, checkpoint],
-    )
+    options = {"batch_size": 8, "epochs": 2, "verbose": 0, "validation_data": _IMAGES[:8]}
+    history = model.fit(_IMAGES, **options, callbacks=[record, checkpoint])
     averages = []
     for weights in record.trained:
         before = averages[-1] if averages else weights
         averages.append([0.8 * a + 0.2 * w for a, w in zip(before, weights, strict=True)])
     validated = averages[3::4]
-    for actual, expected in zip(record.validated, validated, strict=True):
-        for one, other in zip(actual, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    ft.assert_close(record.validated, validated, rtol=1e-5, atol=1e-6)
     moved = [np.abs(w - a).max() for w, a in zip(record.trained[-1], validated[-1], strict=True)]
     assert max(moved) > 5e-3
     # Training goes on with the weights as they were, to the last bit, and ends with averages.
@@ -222,8 +207,7 @@ _POINTS = ft.normal([32, 2]).numpy()
 
 def _normal():
     """Returns the smallest model."""
-    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
-    model.compile()
+    model = ft.compiled(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
     return model
 
 
@@ -279,25 +263,19 @@ with runpy.run_path(sys.argv[1])["folder_lock"](sys.argv[2], "TrainingCheckpoint
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     model = _normal()
-    options = {"batch_size": 8, "verbose": 0}
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model)
-    model.fit(_POINTS, **options, callbacks=[checkpoint])
-    before = _values(model)
+    fit = partial(model.fit, _POINTS, batch_size=8, verbose=0, callbacks=[checkpoint])
+    fit()
     code = [sys.executable, "-c", _TRAINING, folder_lock.__file__, str(tmp_path)]
-    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as other, ft.unchanged(model):
         assert other.stdout.readline() == "locked\n"
-        message = f"no other process is training, got '{tmp_path}'"
-        for attempt in (
-            checkpoint.restore,
-            lambda: model.fit(_POINTS, **options, callbacks=[checkpoint]),
-        ):
-            with pytest.raises(BlockingIOError, match=message):
+        for attempt in (checkpoint.restore, fit):
+            with pytest.raises(BlockingIOError, match=f"is training, got '{tmp_path}'"):
                 attempt()
-        np.testing.assert_equal(_values(model), before)
         other.kill()
     # A run that is killed leaves no lock.
     assert checkpoint.restore()
-    model.fit(_POINTS, **options, callbacks=[checkpoint])
+    fit()
 
 
 def _is_locked(folder):
@@ -308,24 +286,21 @@ def _is_locked(folder):
 
 
 def test_a_folder_is_locked_within_fit_only(tmp_path):
-    class Look(keras.callbacks.Callback):
-        found = ()
+    found = []
 
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 1:
-                again = tfr.TrainingCheckpoint(tmp_path, _normal())
-                self.found = again.restore(), _is_locked(tmp_path)
+    def look_and_stop(batch, logs):
+        if batch == 1:
+            again = tfr.TrainingCheckpoint(tmp_path, _normal())
+            found.extend([again.restore(), _is_locked(tmp_path)])
+        if batch == 2:
+            raise KeyboardInterrupt
 
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 2:
-                raise KeyboardInterrupt
-
-    look, model = Look(), _normal()
+    model = _normal()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=look_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint, look, Stop()])
-    assert look.found == (True, True)
+        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint, look])
+    assert found == [True, True]
     assert not _is_locked(tmp_path)
     # The same process goes on with another model.
     again = tfr.TrainingCheckpoint(tmp_path, _normal())

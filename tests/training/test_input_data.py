@@ -117,8 +117,7 @@ def _normal():
 
 
 def _vector_flow(**kwargs):
-    flow = tfr.RealNVPVector(2, num_couplings=1, num_filters=4, num_blocks=1, **kwargs)
-    return tfd.TransformedDistribution(ft.standard_normal([2]), flow)
+    return ft.vector_distribution(2, num_couplings=1, num_filters=4, num_blocks=1, **kwargs)
 
 
 _DISTRIBUTIONS = {
@@ -197,6 +196,7 @@ def _made(arguments):
     }
 
 
+_CLASSES = {0: 2.0, 3: 0.5}
 _FITS = {
     # Forms.
     "array": _row(_X, **_BATCHES),
@@ -204,12 +204,10 @@ _FITS = {
     "tuple": _row((_X, _LABELS), "labels", **_BATCHES),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
-    "class_weight": _row(_X, "labels", class_weight={0: 2.0, 3: 0.5}, **_LABELED),
+    "class_weight": _row(_X, "labels", class_weight=_CLASSES, **_LABELED),
     "dataset": _row(lambda: _dataset(_X)),
     "dataset of tuples with weights": _row(lambda: _dataset((_X, _LABELS, _WEIGHTS)), "labels"),
-    "dataset, class_weight": _row(
-        lambda: _dataset((_X, _LABELS)), "labels", class_weight={0: 2.0, 3: 0.5}
-    ),
+    "dataset, class_weight": _row(lambda: _dataset((_X, _LABELS)), "labels", class_weight=_CLASSES),
     "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
     "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
     "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
@@ -314,30 +312,26 @@ def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
 
 @functools.cache
 def _trained_model():
-    model = tfr.FlowModel(_DISTRIBUTIONS["labels"]())
-    model.compile()
+    model = ft.compiled(_DISTRIBUTIONS["labels"]())
     ft.randomize(model.distribution.bijector)
     return model
 
 
-@pytest.mark.parametrize("form", ["Series", "DataFrame", "list", "column"])
+@pytest.mark.parametrize(
+    "form", [pd.Series, pd.DataFrame, np.ndarray.tolist, lambda labels: labels[:, np.newaxis]]
+)
 def test_conditions_in_any_form_are_the_same_conditions(form):
-    labels = {
-        "Series": pd.Series(_LABELS),
-        "DataFrame": pd.DataFrame({"label": _LABELS}),
-        "list": _LABELS.tolist(),
-        "column": _LABELS[:, np.newaxis],
-    }[form]
-    model = _trained_model()
-    expected = model.predict((_X, _LABELS), verbose=0)
-    assert np.abs(model.predict((_X, _LABELS[::-1]), verbose=0) - expected).max() > 1e-2
-    np.testing.assert_array_equal(model.predict((_X, labels), verbose=0), expected)
+    labels = form(_LABELS)
+    results = [
+        _trained_model().predict((_X, y), verbose=0) for y in (labels, _LABELS, _LABELS[::-1])
+    ]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[2] - results[1]).max() > 1e-2
 
 
 def test_a_series_of_numbers_is_a_column_of_vectors():
     values = pd.Series(np.arange(4.0))
-    model = tfr.FlowModel(tfd.Independent(tfd.Normal([0.0], 1.0), 1))
-    model.compile()
+    model = ft.compiled(tfd.Independent(tfd.Normal([0.0], 1.0), 1))
     expected = tfd.Normal(0.0, 1.0).log_prob(values.to_numpy(np.float32))
     np.testing.assert_allclose(model.predict(values, verbose=0), expected, rtol=1e-5)
 
@@ -376,26 +370,14 @@ def test_labels_for_a_distribution_that_takes_none(call):
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
-    model = tfr.FlowModel(_normal())
-    model.compile(keras.optimizers.SGD(0.0))
+    model = ft.compiled(_normal(), keras.optimizers.SGD(0.0))
     with pytest.warns(UserWarning, match="labels of the dataset are not used"):
         getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-@pytest.mark.parametrize("dtype", [complex, str])
-def test_no_real_numbers(dtype, method):
-    model = tfr.FlowModel(_normal())
-    model.compile()
-    for data in (_X.astype(dtype), _dataset(_X.astype(dtype))):
-        with pytest.raises(ValueError, match="real numbers, got dtype"):
-            getattr(model, method)(data, verbose=0)
-
-
 @pytest.mark.parametrize("dtype", [object, str, "Float32"])
 def test_numbers_that_are_no_numbers_to_pandas(dtype):
-    model = tfr.FlowModel(_normal())
-    model.compile()
+    model = ft.compiled(_normal())
     frame = pd.DataFrame(_X).astype(dtype)
     with pytest.raises(ValueError, match=r"got dtype object\. Of a frame of numbers ") as error:
         model.predict(frame, verbose=0)
@@ -403,21 +385,6 @@ def test_numbers_that_are_no_numbers_to_pandas(dtype):
     expected = model.predict(_X, verbose=0)
     actual = model.predict(eval(call, {"frame": frame, "pd": pd}), verbose=0)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_masked_elements_are_refused(method):
-    model = tfr.FlowModel(_normal())
-    model.compile()
-    masked = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
-    with pytest.raises(ValueError, match="expected vectors without masked elements"):
-        getattr(model, method)(masked, verbose=0)
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_an_empty_batch_size(method):
-    with pytest.raises(ValueError, match="batch_size of at least 1, got 0"):
-        getattr(_flow_model(), method)(_X, batch_size=0, verbose=0)
 
 
 class _Row(NamedTuple):
@@ -435,13 +402,24 @@ def test_rows_in_lists_and_named_tuples():
         assert result.mean == pytest.approx(expected.mean(), rel=1e-5)
 
 
+_MASKED = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize(
-    ("data", "match"), [(None, "got None"), (_frame(0), r"at least one, got shape \(0, 2\)")]
+    ("data", "options", "match"),
+    [
+        (None, {}, "expected vectors.*got None"),
+        (_frame(0), {}, r"expected vectors.*at least one, got shape \(0, 2\)"),
+        (_MASKED, {}, "expected vectors without masked elements"),
+        *((_X.astype(dtype), {}, "real numbers, got dtype") for dtype in (complex, str)),
+        *((_dataset(_X.astype(dtype)), {}, "real numbers, got dtype") for dtype in (complex, str)),
+        (_X, {"batch_size": 0}, "batch_size of at least 1, got 0"),
+    ],
 )
-def test_no_data(data, match, method):
-    with pytest.raises(ValueError, match=f"expected vectors.*{match}"):
-        getattr(_flow_model(), method)(data, verbose=0)
+def test_data_that_are_refused(data, options, match, method):
+    with pytest.raises(ValueError, match=match):
+        getattr(ft.compiled(_normal()), method)(data, verbose=0, **options)
 
 
 # Nothing waits for a thread of `tf.data`.

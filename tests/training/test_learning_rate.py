@@ -95,12 +95,10 @@ def test_an_optimizer_of_the_caller_keeps_its_rate(optimizer):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize(
-    "optimizer", [lambda: None, lambda: keras.optimizers.Adam(3e-3)], ids=["default", "adam"]
-)
-def test_a_fit_after_a_budget_has_the_rates_of_a_new_model(optimizer):
-    model = _model(optimizer=optimizer())
-    expected = _cosine(4) if optimizer() is None else [3e-3] * 4
+@pytest.mark.parametrize("rate", [None, 3e-3])
+def test_a_fit_after_a_budget_has_the_rates_of_a_new_model(rate):
+    model = _model(optimizer=rate and keras.optimizers.Adam(rate))
+    expected = [rate] * 4 if rate else _cosine(4)
     before = _rate(model)
     _assert_rates(_rates(model, _budget(), epochs=9), _of_budget())
     assert _rate(model) == before
@@ -160,13 +158,9 @@ def _generator(rows, size):
 @pytest.mark.parametrize(
     ("num_rows", "size", "factors"),
     [
-        (8, 2, [1, 1, 1, 1]),
-        (128, 64, [2**0.5] * 2),
-        (1024, 512, [4, 4]),
-        (2048, 1024, [4, 4]),
+        *[(8, 2, [1] * 4), (128, 64, [2**0.5] * 2), (1024, 512, [4, 4]), (2048, 1024, [4, 4])],
         # A batch has no more rows than the data, and the last one has less.
-        (72, 2048, [1.5]),
-        (192, 128, [2, 2**0.5]),
+        *[(72, 2048, [1.5]), (192, 128, [2, 2**0.5])],
     ],
 )
 @pytest.mark.parametrize("kind", ["array", "dataset", "generator"])
@@ -245,12 +239,13 @@ def test_steps_that_run_eagerly():
     _assert_rates(_rates(_model(run_eagerly=True)), _cosine(4))
 
 
-def test_a_resumed_fit_continues_the_default(tmp_path):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
+class _Stop(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
 
+
+def test_a_resumed_fit_continues_the_default(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup")
 
@@ -258,7 +253,7 @@ def test_a_resumed_fit_continues_the_default(tmp_path):
     _rates(model)
     _assert_rates(_rates(model, initial_epoch=1, epochs=3), _cosine(12, first=4))
     with pytest.raises(KeyboardInterrupt):
-        _rates(_model(), backup(), Stop(), epochs=2)
+        _rates(_model(), backup(), _Stop(), epochs=2)
     _assert_rates(_rates(_model(), backup(), epochs=2), _cosine(8, first=4))
 
 
@@ -302,30 +297,24 @@ def test_the_clock_runs_within_fit_only():
         ({"seconds": 240, "used_seconds": 120}, [0.03, 0.0]),
     ],
 )
-def test_the_logs_have_the_time_left(limit, minutes, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-
-    class Clock(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            now[0] += 6 if now[0] else 100
+def test_the_logs_have_the_time_left(limit, minutes, clock):
+    def tick(batch, logs):
+        clock[0] += 6 if clock[0] else 100
 
     budget = tfr.LearningRateBudget(**limit)
     options = {"batch_size": 2, "epochs": 3, "verbose": 0}
-    history = _model().fit(_ROWS, **options, callbacks=[Clock(), budget]).history
+    callbacks = [keras.callbacks.LambdaCallback(on_train_batch_begin=tick), budget]
+    history = _model().fit(_ROWS, **options, callbacks=callbacks).history
     assert history["minutes_left"] == pytest.approx(minutes, abs=5e-3)
     # A second `fit` goes on, and does not count the time between the two.
-    now[0] += 1e6
+    clock[0] += 1e6
     assert budget.remaining_seconds <= 60 * minutes[-1] + 0.5
 
 
-def test_a_validation_that_uses_up_the_budget_is_the_last(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-
+def test_a_validation_that_uses_up_the_budget_is_the_last(clock):
     class Clock(keras.callbacks.Callback):
         def on_test_begin(self, logs=None):
-            now[0] += 100
+            clock[0] += 100
 
     model, budget = _model(), tfr.LearningRateBudget(seconds=60)
     options = {"batch_size": 2, "epochs": 3, "validation_data": _ROWS[:2], "verbose": 0}
@@ -339,6 +328,14 @@ def test_warm_up_and_cosine_of_a_fraction():
     budget = tfr.LearningRateBudget(2.0, steps=8, warmup=0.25, hold=0.25, cosine=True)
     angles = np.pi * np.arange(6) / 6
     _assert_rates(_rates(_model(), budget, epochs=9), [0.0, 1.0, *(1 + np.cos(angles))])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Returns a list with the time that a budget sees."""
+    now = [0.0]
+    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 def _rates_without_training(budget, num_steps):
@@ -379,11 +376,6 @@ def test_a_budget_that_is_used_up_is_said():
 def test_a_resumed_run_continues_its_budget(tmp_path, way):
     expected = _rates(_model(optimizer="sgd"), tfr.LearningRateBudget(steps=6), epochs=9)
 
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
     def run(*callbacks):
         model, budget = _model(optimizer="sgd"), tfr.LearningRateBudget(steps=6)
         # Steps before the run do not count.
@@ -398,7 +390,7 @@ def test_a_resumed_run_continues_its_budget(tmp_path, way):
         return rates
 
     with pytest.raises(KeyboardInterrupt):
-        run(Stop())
+        run(_Stop())
     _assert_rates(run(), expected[4:])
     if way == "checkpoint":
         with pytest.warns(UserWarning, match="the budget of 6 steps is used up"):
@@ -424,10 +416,8 @@ def test_a_warm_up_that_a_budget_cannot_have(options):
 
 
 @pytest.mark.parametrize(("seconds", "num_steps"), [(70, 50), (10_000, 5_000)])
-def test_a_budget_of_seconds_reaches_its_peak(seconds, num_steps, monkeypatch):
+def test_a_budget_of_seconds_reaches_its_peak(seconds, num_steps, clock, monkeypatch):
     # The first step takes 20 seconds, the others one.
-    clock = [0.0]
-    monkeypatch.setattr(learning_rate, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     budget = tfr.LearningRateBudget(1e-3, seconds=seconds)
     on_train_batch_end = budget.on_train_batch_end
 

@@ -2,7 +2,6 @@
 
 import flow_testing as ft
 import h5py
-import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -28,9 +27,7 @@ def _model(*parts, base=None):
 def _names(path):
     names = []
     with h5py.File(path) as file:
-        file.visititems(
-            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
-        )
+        file.visit(lambda name: names.append(name) if hasattr(file[name], "dtype") else None)
     return names
 
 
@@ -48,38 +45,32 @@ def test_names_in_a_file(tmp_path):
 
 
 def test_variables_of_bijectors_belong_to_layers():
-    flow = tfr.RealNVPImage(
-        (8, 8, 1), 2, 0, 2, num_couplings=1, invertible_conv=True, normalization="actnorm"
-    )
+    options = {"num_couplings": 1, "invertible_conv": True, "normalization": "actnorm"}
+    flow = tfr.RealNVPImage((8, 8, 1), 2, 0, 2, **options)
     base = tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [8, 8, 1])
     noise = tfr.VariationalDequantization((8, 8, 1), num_couplings=1, num_filters=2)
     model = tfr.FlowModel(tfd.TransformedDistribution(base, flow), dequantizer=noise)
-    assert [variable.path for variable in model.other_variables.variables] == [
-        "distribution.distribution.distribution.loc"
-    ]
+    [variable] = model.other_variables.variables
+    assert variable.path == "distribution.distribution.distribution.loc"
     of_parts = {id(v) for part in (flow, noise) for v in part.variables}
     assert of_parts <= {id(variable.value) for variable in model.variables}
 
 
 @pytest.mark.parametrize("save", ["weights", "preset"])
 def test_a_file_without_a_variable(tmp_path, save):
-    model, other = (
-        _model(_norm("norm", 1)),
-        _model(_norm("norm"), base=_base(scale=tf.Variable(2.0))),
-    )
-    before = [variable.numpy() for variable in other.variables]
+    model, base = _model(_norm("norm", 1)), _base(scale=tf.Variable(2.0))
+    other = _model(_norm("norm"), base=base)
     missing = r"distribution\.distribution\.distribution\.scale"
     if save == "weights":
         model.save_weights(tmp_path / "model.weights.h5")
-        with pytest.raises(ValueError, match=rf"without .*{missing}.*"):
+        match = rf"without .*{missing}.*"
+        with ft.unchanged(other), pytest.raises(ValueError, match=match):
             other.load_weights(tmp_path / "model.weights.h5")
     else:
         model.save_to_preset(tmp_path)
         other.save_to_preset(tmp_path, weights=False)
         with pytest.raises(ValueError, match=rf"no such array .*{missing}"):
             tfr.FlowModel.from_preset(tmp_path)
-    for variable, value in zip(other.variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
 
 
 class _Hidden(tfr.FlowBijector):
@@ -99,11 +90,8 @@ class _Hidden(tfr.FlowBijector):
 def test_names_of_variables_elsewhere_are_unique(tmp_path):
     model = _model(_norm("norm", 1), _Hidden())
     names = [variable.name for variable in model.other_variables.variables]
-    assert sorted(names) == [
-        "distribution.distribution.distribution.loc",
-        "distribution.shift",
-        "distribution.shift_1",
-    ]
+    expected = ("distribution.distribution.loc", "shift", "shift_1")
+    assert sorted(names) == [f"distribution.{name}" for name in expected]
     model.save_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match=r"got one without 2, .*shift_2"):
         _model(_norm("norm"), _Hidden(), _Hidden()).load_weights(tmp_path / "model.weights.h5")

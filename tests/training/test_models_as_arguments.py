@@ -26,6 +26,9 @@ def model():
     return tfr.FlowModel(tfd.TransformedDistribution(base, flow))
 
 
+_PAIRS, _KNOWN = (_IMAGES[:2], _IMAGES[2:]), np.eye(4, dtype=bool)[..., None]
+_COMPLETION = {"num_samples": 16, "num_burnin_steps": 2, "num_leapfrog_steps": 1}
+_COMPLETION["conditional_input"] = _LABELS
 _FUNCTIONS = {
     "bits_per_dim": lambda m: evaluation.bits_per_dim(m, (_IMAGES, _LABELS)),
     "log_likelihood": lambda m: evaluation.log_likelihood(m, (_IMAGES, _LABELS)),
@@ -38,35 +41,20 @@ _FUNCTIONS = {
     "encode": lambda m: latents.encode(m, _IMAGES, conditional_input=_LABELS),
     "decode": lambda m: latents.decode(m, ft.normal([4, *_SHAPE]), conditional_input=_LABELS),
     "reconstruct": lambda m: latents.reconstruct(m, _IMAGES, conditional_input=_LABELS).images,
-    "interpolate": lambda m: latents.interpolate(
-        m, _IMAGES[:2], _IMAGES[2:], 3, conditional_input=_LABELS[:2]
-    ),
+    "interpolate": lambda m: latents.interpolate(m, *_PAIRS, 3, conditional_input=_LABELS[:2]),
     "swap_condition": lambda m: latents.swap_condition(m, _IMAGES, _LABELS, _LABELS[::-1]),
-    "levels_of_representation": lambda m: latents.levels_of_representation(
-        m, _IMAGES, conditional_input=_LABELS
-    ),
+    "levels": lambda m: latents.levels_of_representation(m, _IMAGES, conditional_input=_LABELS),
     "manifold": lambda m: latents.manifold(m, _IMAGES, conditional_input=_LABELS),
     "extrapolate": lambda m: latents.extrapolate(m, (8, 8, 1), 1, conditional_input=_LABELS[:1]),
     "latent_statistics": lambda m: latents.latent_statistics(m, _IMAGES, conditional_input=_LABELS),
-    "complete": lambda m: (
-        latents.complete(
-            m,
-            _IMAGES,
-            np.eye(4, dtype=bool)[..., None],
-            num_samples=16,
-            conditional_input=_LABELS,
-            num_burnin_steps=2,
-            num_leapfrog_steps=1,
-        ).samples
-    ),
+    "complete": lambda m: latents.complete(m, _IMAGES, _KNOWN, **_COMPLETION).samples,
 }
 
 
 @pytest.mark.parametrize("name", _FUNCTIONS)
 def test_a_model_is_as_its_distribution(model, name):
     actual, expected = _FUNCTIONS[name](model), _FUNCTIONS[name](model.distribution)
-    for one, other in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
-        np.testing.assert_array_equal(one, other)
+    ft.assert_equal(tf.nest.flatten(actual), tf.nest.flatten(expected))
 
 
 @pytest.mark.parametrize("name", _FUNCTIONS)

@@ -16,10 +16,7 @@ tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 
-_WRAPS = {
-    "flow": lambda flow: flow,
-    "invert": lambda flow: tfb.Invert(tfb.Invert(flow)),
-}
+_WRAPS = {"flow": lambda flow: flow, "invert": lambda flow: tfb.Invert(tfb.Invert(flow))}
 
 
 @pytest.fixture(autouse=True)
@@ -96,12 +93,7 @@ def test_after_eager_calls(recompute):
 @each_recompute
 @pytest.mark.parametrize(
     ("wrap", "use"),
-    [
-        ("flow", _log_prob),
-        ("flow", _gradient),
-        ("flow", _sample),
-        ("invert", _gradient),
-    ],
+    [*(("flow", f) for f in (_log_prob, _gradient, _sample)), ("invert", _gradient)],
 )
 def test_after_a_function(wrap, use, recompute):
     distribution = _distribution(recompute, wrap)
@@ -115,38 +107,26 @@ def test_after_a_function(wrap, use, recompute):
     ("method", "recompute", "jit_compile"),
     [
         *[("predict", True, False), ("evaluate", False, False), ("fit", True, False)],
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in (("predict", False, True), ("fit", False, True), ("fit", True, True))
-        ),
+        *ft.full(("predict", False, True), ("fit", False, True), ("fit", True, True)),
     ],
 )
 def test_after_keras(method, recompute, jit_compile):
-    model = tfr.FlowModel(_distribution(recompute))
-    model.compile(jit_compile=jit_compile)
-    references = {
-        **_references(model.distribution),
-        "the model": weakref.ref(model),
-        "the optimizer": weakref.ref(model.optimizer),
-    }
+    model = ft.compiled(_distribution(recompute), jit_compile=jit_compile)
+    references = _references(model.distribution)
+    references |= {"model": weakref.ref(model), "optimizer": weakref.ref(model.optimizer)}
     getattr(model, method)(ft.grey_levels(4), batch_size=4, verbose=0)
     del model
     _assert_freed(references)
 
 
 def test_after_fit_with_labels():
-    model = tfr.FlowModel(ft.conditional_distribution("labels", "user", condition_dropout=0.1))
-    model.compile()
+    model = ft.compiled(ft.conditional_distribution("labels", "user", condition_dropout=0.1))
     embedding = model.distribution.bijector.condition_embedding
-    references = {
-        **_references(model.distribution),
-        "the model": weakref.ref(model),
-        "the embedding": weakref.ref(embedding),
-    }
+    references = _references(model.distribution)
+    references |= {"model": weakref.ref(model), "embedding": weakref.ref(embedding)}
     labels = ft.condition("labels", [4]).numpy()
-    model.distribution.log_prob(
-        ft.pixels([4, *_SHAPE]), bijector_kwargs={"conditional_input": labels}
-    )
+    given = {"bijector_kwargs": {"conditional_input": labels}}
+    model.distribution.log_prob(ft.pixels([4, *_SHAPE]), **given)
     model.fit(ft.grey_levels(4), labels, batch_size=4, verbose=0)
     del model, embedding
     _assert_freed(references)

@@ -1,3 +1,4 @@
+import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -82,5 +83,4 @@ def test_train_on_batch_makes_the_steps_of_fit():
     models[0].fit(tf.data.Dataset.from_tensor_slices(_EVENTS).batch(4), verbose=0)
     for i in range(0, 12, 4):
         models[1].train_on_batch(_EVENTS[i : i + 4])
-    for actual, expected in zip(models[1].get_weights(), models[0].get_weights(), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    ft.assert_close(models[1].get_weights(), models[0].get_weights(), rtol=1e-5, atol=1e-6)

@@ -5,7 +5,6 @@ import functools
 
 import flow_testing as ft
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -18,13 +17,8 @@ _STRATEGIES = {
     "one device": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
     "multi-worker": lambda: tf.distribute.MultiWorkerMirroredStrategy(),
 }
-
-
-_OPTIMIZERS = {
-    # Muon is `FusedAdam` for all variables but kernels.
-    "muon": tfr.Muon,
-    "sgd": lambda: keras.optimizers.SGD(1e-4),
-}
+# Muon is `FusedAdam` for all variables but kernels.
+_OPTIMIZERS = {"muon": tfr.Muon, "sgd": lambda: keras.optimizers.SGD(1e-4)}
 
 
 @functools.cache
@@ -33,8 +27,7 @@ def _trained(strategy, optimizer):
     with _STRATEGIES[strategy]().scope() if strategy else contextlib.nullcontext():
         # The network has moving statistics.
         flow = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_blocks=0)
-        model = tfr.FlowModel(flow)
-        model.compile(_OPTIMIZERS[optimizer]())
+        model = ft.compiled(flow, _OPTIMIZERS[optimizer]())
     model.fit(ft.grey_levels(12), batch_size=4, shuffle=False, verbose=0)
     assert model.optimizer.iterations.numpy() == 3
     return [variable.numpy() for variable in model.trainable_variables]
@@ -42,12 +35,8 @@ def _trained(strategy, optimizer):
 
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
-    [
-        ("multi-worker", "sgd"),
-        *ft.full(("mirrored", "muon"), ("one device", "sgd")),
-    ],
+    [("multi-worker", "sgd"), *ft.full(("mirrored", "muon"), ("one device", "sgd"))],
 )
 def test_one_replica(strategy, optimizer):
     expected, actual = _trained(None, optimizer), _trained(strategy, optimizer)
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    ft.assert_close(actual, expected, rtol=1e-4, atol=1e-6)

@@ -34,8 +34,7 @@ def test_fit_names_the_setting_once(setting, monkeypatch):
     _SETTINGS[setting](monkeypatch)
     execution.advise_onednn.cache_clear()
     if setting == "off":
-        model = tfr.FlowModel(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
-        model.compile()
+        model = ft.compiled(ft.flow_distribution((4, 4, 1), num_scales=1, num_couplings=1))
         for _ in range(2):
             model.fit(ft.grey_levels(4, (4, 4, 1)), batch_size=4, verbose=0)
     else:
