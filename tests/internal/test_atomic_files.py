@@ -5,10 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import flow_testing as ft
 import keras
 import pytest
 import tensorflow as tf
-from flow_testing import flow_distribution
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import atomic_files
@@ -72,7 +72,7 @@ print("is whole")
 
 
 def small_flow():
-    return flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
+    return ft.flow_distribution((4, 4, 1), num_scales=1, num_blocks=0, num_couplings=1)
 
 
 class Failure(Exception):
@@ -121,22 +121,18 @@ def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on the size of files")
 def test_a_full_disk_leaves_the_old_files(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
+    command = [sys.executable, "-c", FULL_DISK, tmp_path]
+    process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     names = ("file", "folder", "weights", "preset", "checkpoint")
     assert process.stdout.splitlines() == [*(f"{name} is refused" for name in names), "is whole"]
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [("folder", "folder"), ("file", "folder"), ("folder", "file"), ("link", "folder")],
-)
+_KINDS = [("folder", "folder"), ("file", "folder"), ("folder", "file"), ("link", "folder")]
+
+
+@pytest.mark.parametrize("kinds", _KINDS)
 def test_what_was_there_is_replaced_and_nothing_is_left(tmp_path, kinds):
     target = tmp_path / "target"
     target.mkdir()

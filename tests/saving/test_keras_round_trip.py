@@ -2,25 +2,14 @@
 
 import subprocess
 import sys
+from functools import partial
 
+import flow_testing as ft
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from flow_testing import (
-    condition,
-    conditional_flow,
-    flow_distribution,
-    full,
-    grey_levels,
-    image_flow,
-    network,
-    normal,
-    other_defaults,
-    randomize,
-    shallow_conv,
-)
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
@@ -60,16 +49,22 @@ def trainable_base():
     return tfd.Independent(normal, 3)
 
 
+def diagonal_base():
+    scale = tfp.util.TransformedVariable(np.linspace(0.5, 2, 16, dtype="f4"), tfb.Softplus())
+    normal = tfd.MultivariateNormalDiag(tf.Variable(0.1 * np.ones(16, np.float32)), scale)
+    return tfd.TransformedDistribution(normal, tfb.Reshape(SHAPE))
+
+
 def batch_for(distribution, number, seed=0):
     """Returns images, and their conditions if the distribution takes any."""
     # Gray levels below the smallest num_values here.
-    images = grey_levels(number, SHAPE, seed) % 17
+    images = ft.grey_levels(number, SHAPE, seed) % 17
     if not takes_condition(distribution):
         return images
     spec = find_condition_spec(distribution)
     event = () if spec is None else spec.event_shape
     kind = {0: "labels", 1: "vectors", 3: "images"}[len(event)]
-    return images, condition(kind, [number], seed=seed).numpy()
+    return images, ft.condition(kind, [number], seed=seed).numpy()
 
 
 def trained_model(distribution, **compile_arguments):
@@ -97,8 +92,8 @@ def assert_same(model, loaded):
 def test_training_continues_in_another_process(tmp_path):
     # A large ε: with a small one, Adam turns rounding errors of small gradients into full steps.
     flows = {
-        "flow": image_flow(SHAPE, **SMALL),
-        "conditional": conditional_flow("labels", condition_dropout=0.3),
+        "flow": ft.image_flow(SHAPE, **SMALL),
+        "conditional": ft.conditional_flow("labels", condition_dropout=0.3),
     }
     results = {}
     for name, flow in flows.items():
@@ -131,7 +126,7 @@ def test_training_continues_in_another_process(tmp_path):
 
 
 def test_optimizer_and_penalty_round_trip(tmp_path):
-    model = trained_model(flow_distribution(SHAPE, **SMALL), scale_l2=0.25)
+    model = trained_model(ft.flow_distribution(SHAPE, **SMALL), scale_l2=0.25)
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
 
@@ -140,42 +135,28 @@ def test_optimizer_and_penalty_round_trip(tmp_path):
     assert int(loaded.optimizer.iterations) == 2
     assert (loaded.name, loaded.seed, loaded.dequantize) == ("flow", 5, True)
     assert loaded.scale_l2 == 0.25
-    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    ft.assert_equal(model.optimizer.variables, loaded.optimizer.variables)
     assert_same(model, loaded)
 
 
 def chain_of_parts():
     """Returns a flow of all kinds of bijectors, with one coupling used twice."""
-    coupling = tfr.AffineCoupling(tfr.ChannelMask(1), network(2, 4), scale=0.5)
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(1), ft.network(2, 4), scale=0.5)
     inner = tfr.FlowChain([tfr.ActNorm(num_channels=4), coupling, tfr.BatchNormalization(0.8)])
-    return tfr.FlowChain(
-        [
-            tfr.PixelLogit(0.1),
-            tfb.Scale(0.7),
-            tfb.Invert(tfr.Squeeze()),
-            coupling,
-            inner,
-            tfb.Shift(tf.Variable(np.full([1, 1, 4], 0.3, np.float32))),
-            tfr.Squeeze(),
-        ]
-    )
+    shift = tfb.Shift(tf.Variable(np.full([1, 1, 4], 0.3, np.float32)))
+    parts = [tfb.Invert(tfr.Squeeze()), coupling, inner, shift, tfr.Squeeze()]
+    return tfr.FlowChain([tfr.PixelLogit(0.1), tfb.Scale(0.7), *parts])
 
 
 def transformers_by_hand():
     """Returns a flow of couplings with other transformers, after a mixing of channels."""
     spline, mixture = tfr.RationalQuadraticSpline(3, 6.0), tfr.LogisticMixture(2)
-    return tfr.FlowChain(
-        [
-            tfr.PixelLogit(),
-            tfb.Invert(tfr.Squeeze()),
-            tfr.InvertibleConv1x1(4),
-            tfr.Coupling(tfr.ChannelMask(0), network(2, 2 * spline.num_parameters), spline),
-            tfr.Coupling(tfr.ChannelMask(1), network(2, 2 * mixture.num_parameters), mixture),
-            tfr.Coupling(tfr.ChannelMask(0), network(2, 4), tfr.Affine(0.5)),
-            tfr.Squeeze(),
-        ]
-    )
+    couplings = [
+        tfr.Coupling(tfr.ChannelMask(i % 2), ft.network(2, 2 * part.num_parameters), part)
+        for i, part in enumerate((spline, mixture, tfr.Affine(0.5)))
+    ]
+    first = [tfr.PixelLogit(), tfb.Invert(tfr.Squeeze()), tfr.InvertibleConv1x1(4)]
+    return tfr.FlowChain([*first, *couplings, tfr.Squeeze()])
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -277,9 +258,8 @@ def parts_of_the_user():
 
 
 def embedded_by_hand():
-    coupling = tfr.AffineCoupling(
-        tfr.CheckerboardMask(0), network(1, 2, conditional_event_shape=[6])
-    )
+    network = ft.network(1, 2, conditional_event_shape=[6])
+    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
     embedding = ConditionEmbedding(num_classes=5, size=6)
     return tfr.FlowChain([tfr.PixelLogit(), ConditionalBijector(coupling, embedding)])
 
@@ -291,18 +271,16 @@ def normal_of_class(label, means):
 
 BIJECTORS = {
     "paper": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, **SMALL),
-    "compact": lambda: tfr.RealNVPImage.compact(
-        SHAPE, **{"num_scales": 2, "attention": 2, **SMALL}
-    ),
+    "compact": lambda: tfr.RealNVPImage.compact(SHAPE, num_scales=2, attention=2, **SMALL),
     "additive": lambda: tfr.RealNVPImage(
         SHAPE, num_blocks=0, transformer="additive", normalization=None, num_values=17, **SMALL
     ),
-    "registered function": lambda: tfr.RealNVPImage(SHAPE, network_fn=shallow_conv, **SMALL),
+    "registered function": lambda: tfr.RealNVPImage(SHAPE, network_fn=ft.shallow_conv, **SMALL),
     "by hand": chain_of_parts,
-    "labels": lambda: conditional_flow("labels", condition_dropout=0.1),
-    "vectors": lambda: conditional_flow("vectors", "shallow", normalization="actnorm"),
-    "images": lambda: conditional_flow("images", "user", num_scales=2),
-    "labels in a chain": lambda: tfb.Chain([conditional_flow("labels", "user"), tfb.Shift(0.5)]),
+    "labels": lambda: ft.conditional_flow("labels", condition_dropout=0.1),
+    "vectors": lambda: ft.conditional_flow("vectors", "shallow", normalization="actnorm"),
+    "images": lambda: ft.conditional_flow("images", "user", num_scales=2),
+    "labels in a chain": lambda: tfb.Chain([ft.conditional_flow("labels", "user"), tfb.Shift(0.5)]),
     "labels by hand": embedded_by_hand,
     "transformers by hand": transformers_by_hand,
     "of the user": parts_of_the_user,
@@ -311,16 +289,10 @@ BIJECTORS = {
 BASES = {
     "sample": lambda: tfd.Sample(tfd.Normal(0.0, 1.0), SHAPE),
     "trainable independent": trainable_base,
-    "diagonal": lambda: tfd.TransformedDistribution(
-        tfd.MultivariateNormalDiag(
-            tf.Variable(0.1 * np.ones(16, np.float32)),
-            tfp.util.TransformedVariable(np.linspace(0.5, 2, 16, dtype=np.float32), tfb.Softplus()),
-        ),
-        tfb.Reshape(SHAPE),
-    ),
+    "diagonal": diagonal_base,
     "of the user": lambda: Wide(tf.Variable(1.7)),
     "of a class": lambda: tfr.ConditionalBase(
-        normal_of_class, [tf.Variable(normal([5, *SHAPE]))], event_shape=SHAPE
+        normal_of_class, [tf.Variable(ft.normal([5, *SHAPE]))], event_shape=SHAPE
     ),
 }
 
@@ -330,7 +302,7 @@ BASES = {
     [
         *((name, "sample") for name in BIJECTORS),
         ("compact", "trainable independent"),
-        *full(*(("compact", name) for name in BASES if name != "trainable independent")),
+        *ft.full(*(("compact", name) for name in BASES if name != "trainable independent")),
         ("labels", "of a class"),
         ("of the user", "of the user"),
     ],
@@ -338,7 +310,7 @@ BASES = {
 def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
     flow = tfd.TransformedDistribution(BASES[base](), BIJECTORS[bijector]())
     model = tfr.FlowModel(flow)
-    randomize(flow)
+    ft.randomize(flow)
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
 
@@ -350,9 +322,8 @@ def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
 
 
 def test_parts_of_the_user_in_a_preset(tmp_path, monkeypatch):
-    model = tfr.FlowModel(
-        tfd.TransformedDistribution(BASES["of the user"](), randomize(parts_of_the_user()))
-    )
+    bijector = ft.randomize(parts_of_the_user())
+    model = tfr.FlowModel(tfd.TransformedDistribution(BASES["of the user"](), bijector))
     model.save_to_preset(tmp_path)
     assert_same(model, tfr.FlowModel.from_preset(tmp_path))
     for part, error in (
@@ -371,18 +342,18 @@ def test_a_changed_default_changes_no_saved_model(tmp_path, monkeypatch):
     models = {}
     for name in ("by hand", "labels by hand", "transformers by hand", "compact", "labels"):
         base = BASES["of a class" if name == "labels" else "sample"]()
-        flow = tfd.TransformedDistribution(base, randomize(BIJECTORS[name]()))
+        flow = tfd.TransformedDistribution(base, ft.randomize(BIJECTORS[name]()))
         noise = tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=2)
         models[name] = tfr.FlowModel(flow, dequantizer=noise if name == "compact" else None)
         models[name].save(tmp_path / f"{name}.keras")
-    other_defaults(monkeypatch)
+    ft.other_defaults(monkeypatch)
     assert tfr.BatchNormalization().parameters["epsilon"] == pytest.approx(0.7e-4)
     for name, model in models.items():
         assert_same(model, keras.models.load_model(tmp_path / f"{name}.keras"))
 
 
 def test_a_flow_and_its_copy_share_their_parts_when_loaded():
-    flow = image_flow(SHAPE, alpha=None, **SMALL)
+    flow = ft.image_flow(SHAPE, alpha=None, **SMALL)
     chain = tfr.FlowChain([flow, flow.copy(name="again")])
     distribution = tfd.TransformedDistribution(BASES["sample"](), chain)
     config = keras_config.serialize(distribution, "distribution")
@@ -398,7 +369,7 @@ def test_a_flow_and_its_copy_share_their_parts_when_loaded():
     ],
 )
 def test_precision_round_trips(tmp_path, options, dtype, policy):
-    model = tfr.FlowModel(flow_distribution(SHAPE, **options, **SMALL))
+    model = tfr.FlowModel(ft.flow_distribution(SHAPE, **options, **SMALL))
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras")
     assert loaded.distribution.dtype == dtype
@@ -408,8 +379,8 @@ def test_precision_round_trips(tmp_path, options, dtype, policy):
 
 def small_flow(kind=None, seed=0):
     options = {"weights_seed": seed, "condition_dropout": 0.1} if kind else {"weights_seed": seed}
-    flow = conditional_flow(kind, **options) if kind else image_flow(SHAPE, **options, **SMALL)
-    return tfd.TransformedDistribution(trainable_base(), flow)
+    make = partial(ft.conditional_flow, kind) if kind else partial(ft.image_flow, SHAPE, **SMALL)
+    return tfd.TransformedDistribution(trainable_base(), make(**options))
 
 
 @pytest.mark.parametrize("kind", [None, "labels", "vectors"])
@@ -423,16 +394,14 @@ def test_weights_and_checkpoints_of_new_flows(tmp_path, kind):
     path = tf.train.Checkpoint(distribution=model.distribution).save(tmp_path / "flow")
     fresh = small_flow(kind, seed=2)
     tf.train.Checkpoint(distribution=fresh).restore(path).assert_consumed()
-    for restored, expected in zip(fresh.variables, model.distribution.variables, strict=True):
-        np.testing.assert_array_equal(restored, expected)
+    ft.assert_equal(fresh.variables, model.distribution.variables)
 
 
 @pytest.mark.parametrize("first", range(4))
 def test_frozen_layers_stay_frozen(tmp_path, first):
     def new_model():
-        bijector = tfr.RealNVPImage(
-            SHAPE, num_scales=1, normalization="actnorm", invertible_conv=True, **SMALL
-        )
+        options = {"normalization": "actnorm", "invertible_conv": True, **SMALL}
+        bijector = tfr.RealNVPImage(SHAPE, num_scales=1, **options)
         base = tfd.Sample(tfd.Normal(0.0, 1.0), SHAPE)
         model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
         # Of networks, scales, ActNorm and 1×1 convolutions, in any order.
@@ -442,9 +411,9 @@ def test_frozen_layers_stay_frozen(tmp_path, first):
         model.compile()
         return model
 
-    model, images = new_model(), grey_levels(8, SHAPE)
+    model, images = new_model(), ft.grey_levels(8, SHAPE)
     model.fit(images, batch_size=4, verbose=0)
-    randomize(model.distribution, seed=1)
+    ft.randomize(model.distribution, seed=1)
     model.save(tmp_path / "model.keras")
     model.save_to_preset(tmp_path / "preset")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -454,10 +423,8 @@ def test_frozen_layers_stay_frozen(tmp_path, first):
     for other in (loaded, of_preset):
         assert len(other.trainable_variables) == len(names)
         assert len(other.distribution.trainable_variables) == len(names)
-        np.testing.assert_array_equal(
-            other.predict(images, verbose=0), model.predict(images, verbose=0)
-        )
-    for actual, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(actual, expected)
+        expected = model.predict(images, verbose=0)
+        np.testing.assert_array_equal(other.predict(images, verbose=0), expected)
+    ft.assert_equal(loaded.optimizer.variables, model.optimizer.variables)
     losses = [m.fit(images, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
