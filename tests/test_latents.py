@@ -391,6 +391,23 @@ def test_interpolation_under_conditions(flows, kind):
     _same(same[:, 1], latents.decode(flow, (z1 + z2) / 2, conditional_input=first))
 
 
+def test_interpolations_under_conditions_share_one_graph():
+    layers = []
+
+    def network_fn(*, input_channels, output_channels, conditional_event_shape, **_):
+        options = {"num_blocks": 0, "conditional_event_shape": conditional_event_shape}
+        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **options)))
+        return layers[-1]
+
+    flow = ft.conditional_flow("labels", image_shape=_SHAPE, network_fn=network_fn)
+    latents.interpolate(flow, *_IMAGES[:2], conditional_input=1, second_conditional_input=2)
+    latents.manifold(flow, _IMAGES, conditional_input=[0, 1, 2, 3])
+    counts = [layer.count for layer in layers]
+    latents.interpolate(flow, *_IMAGES[1:3], conditional_input=0, second_conditional_input=3)
+    latents.manifold(flow, _IMAGES[::-1], conditional_input=2)
+    assert counts == [layer.count for layer in layers] and all(counts)
+
+
 @pytest.mark.parametrize("kind", _KINDS)
 def test_manifolds_under_conditions(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)

@@ -13,8 +13,7 @@ import tensorflow_probability as tfp
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import tfp_realnvp as tfr
-from tfp_realnvp.saving.progress import Progress
-from tfp_realnvp.saving.saved_model import ServedFlow
+from tfp_realnvp.saving.saved_model import Progress, ServedFlow
 
 pytestmark = pytest.mark.graph
 

@@ -27,7 +27,7 @@ from flow_testing import (
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.saving import progress, saved_model
+from tfp_realnvp.saving import saved_model
 
 pytestmark = pytest.mark.core
 
@@ -333,7 +333,7 @@ def test_images_of_another_size_than_the_base(flow, tmp_path, image_shape):
 def test_lines_of_a_long_export(monkeypatch, tmp_path, capsys):
     flow = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(saved_model.time, "perf_counter", lambda: next(clock))
     tfr.export_saved_model(flow, tmp_path / "1")
     *lines, end = capsys.readouterr().out.splitlines()
     assert lines[0] == "export_saved_model, 8 s: tracing the forward pass"

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.call_context import Pass
+from tfp_realnvp.bijectors.flow_bijector import Pass
 from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding

@@ -12,9 +12,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.call_context import Pass
-from tfp_realnvp.bijectors.composition import call_part
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_chain import call_part
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
 from tfp_realnvp.condition_spec import ConditionSpec
@@ -160,49 +159,12 @@ class Coupling(FlowBijector):
         self.mask.changed_channels(shape[-1])
 
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        if p.recompute and self.can_recompute and self.is_built:
+            return self._recomputed_pass(event, p.but(recompute=False), inverse)
         if self._condition_spec is not None:
             p = p.but(condition=self._condition_spec.of_network(p.condition))
             if p.no_condition is not None:
                 p = p.but(no_condition=self._condition_spec.of_network(p.no_condition))
-        if p.recompute and self.can_recompute and self.is_built:
-            return self._recomputed_pass(event, p, inverse)
-        return self._transform(event, p, inverse)
-
-    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
-    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
-
-    def _recomputed_pass(
-        self, event: tf.Tensor, p: Pass, inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `_transform`, but the backward pass recomputes activations."""
-        weights = [v for layer in self.layers for v in layer.trainable_variables]
-        state = [v for layer in self.layers for v in layer.non_trainable_variables]
-        weight_values, state_values = (
-            [tf.convert_to_tensor(variable.value) for variable in variables]
-            for variables in (weights, state)
-        )
-        is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
-        conditions = [p.condition] if is_floating else []
-        inputs = [event, weight_values, conditions]
-
-        def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
-            event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
-            # Within the scope, layers read these values, and updates stay in the scope.
-            variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
-            with keras.StatelessScope(list(variables), collect_losses=True) as scope:
-                of_event = p.but(condition=conditions[0]) if conditions else p
-                outputs = self._transform(event, of_event, inverse)
-            outputs = (*outputs, *scope.losses)
-            return outputs, [scope.get_current_value(variable) for variable in state]
-
-        (result, log_det, *losses), new_state = recompute(function, tf.nest.flatten(inputs))
-        self.network.add_loss(losses)
-        for variable, before, after in zip(state, state_values, new_state, strict=True):
-            if after is not before:
-                replicas.assign(variable, after)
-        return result, log_det
-
-    def _transform(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         ndims, transformer = self.event_ndims, self.transformer
         kept, changed = self.mask.split(event)
         inputs = self._network_inputs(kept, changed, p.condition)
@@ -248,6 +210,40 @@ class Coupling(FlowBijector):
             log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self.mask.merge(kept, changed), log_det
+
+    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
+    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
+
+    def _recomputed_pass(
+        self, event: tf.Tensor, p: Pass, inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Like `_pass`, but the backward pass recomputes activations."""
+        weights = [v for layer in self.layers for v in layer.trainable_variables]
+        state = [v for layer in self.layers for v in layer.non_trainable_variables]
+        weight_values, state_values = (
+            [tf.convert_to_tensor(variable.value) for variable in variables]
+            for variables in (weights, state)
+        )
+        is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
+        conditions = [p.condition] if is_floating else []
+        inputs = [event, weight_values, conditions]
+
+        def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
+            event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
+            # Within the scope, layers read these values, and updates stay in the scope.
+            variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
+            with keras.StatelessScope(list(variables), collect_losses=True) as scope:
+                of_event = p.but(condition=conditions[0]) if conditions else p
+                outputs = self._pass(event, of_event, inverse)
+            outputs = (*outputs, *scope.losses)
+            return outputs, [scope.get_current_value(variable) for variable in state]
+
+        (result, log_det, *losses), new_state = recompute(function, tf.nest.flatten(inputs))
+        self.network.add_loss(losses)
+        for variable, before, after in zip(state, state_values, new_state, strict=True):
+            if after is not before:
+                replicas.assign(variable, after)
+        return result, log_det
 
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
         """Returns the changed half's bijector from the network, without a transformer."""
@@ -345,8 +341,6 @@ class AffineCoupling(Coupling):
             transformer,
             conditional_event_shape=conditional_event_shape,
             event_ndims=event_ndims,
-            dtype=dtype,
-            validate_args=validate_args,
             parameters=parameters,
             name=name,
         )

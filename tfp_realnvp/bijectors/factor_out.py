@@ -8,9 +8,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import composition
-from tfp_realnvp.bijectors.call_context import Pass
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_chain import (
+    accepts_conditional_input,
+    call_part,
+    condition_spec_of,
+)
 
 __all__ = ["FactorOut"]
 
@@ -57,8 +60,8 @@ class FactorOut(FlowBijector):
         """
         parameters = dict(locals())
         self.bijector = bijector
-        self._condition_spec = composition.condition_spec(bijector)
-        self._accepts_condition = composition.accepts_conditional_input(bijector)
+        self._condition_spec = condition_spec_of(bijector)
+        self._accepts_condition = accepts_conditional_input(bijector)
         is_constant = bijector.is_constant_jacobian
         super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
 
@@ -68,7 +71,7 @@ class FactorOut(FlowBijector):
 
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         h, z = tf.split(value, 2, axis=-1)
-        h, log_det = composition.call_part(self.bijector, h, p, inverse, self.event_ndims)
+        h, log_det = call_part(self.bijector, h, p, inverse, self.event_ndims)
         return tf.concat([h, z], axis=-1), log_det
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)

@@ -1,25 +1,107 @@
-"""The base class of this package's bijectors."""
+"""The base class of this package's bijectors, and the options that travel with a value."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import abc
+import contextlib
+import contextvars
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.call_context import Pass
-from tfp_realnvp.bijectors.tfp_interface import TFPInterface
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import (
+    broadcast_batch,
+    cut_to_batch,
+    flatten_batch,
+    may_be_empty,
+    unflatten_batch,
+    without_empty_axes,
+)
+from tfp_realnvp.internal.bijector_cache import OnePassCache
 from tfp_realnvp.internal.layer_variables import LayerVariables
+from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
-__all__ = ["FlowBijector"]
+__all__ = ["FlowBijector", "Pass", "surround_with", "surrounding_pass"]
 
 tfb = tfp.bijectors
 
 
-class FlowBijector(TFPInterface):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pass:
+    """The options of a call, which a flow passes to its parts and their networks.
+
+    The bijector that the user calls makes the pass from its keyword arguments. Compositions pass it
+    on: `part._inverse_and_log_det(y, p)`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> y = tf.random.normal([64, 8, 8, 3])
+    >>> bijector = tfr.BatchNormalization()
+    >>> x, ildj = bijector._inverse_and_log_det(y, tfr.Pass(training=True))
+    >>> int(bijector.moving.num_updates)
+    1
+
+    Attributes:
+      training: whether to normalize by batch statistics and update the moving statistics.
+      condition: the condition. If declared, a checked tensor with the leading shape of the events.
+      recompute: whether the backward pass recomputes the networks' activations.
+      statistics: the events that batch statistics average over, and their weights.
+      observer: called as `observer(bijector, value, log_det)` after each part, nested parts first.
+      guidance: the scalar weight w of guidance, or `None`. Couplings combine the parameters a for
+        the condition c and for the missing condition ∅: (1 + w) a(c) - w a(∅).
+      no_condition: with `guidance`, the embedding of ∅, of the shape of `condition`.
+      terms: a list that collects terms of the log density by position, [..., h, w]. In terms from
+        squeezed images, each position covers a block of pixels.
+    """
+
+    training: bool = False
+    condition: Any = None
+    recompute: bool = False
+    statistics: Statistics = LOCAL_STATISTICS
+    observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], None] | None = None
+    guidance: tf.Tensor | float | None = None
+    no_condition: tf.Tensor | None = None
+    terms: list[tf.Tensor] | None = None
+
+    def but(self, **fields: Any) -> Pass:
+        """Returns a copy with some fields replaced."""
+        return dataclasses.replace(self, **fields)
+
+    def record(self, elements: tf.Tensor) -> None:
+        """Sums elements of the log density, [..., H, W, C], over channels, for `terms`."""
+        if self.terms is not None:
+            self.terms.append(tf.reduce_sum(elements, axis=-1))
+
+
+_NOTHING = Pass()
+_surrounding = contextvars.ContextVar[Pass]("surrounding_pass", default=_NOTHING)
+
+
+def surrounding_pass() -> Pass:
+    """Returns a pass with the fields that `surround_with` has set."""
+    return _surrounding.get()
+
+
+@contextlib.contextmanager
+def surround_with(**fields: Any) -> Iterator[None]:
+    """Sets fields of each `Pass` that bijectors make within the context."""
+    token = _surrounding.set(surrounding_pass().but(**fields))
+    try:
+        yield
+    finally:
+        _surrounding.reset(token)
+
+
+class FlowBijector(tfb.Bijector):
     r"""A bijector on images or vectors that computes value and log det in one pass.
 
     A subclass writes two methods,
@@ -61,9 +143,17 @@ class FlowBijector(TFPInterface):
     # Name of the constructor argument that holds shared variables, which `get_config` leaves out.
     _shared_argument: str | None = None
 
+    # Whether a network takes a condition, and the condition that networks declare.
+    _accepts_condition = False
+    _condition_spec: ConditionSpec | None = None
+
     # Set by `_track_layers`.
     _layer_variables: Sequence[tf.Variable] = ()
     _layers: tuple[keras.layers.Layer, ...] = ()
+
+    _hash: int | None = None
+
+    _cache = OnePassCache(forward_name="_forward_with_ildj", inverse_name="_inverse_with_ildj")
 
     def __init__(
         self,
@@ -111,14 +201,42 @@ class FlowBijector(TFPInterface):
             name=name,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        # `copy.deepcopy` and `pickle` copy the networks, which changes the hash.
-        return {**vars(self), "_hash": None}
+    # Methods for subclasses.
 
-    @classmethod
-    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
-        # No parameter has a batch shape: the whole batch shares networks and statistics.
-        return {}
+    @abc.abstractmethod
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y` and `log |det dy/dx|`."""
+
+    @abc.abstractmethod
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x` and `log |det dx/dy|`."""
+
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        """Returns the shape of an input event, [H, W, C] or [D]; unknown sizes are `None`."""
+        return tf.TensorShape([None] * self.event_ndims)
+
+    def _event_shape(self, shape: Any, inverse: bool) -> Any:
+        """Returns the output shape for an input shape: a `tf.TensorShape`, or a shape tensor."""
+        if isinstance(shape, tf.TensorShape):
+            self._check_shape(shape, inverse)
+        return shape
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        """Raises `ValueError` if events of this partially known shape do not fit."""
+
+    def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
+        """Returns the assertions about an input that `validate_args` adds."""
+        return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
+
+    @property
+    def event_ndims(self) -> int:
+        """3 for images [..., H, W, C], 1 for vectors [..., D]."""
+        return self.forward_min_event_ndims
+
+    @property
+    def accepts_conditional_input(self) -> bool:
+        """Whether a network of this bijector takes `conditional_input`."""
+        return self._accepts_condition
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:
@@ -179,3 +297,232 @@ class FlowBijector(TFPInterface):
             sides = tf.shape(value)[-self.event_ndims : -1]
             num_positions = tf.cast(tf.reduce_prod(sides), value.dtype)
         return tf.cast(log_det * num_positions, value.dtype)
+
+    # The two public methods.
+
+    def forward_and_log_det(
+        self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `y = forward(x)` and `log |det dy/dx|`, in nats, in one pass.
+
+        Args:
+          x: latents, [..., H, W, C] or [..., D], a tensor of this bijector's dtype or an array.
+          training: whether to normalize by batch statistics and update the moving statistics.
+          conditional_input: the condition of the networks.
+
+        Raises:
+          TypeError: if a tensor has another dtype, or images are an integer array.
+          ValueError: if the shape does not fit.
+        """
+        return self._both(x, inverse=False, training=training, conditional_input=conditional_input)
+
+    def inverse_and_log_det(
+        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `x = inverse(y)` and `log |det dx/dy|`; see `forward_and_log_det`."""
+        return self._both(y, inverse=True, training=training, conditional_input=conditional_input)
+
+    # AutoGraph would convert all functions called from here, which takes longer than tracing them.
+    @tf.autograph.experimental.do_not_convert
+    def _both(self, value: Any, inverse: bool, **options: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.name_scope(self.name):
+            value, options = self._as_input(value, inverse), self._cache_key(options)
+            value, attributes = self._outermost_pass(value, inverse=inverse, **options)
+            return value, attributes["ildj"] if inverse else -attributes["ildj"]
+
+    # TFP's hooks.
+
+    def __hash__(self) -> int:
+        # In each call TFP hashes all parameters, nested bijectors included, several times.
+        # Parameters never change, so we keep the hash.
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
+
+    __eq__ = tfb.Bijector.__eq__
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `copy.deepcopy` and `pickle` copy the networks, which changes the hash.
+        return {**vars(self), "_hash": None}
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any) -> dict[str, Any]:
+        # No parameter has a batch shape: the whole batch shares networks and statistics.
+        return {}
+
+    def _call_forward(self, x: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        return super()._call_forward(x, *args, **self._cache_key(kwargs))
+
+    def _call_inverse(self, y: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        return super()._call_inverse(y, *args, **self._cache_key(kwargs))
+
+    def _call_forward_log_det_jacobian(self, x: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        x = self._as_input(x, inverse=False)
+        return super()._call_forward_log_det_jacobian(x, *args, **self._cache_key(kwargs))
+
+    def _call_inverse_log_det_jacobian(self, y: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        y = self._as_input(y, inverse=True)
+        return super()._call_inverse_log_det_jacobian(y, *args, **self._cache_key(kwargs))
+
+    def _forward_event_shape(self, input_shape: Any) -> Any:
+        return self._event_shape(input_shape, inverse=False)
+
+    def _inverse_event_shape(self, output_shape: Any) -> Any:
+        return self._event_shape(output_shape, inverse=True)
+
+    _forward_event_shape_tensor = _forward_event_shape
+    _inverse_event_shape_tensor = _inverse_event_shape
+
+    # Checks.
+
+    def _as_input(self, value: Any, inverse: bool) -> tf.Tensor:
+        # As in TFP, float arrays and lists become tensors of the bijector's dtype. Integer vectors
+        # do too; integer images are an error, because gray levels need noise.
+        dtype = getattr(value, "dtype", self.dtype)
+        kinds = "f" if self.event_ndims == 3 else "fiu"
+        if not (isinstance(dtype, np.dtype) and dtype.kind in kinds):
+            dtype = tf.as_dtype(dtype)
+            if dtype != self.dtype:
+                advice = f"cast them, `tf.cast(x, '{self.dtype.name}')`"
+                if self.event_ndims == 3 and dtype.is_integer:
+                    advice = "add noise to gray levels, `tfr.dequantize(x, seed=(0, 1))`"
+                raise TypeError(
+                    f"{self.name}: expected {self.dtype.name} values, got {dtype.name}; {advice}."
+                )
+        value = tf.convert_to_tensor(value, dtype=self.dtype)
+        self._check_shape(value.shape, inverse)
+        return value
+
+    def _check_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape.rank is None:
+            return
+        ndims, expected = self.event_ndims, self._expected_shape(inverse)
+        event = shape[-ndims:]
+        if not event.is_compatible_with(expected):
+            events = {1: "vectors", 3: "images"}[ndims]
+            names = ("height", "width", "channels") if ndims == 3 else ("size",)
+            sizes = [name if n is None else str(n) for name, n in zip(names, expected, strict=True)]
+            raise ValueError(
+                f"{self.name}: expected {events} [..., {', '.join(sizes)}], got shape {shape}."
+            )
+        if ndims == 3 and 0 in event:
+            raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")
+        self._check_event_shape(event.merge_with(expected), inverse)
+
+    def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Returns normalized options of a call, so that equivalent calls share cached results."""
+        kwargs = dict(kwargs)
+        training = kwargs.pop("training", False)
+        condition = kwargs.pop("conditional_input", None)
+        if kwargs:
+            raise TypeError(
+                f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
+                f"got {sorted(kwargs)}."
+            )
+        if not (training is None or isinstance(training, (bool, np.bool_))):
+            raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
+        key = {"training": bool(training), "surrounding": surrounding_pass()}
+        if condition is None:
+            return key
+        if not self.accepts_conditional_input:
+            raise ValueError(
+                f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
+                "a network whose call has an argument of that name."
+            )
+        if isinstance(condition, (tf.Variable, keras.Variable)):
+            condition = tf.convert_to_tensor(condition)
+        elif isinstance(condition, np.ndarray) and not condition.dtype.hasobject:
+            condition = _Array(condition.dtype, condition.shape, condition.tobytes())
+        return {**key, "conditional_input": condition}
+
+    # The pass.
+
+    def _outermost_pass(
+        self,
+        value: tf.Tensor,
+        *,
+        inverse: bool,
+        training: bool = False,
+        conditional_input: Any = None,
+        surrounding: Pass | None = None,
+        has_events: bool = False,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns the value in one direction and `{"ildj": ...}`, for a call by the user.
+
+        `has_events` promises that the batch is not empty, which saves operations.
+        """
+        if training and value.shape.rank is not None and 0 in value.shape:
+            # An empty batch has no moments.
+            raise ValueError(
+                f"{self.name}: expected at least one event for training=True, got shape "
+                f"{value.shape}."
+            )
+        spec, condition = self._condition_spec, conditional_input
+        if isinstance(condition, _Array):
+            condition = np.frombuffer(condition.data, condition.dtype).reshape(condition.shape)
+        ndims = self.event_ndims
+        if spec is not None:
+            condition = spec.as_tensor(condition, self.name, self.dtype)
+            value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
+        like = value
+        if like.shape.rank is None:
+            value = flatten_batch(value, ndims)
+            if spec is not None:
+                condition = flatten_batch(condition, spec.event_ndims)
+        batch, event = value.shape[:-ndims], value.shape[-ndims:]
+        shape = batch.concatenate(self._expected_shape(inverse).merge_with(event))
+        if shape != value.shape:
+            value = tf.ensure_shape(value, shape)
+        events = value
+        is_filled = not (training or has_events) and may_be_empty(events, ndims)
+        if is_filled:
+            value, condition = without_empty_axes(value), without_empty_axes(condition)
+        p = (surrounding or surrounding_pass()).but(training=training, condition=condition)
+        value, log_det = self._checked_pass(value, p, inverse)
+        if log_det.shape.rank == 0:
+            # The log det is equal for all events.
+            log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
+        if is_filled:
+            value = cut_to_batch(value, events, ndims, ndims)
+            log_det = cut_to_batch(log_det, events, ndims, 0)
+        if like.shape.rank is None:
+            value, log_det = (unflatten_batch(each, like, ndims) for each in (value, log_det))
+        return value, {"ildj": log_det if inverse else -log_det}
+
+    _forward_with_ildj = functools.partialmethod(_outermost_pass, inverse=False)
+    _inverse_with_ildj = functools.partialmethod(_outermost_pass, inverse=True)
+
+    def _checked_pass(
+        self, value: tf.Tensor, p: Pass, inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the value and log det in one direction, with the checks of `validate_args`."""
+        self._check_shape(value.shape, inverse)
+        if self.validate_args:
+            value = _after(self._assertions(value, inverse), value)
+        one_pass = self._inverse_and_log_det if inverse else self._forward_and_log_det
+        value, log_det = one_pass(value, p)
+        if self.validate_args:
+            kind = "latents" if inverse else "data"
+            assertions = [
+                tf.debugging.assert_all_finite(tensor, f"{self.name}: expected finite {what}")
+                for what, tensor in ((kind, value), ("log dets", log_det))
+            ]
+            value, log_det = _after(assertions, value), _after(assertions, log_det)
+        return value, log_det
+
+
+def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:
+    # In eager mode, an assertion that passes returns `None`.
+    with tf.control_dependencies([a for a in assertions if a is not None]):
+        return tf.identity(tensor)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """A copy of an array as a cache key, because the array can change between calls."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    data: bytes

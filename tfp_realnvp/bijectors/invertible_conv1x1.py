@@ -9,9 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.act_norm import ActNorm
-from tfp_realnvp.bijectors.call_context import Pass
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.normalization import ActNorm
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.internal.memoize import traced_once
@@ -138,7 +137,8 @@ class NormalizedConv1x1:
             value, another = conv._inverse_and_log_det(value, p)
             return value, ildj + another
         if inverse:
-            matrix, offset, total = factors.normalized(learned.shift.value, learned.log_scale.value)
+            tensors = learned.shift.value, learned.log_scale.value
+            matrix, offset, total = _normalized_product(*factors.values(), *tensors)
             value = conv.multiply(value, matrix, offset=offset)
             return value, conv._log_det_of_positions(value, total, p)
         log_scale = tf.convert_to_tensor(learned.log_scale.value)
@@ -195,23 +195,20 @@ class PLUFactors(keras.layers.Layer):
             name=name,
         )
 
-    def _factors(self) -> tuple[tf.Tensor, ...]:
-        return self.off_diagonal.value, self.log_scale.value, self.sign.value
+    def values(self) -> tuple[tf.Tensor, ...]:
+        """Returns U and L, log scales, signs, and the order of the rows."""
+        variables = (self.off_diagonal, self.log_scale, self.sign, self.order)
+        return tuple(variable.value for variable in variables)
 
     def matrix(self) -> tf.Tensor:
         """Returns W = P L U, [C, C]."""
-        return _product(*self._factors(), self.order.value)
-
-    def normalized(
-        self, shift: tf.Tensor, log_scale: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns `W diag(exp(log_scale))`, `-shift`, and the sum of all log scales."""
-        return _normalized_product(*self._factors(), self.order.value, shift, log_scale)
+        return _product(*self.values())
 
     def inverse_matrix(self) -> tf.Tensor:
         """Returns the inverse of W."""
-        lower, upper = _triangular(*self._factors())
-        permutation = tf.one_hot(self.order.value, self.order.shape[0], dtype=lower.dtype)
+        *factors, order = self.values()
+        lower, upper = _triangular(*factors)
+        permutation = tf.one_hot(order, order.shape[0], dtype=lower.dtype)
         inverse = tf.linalg.triangular_solve(lower, tf.transpose(permutation))
         return tf.linalg.triangular_solve(upper, inverse, lower=False)
 
@@ -221,8 +218,9 @@ def _triangular(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     size, dtype = off_diagonal.shape[0], off_diagonal.dtype
     # Products with constant masks take fewer operations than `band_part` and `set_diag`.
-    below, identity = (tf.constant(x, dtype) for x in (np.tri(size, k=-1), np.eye(size)))
+    below = tf.constant(np.tri(size, k=-1), dtype)
     above = tf.constant(np.tri(size, k=-1).T, dtype)
+    identity = tf.constant(np.eye(size), dtype)
     diagonal = tf.cast(sign, dtype) * tf.exp(log_scale)
     upper = off_diagonal * above + diagonal * identity
     return off_diagonal * below + identity, upper
@@ -244,5 +242,6 @@ def _normalized_product(
     shift: tf.Tensor,
     norm_log_scale: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns `W diag(exp(norm_log_scale))`, `-shift`, and the sum of all log scales."""
     product = tf.gather(tf.matmul(*_triangular(off_diagonal, log_scale, sign)), order)
     return product * tf.exp(norm_log_scale), -shift, tf.reduce_sum(log_scale + norm_log_scale)

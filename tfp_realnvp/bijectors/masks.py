@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
-from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 from tfp_realnvp.internal.configurable import Configurable
+from tfp_realnvp.networks.functional import check_parity, checkerboard
 
 __all__ = ["ChannelMask", "CheckerboardMask", "Mask", "SpatialMask"]
 

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import PixelLogit, composition
+from tfp_realnvp.bijectors import PixelLogit
+from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
 from tfp_realnvp.internal import private_api, validation
@@ -55,7 +56,7 @@ def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
     if isinstance(distribution, private_api.TransformedDistribution):
         routed = {
             "distribution_kwargs": route(distribution.distribution, **options),
-            "bijector_kwargs": composition.call_options(distribution.bijector, **options),
+            "bijector_kwargs": call_options(distribution.bijector, **options),
         }
         return {name: kwargs for name, kwargs in routed.items() if kwargs}
     if isinstance(distribution, ConditionalDistribution):
@@ -81,7 +82,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     if not isinstance(distribution, private_api.TransformedDistribution):
         return None
     of_base = find_condition_spec(distribution.distribution)
-    specs = {of_base, composition.condition_spec(distribution.bijector)} - {None}
+    specs = {of_base, condition_spec_of(distribution.bijector)} - {None}
     if len(specs) > 1:
         raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
     return specs.pop() if specs else None

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import composition
-from tfp_realnvp.bijectors.call_context import surround_with
+from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
 from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
 from tfp_realnvp.distributions.routing import find_condition_spec, route
 from tfp_realnvp.internal import private_api, validation
@@ -72,13 +72,13 @@ def _sample(
             return distribution.sample(num_samples, seed=seed, **route(distribution, **options))
         latents = temperature * distribution.distribution.sample(num_samples, seed=seed)
         bijector = distribution.bijector
-        return bijector.forward(latents, **composition.call_options(bijector, **options))
+        return bijector.forward(latents, **call_options(bijector, **options))
 
 
 def has_dropout(flow: tfd.Distribution) -> bool:
     """Returns whether a flow was trained with and without its condition, as guidance requires."""
     bijector = getattr(flow, "bijector", None)
-    spec = None if bijector is None else composition.condition_spec(bijector)
+    spec = None if bijector is None else condition_spec_of(bijector)
     return spec is not None and bool(spec.dropout)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors.call_context import surrounding_pass
+from tfp_realnvp.bijectors.flow_bijector import surrounding_pass
 from tfp_realnvp.flows import ImageFlow, coupling_layer, multi_scale, network_of
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ShallowConv

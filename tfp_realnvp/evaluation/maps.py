@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
-from tfp_realnvp.bijectors.call_context import Pass, surround_with, surrounding_pass
+from tfp_realnvp.bijectors.flow_bijector import Pass, surround_with, surrounding_pass
 from tfp_realnvp.distributions import ClusterMixture, ConditionalBase
 from tfp_realnvp.evaluation.scores import map_batches, model_of
 from tfp_realnvp.internal import private_api, validation

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["ComputationState", "OnePassCache"]
+__all__ = ["OnePassCache"]
 
 _STORAGES = "_tfp_realnvp_one_pass_storages"
 
@@ -27,9 +27,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     *   If an active gradient tape would record the computation, it has recorded the result.
     *   With `training=True`, each method uses a result once: each pass updates statistics.
 
-    The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary:
-    `'ildj'`, the log |det| of the inverse's Jacobian per event; `'state'`, a `ComputationState`;
-    and `'served'`, the set of methods that have used the result.
+    The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary with
+    `'ildj'`, the log |det| of the inverse's Jacobian per event.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,6 +66,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
             output = edge.output_ref()
         else:
             output = super()._lookup(input, forward_name, inverse_name, **kwargs)
+            edge.attributes.update(state=_State(self.bijector), served=set())
         edge.attributes["served"].add(forward_name)
         return output
 
@@ -75,6 +75,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         if "ildj" not in edge.attributes:
             names = {self._forward_name, self._inverse_name}
             super()._lookup(input, fn_name, (names - {fn_name}).pop(), **kwargs)
+            edge.attributes.update(state=_State(self.bijector), served=set())
         edge.attributes["served"].add("log_det")
         return edge.attributes
 
@@ -87,13 +88,15 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     def _get_or_create_edge(self, input: Any, forward_name: str, kwargs: Any) -> Any:
         edge = super()._get_or_create_edge(input, forward_name, kwargs)
-        attributes = edge.attributes
-        if "state" not in attributes:
+        if not edge.attributes:
             return edge
         # Check the log det even if the value was garbage-collected.
-        results = [attributes["ildj"], edge.output_ref() if edge.output_ref else None]
+        results = [edge.attributes["ildj"], edge.output_ref() if edge.output_ref else None]
+        results = [result for result in results if result is not None]
         inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
-        if attributes["state"].holds(inputs, [result for result in results if result is not None]):
+        # An interrupted call may have left a result without its state.
+        state = edge.attributes.get("state")
+        if state is not None and state.holds(inputs, results):
             return edge
         self._drop(edge)
         return super()._get_or_create_edge(input, forward_name, kwargs)
@@ -121,7 +124,7 @@ class _Storage(private_api.EphemeralDict):
         self.maybe_del = maybe_delete
 
 
-class ComputationState:
+class _State:
     """The state that a result depends on: values of variables, or the position in a graph."""
 
     def __init__(self, bijector: Any) -> None:

@@ -77,15 +77,16 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     `function` would pass shapes to its gradient. XLA compiles shapes as constants, and would
     recompile whenever a variable changes.
     """
-
-    @functools.cache
-    def traced(*signature: tf.TensorSpec) -> Callable[..., Any]:
-        # TensorFlow warns about one `tf.function` with traces for several shapes.
-        return tf.function(function, signature, autograph=False).get_concrete_function()
+    graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*arguments: tf.Tensor | tf.Variable) -> Any:
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
-        return traced(*(tf.TensorSpec(t.shape, t.dtype) for t in tensors))(*tensors)
+        signature = tuple(tf.TensorSpec(t.shape, t.dtype) for t in tensors)
+        if signature not in graphs:
+            # TensorFlow warns about one `tf.function` with traces for several shapes.
+            traced = tf.function(function, signature, autograph=False)
+            graphs[signature] = traced.get_concrete_function()
+        return graphs[signature](*tensors)
 
     return call

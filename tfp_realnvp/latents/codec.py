@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import FlowBijector
+from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.distributions import ConditionedDistribution
 from tfp_realnvp.distributions.clusters import ClusterMixture
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
@@ -54,6 +54,7 @@ class ConditionArray(NamedTuple):
 
     values: np.ndarray
     event_ndims: int
+    are_embedded: bool = False
 
 
 def encode(
@@ -105,7 +106,7 @@ def encode(
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     what = "images" if bijector.event_ndims == 3 else "vectors"
     values = _centers(images, bijector)
-    return transformed(bijector, "inverse", bijector, what, values, condition, batch_size)
+    return transformed(bijector, "inverse", what, values, condition, batch_size)
 
 
 def decode(
@@ -131,13 +132,12 @@ def decode(
       TypeError, ValueError: as `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    return transformed(bijector, "forward", bijector, "latents", latents, condition, batch_size)
+    return transformed(bijector, "forward", "latents", latents, condition, batch_size)
 
 
 def transformed(
-    flow: FlowBijector,
-    direction: str,
     bijector: ImageFlow | VectorFlow,
+    direction: str,
     what: str,
     events: ArrayLike,
     condition: ConditionArray | None,
@@ -151,16 +151,18 @@ def transformed(
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     bijector._check_shape(tf.TensorShape(events.shape), inverse=direction == "inverse")
-    arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition])]
+    arrays = [(events, bijector.event_ndims), *([] if condition is None else [condition[:2]])]
     batch_shape = np.broadcast_shapes(*(a.shape[: a.ndim - ndims] for a, ndims in arrays))
     flat: list[Any] = []
     for array, ndims in arrays:
         event_shape = array.shape[array.ndim - ndims :]
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
+    options = direction, condition is not None and condition.are_embedded
     results = [flat[0][:0]]  # no events have an empty result
     for batch in slices(batch_size, *flat):
         with few_graph_rewrites():
-            mapped = call_traced(_mapped, flow, (direction,), *map(tf.convert_to_tensor, batch))
+            tensors = map(tf.convert_to_tensor, batch)
+            mapped = call_traced(_mapped, bijector, options, *tensors)
         results.append(mapped.numpy())
     result = np.concatenate(results).reshape(*batch_shape, *flat[0].shape[1:])
     if not (np.isfinite(events).all() and np.isfinite(result).all()):
@@ -173,9 +175,17 @@ def transformed(
 
 
 def _mapped(
-    flow: FlowBijector, direction: str, events: tf.Tensor, condition: tf.Tensor | None = None
+    bijector: ImageFlow | VectorFlow,
+    direction: str,
+    is_embedded: bool,
+    events: tf.Tensor,
+    condition: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    return getattr(flow, direction)(events, conditional_input=condition)
+    if is_embedded:
+        parts = bijector.bijectors
+        parts = [b.bijector if isinstance(b, ConditionalBijector) else b for b in parts]
+        bijector = FlowChain(parts, dtype=bijector.dtype)
+    return getattr(bijector, direction)(events, conditional_input=condition)
 
 
 def reconstruct(

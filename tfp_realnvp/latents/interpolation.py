@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.codec import (
     ConditionArray,
@@ -74,9 +73,13 @@ def interpolate(
     last = conditional_input if second_conditional_input is None else second_conditional_input
     z1 = encode(flow, first, conditional_input=conditional_input)
     z2 = encode(flow, second, conditional_input=last)
-    latents = _path(z1, z2, bijector_of(flow).event_ndims, num_steps, spherical)
-    condition = _embedded_path(flow, conditional_input, last, num_steps)
-    return _decode_embedded(flow, latents, condition)
+    bijector = bijector_of(flow)
+    latents = _path(z1, z2, bijector.event_ndims, num_steps, spherical)
+    condition, end = _embedded(flow, conditional_input), _embedded(flow, last)
+    if condition is not None and end is not None:
+        values = _path(condition.values, end.values, condition.event_ndims, num_steps)
+        condition = condition._replace(values=values)
+    return transformed(bijector, "forward", "latents", latents, condition, 64)
 
 
 def manifold(
@@ -122,19 +125,20 @@ def manifold(
       TypeError: as `encode`.
       ValueError: if there are not four images, or as `encode`.
     """
-    shape, event_ndims = np.shape(four_images), bijector_of(flow).event_ndims
-    axes = "images [4, H, W, C]" if event_ndims == 3 else "vectors [4, D]"
-    is_four = len(shape) == 1 + event_ndims and shape[0] == 4
+    shape, bijector = np.shape(four_images), bijector_of(flow)
+    axes = "images [4, H, W, C]" if bijector.event_ndims == 3 else "vectors [4, D]"
+    is_four = len(shape) == 1 + bijector.event_ndims and shape[0] == 4
     validation.require(is_four, f"manifold: expected {axes}", shape)
     latents = encode(flow, four_images, conditional_input=conditional_input)
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])
     condition = _embedded(flow, conditional_input)
     if condition is not None:
-        values, ndims = condition
+        values, ndims = condition.values, condition.event_ndims
         four = np.broadcast_to(values, (4, *values.shape[values.ndim - ndims :]))
-        condition = ConditionArray(_combined(four, circle**2).astype(four.dtype), ndims)
-    return _decode_embedded(flow, _combined(latents, circle), condition)
+        condition = condition._replace(values=_combined(four, circle**2).astype(four.dtype))
+    latents = _combined(latents, circle)
+    return transformed(bijector, "forward", "latents", latents, condition, 64)
 
 
 def swap_condition(
@@ -185,15 +189,6 @@ def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 
 
-def _embedded_path(flow: Flow, start: Any, end: Any, num_steps: int) -> ConditionArray | None:
-    """Returns embeddings [..., num_steps, *event] from `start` to `end`, in equal steps."""
-    first, last = (_embedded(flow, condition) for condition in (start, end))
-    if first is None or last is None:
-        return None
-    values = _path(first.values, last.values, first.event_ndims, num_steps)
-    return ConditionArray(values, first.event_ndims)
-
-
 def _embedded(flow: Flow, conditional_input: Any) -> ConditionArray | None:
     """Returns the embedding of conditions, which the networks of a flow get; `None` without one."""
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
@@ -204,14 +199,4 @@ def _embedded(flow: Flow, conditional_input: Any) -> ConditionArray | None:
         values = embedding.spec.as_tensor(None, bijector.name, bijector.dtype)
     else:
         values = tf.constant(condition.values)
-    return ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape))
-
-
-def _decode_embedded(
-    flow: Flow, latents: np.ndarray, condition: ConditionArray | None, batch_size: int = 64
-) -> np.ndarray:
-    """Returns what `decode` returns, given embedded conditions."""
-    bijector = bijector_of(flow)
-    layers = [b.bijector if isinstance(b, ConditionalBijector) else b for b in bijector.bijectors]
-    chain = FlowChain(layers, dtype=bijector.dtype)
-    return transformed(chain, "forward", bijector, "latents", latents, condition, batch_size)
+    return ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape), True)

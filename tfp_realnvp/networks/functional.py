@@ -1,15 +1,26 @@
-"""Operations of networks as pure functions: normalization, convolution, modulation."""
+"""Operations of networks as pure functions: normalization, convolution, modulation, the board."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
-__all__ = ["batch_norm", "convolve", "layer_norm", "modulated", "shifted", "weight_norm"]
+__all__ = [
+    "batch_norm",
+    "check_parity",
+    "checkerboard",
+    "convolve",
+    "layer_norm",
+    "modulated",
+    "shifted",
+    "weight_norm",
+]
 
 
 @traced_once
@@ -130,3 +141,22 @@ def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -
 def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
     """Returns `x + shift`, or `x` if the shift is `None`."""
     return x if shift is None else x + shift
+
+
+def check_parity(parity: int) -> int:
+    """Returns 0 or 1, or raises `ValueError`."""
+    if not (isinstance(parity, numbers.Real) and parity in (0, 1)):
+        raise ValueError(f"parity: expected 0 or 1, got {parity!r}.")
+    return int(parity)
+
+
+def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
+    """Returns [H, W, 1] with 1 where `row + column + parity` is odd, else 0."""
+    height, width = image.shape[-3:-1]
+    if height is None or width is None:
+        height, width = tf.unstack(tf.shape(image)[-3:-1])
+        rows, columns = tf.range(height)[:, tf.newaxis, tf.newaxis], tf.range(width)[:, tf.newaxis]
+        return tf.cast((rows + columns + parity) % 2, image.dtype)
+    # The size is known, so the board is a constant of the graph.
+    board = (np.add.outer(np.arange(height), np.arange(width)) + parity) % 2
+    return tf.constant(board[..., np.newaxis], image.dtype)

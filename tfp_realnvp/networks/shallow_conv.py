@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.functional import convolve, modulated, shifted
+from tfp_realnvp.networks.functional import convolve, modulated
 
 __all__ = ["ShallowConv"]
 
@@ -96,17 +96,13 @@ class ShallowConv(Conditioner):
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C]."""
         conv1, conv2, conv3 = self.convs
-        maps = None
+        # Calling the Keras layers would trace more operations.
+        x = convolve(self.with_board(inputs), conv1.kernel, conv1.bias)
         if self.takes_image:
-            maps = _convolve(self.required(conditional_input), self.condition_conv)
+            x += convolve(self.required(conditional_input), self.condition_conv.kernel)
         # A factor and a shift for each of the two activations.
         terms = self._film(conditional_input, 4)
-        x = shifted(_convolve(self.with_board(inputs), conv1), maps)
         x = tf.nn.relu(modulated(x, *terms[:2]))
-        x = tf.nn.relu(modulated(_convolve(x, conv2), *terms[2:]))
-        return _convolve(x if self.attention is None else self.attention(x), conv3)
-
-
-def _convolve(inputs: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
-    # Calling the Keras layer would trace more operations.
-    return convolve(inputs, layer.kernel, layer.bias)
+        x = tf.nn.relu(modulated(convolve(x, conv2.kernel, conv2.bias), *terms[2:]))
+        x = x if self.attention is None else self.attention(x)
+        return convolve(x, conv3.kernel, conv3.bias)

@@ -14,8 +14,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
-from tfp_realnvp.saving.progress import Progress
-from tfp_realnvp.saving.saved_model import ServedFlow
+from tfp_realnvp.saving.saved_model import Progress, ServedFlow
 
 __all__ = ["export_onnx"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,8 +15,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, composition
-from tfp_realnvp.bijectors.call_context import surround_with
+from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit
+from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.bijectors.flow_chain import call_options
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.distributions.classification import class_log_prior
@@ -30,9 +33,8 @@ from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving.folded_graph import folded
-from tfp_realnvp.saving.progress import Progress
 
-__all__ = ["ServedFlow", "export_saved_model", "named_inputs"]
+__all__ = ["Progress", "ServedFlow", "export_saved_model"]
 
 tfd = tfp.distributions
 
@@ -41,6 +43,8 @@ Condition: TypeAlias = tf.Tensor | None
 
 # A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
+# Seconds until the first line about the progress, and the factor until the next.
+_FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
 def export_saved_model(
@@ -284,13 +288,13 @@ class ServedFlow:
                 if inputs[0] is self._events:
                     inputs = [self._levels, noise if self._takes_noise else seed, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
-        return {name: named_inputs(*row) for name, row in table.items()}
+        return {name: _named_inputs(*row) for name, row in table.items()}
 
     def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
-        traced = named_inputs(function, inputs).get_concrete_function()
+        traced = _named_inputs(function, inputs).get_concrete_function()
         if sum(v.dtype.size * v.shape.num_elements() for v in traced.variables) > _MAX_FOLDED_BYTES:
             return traced
-        return named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
+        return _named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
 
     # Without a declared condition, `condition` is not part of the signatures.
 
@@ -419,7 +423,7 @@ class ServedFlow:
         return values, tf.convert_to_tensor(log_noise, self._dtype)
 
     def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        options = composition.call_options(self._bijector, conditional_input=condition)
+        options = call_options(self._bijector, conditional_input=condition)
         return self._bijector.forward(latents, **options)
 
     def _guided_pass(self, guidance: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:
@@ -428,9 +432,9 @@ class ServedFlow:
 
     def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
         chain = FlowChain([self._bijector], event_ndims=self._event_ndims, dtype=events.dtype)
-        return chain._outermost_pass(
-            events, inverse=True, conditional_input=condition, has_events=True
-        )
+        options = {"conditional_input": condition, "has_events": True}
+        latents, attributes = chain._outermost_pass(events, inverse=True, **options)
+        return latents, attributes["ildj"]
 
     def _decoded(self, latents: tf.Tensor, condition: Condition) -> tf.Tensor:
         return self._forward(latents, *self._of_bijector(condition))
@@ -479,7 +483,32 @@ class ServedFlow:
         return [tf.debugging.Assert(tf.reduce_all(spec.in_range(condition)), [message])]
 
 
-def named_inputs(
+class Progress:
+    """Prints the current step of exports that take more than 5 s.
+
+    Each pause is half of the elapsed time. `verbose=True` always prints the end, and
+    `verbose=False` prints nothing.
+    """
+
+    def __init__(self, caller: str, verbose: bool | None) -> None:
+        self.caller, self._start = caller, time.perf_counter()
+        self._next = math.inf if verbose is not None and not verbose else _FIRST_SECONDS
+        self._reports_end = bool(verbose)
+
+    def __call__(self, step: str) -> None:
+        """Prints the next step if enough time has passed."""
+        seconds = time.perf_counter() - self._start
+        if seconds >= self._next:
+            print(f"{self.caller}, {seconds:.0f} s: {step}", flush=True)
+            self._next, self._reports_end = _GROWTH * seconds, True
+
+    def end(self, path: Any) -> None:
+        """Prints the path if lines were printed, or with `verbose=True`."""
+        if self._reports_end:
+            print(f"{self.caller}: wrote {path}.", flush=True)
+
+
+def _named_inputs(
     function: Callable[..., Any], inputs: Sequence[tf.TensorSpec]
 ) -> tf.types.experimental.PolymorphicFunction:
     """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm
-from tfp_realnvp.bijectors.call_context import surround_with
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ClusterMixture, routing, scorer
 from tfp_realnvp.internal import batch_parts, private_api, replicas
 from tfp_realnvp.saving.savable_model import SavableModel

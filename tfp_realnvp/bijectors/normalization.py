@@ -1,0 +1,343 @@
+"""Normalizations of channels: `ActNorm` and `BatchNormalization`."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.internal import private_api, replicas, validation
+
+__all__ = ["ActNorm", "BatchNormalization"]
+
+
+class ChannelVariables(keras.layers.Layer, abc.ABC):
+    """The variables of a normalization. `num_channels` is `None` until the variables are built."""
+
+    num_channels: int | None = None
+
+    def __init__(self, dtype: Any, name: str) -> None:
+        super().__init__(dtype=tf.as_dtype(dtype).name, name=name.replace("/", "_"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal layer without variables."""
+        return {"dtype": self.variable_dtype, "name": self.name}
+
+    def create(self, num_channels: int) -> None:
+        """Creates the variables if they do not exist."""
+        if not self.built:
+            with tf.init_scope():
+                self.build([None, num_channels])
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables. The initial values give the identity."""
+        self.num_channels = input_shape[-1]
+
+    def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
+        return self.add_weight(
+            shape=shape,
+            initializer=value,
+            autocast=False,
+            aggregation="mean",
+            name=name,
+            **options,
+        )
+
+
+class ChannelNormalization(FlowBijector):
+    """An affine map of channels. The first call creates the variables, which copies share."""
+
+    _shared_argument: str
+
+    def __init__(self, parameters: dict[str, Any], make: type[ChannelVariables]) -> None:
+        name, num_channels = parameters["name"], parameters["num_channels"]
+        dtype = validation.float_dtype(parameters["dtype"], name)
+        expected = f"{name}: expected a positive epsilon"
+        self._epsilon = validation.positive(parameters["epsilon"], expected, dtype)
+        if parameters[self._shared_argument] is None:
+            parameters[self._shared_argument] = make(dtype, name)
+        self._channels: Any = parameters[self._shared_argument]
+        if num_channels is not None:
+            self._channels.create(validation.count(num_channels, "num_channels", 1, name))
+        self._track_layers(self._channels)
+        super().__init__(parameters=parameters)
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """All variables of the normalization."""
+        return tuple(self._layer_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns constructor arguments that make an equal bijector with new variables."""
+        return {**super().get_config(), "num_channels": self._channels.num_channels}
+
+    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
+        return super()._expected_shape(inverse)[:-1].concatenate([self._channels.num_channels])
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None:
+            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class LearnedAffine(ChannelVariables):
+    """The trainable shift and log scale of each channel, and a flag that a batch has set them."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        super().build(input_shape)
+        self.shift = self._add("shift", [self.num_channels])
+        self.log_scale = self._add("log_scale", [self.num_channels])
+        self.is_set = self._add("is_set", [], trainable=False)
+
+    @property
+    def is_known_to_be_set(self) -> bool:
+        """Whether a batch has set the variables; `False` if the values are unknown here."""
+        if not self.built:
+            return False
+        with tf.init_scope():
+            is_set = self.is_set.value
+            # Within a `keras.StatelessScope` the value is a tensor, perhaps a symbolic one.
+            is_known = isinstance(is_set, tf.Variable) and tf.executing_eagerly()
+            return is_known and bool(is_set.numpy() > 0)
+
+    def warn_if_unset(self) -> None:
+        """Warns if a gradient tape records a pass before a batch has set the variables."""
+        if private_api.could_possibly_record() and not self.is_known_to_be_set:
+            warnings.warn(
+                "ActNorm: no batch has set scale and shift, so training starts without "
+                "normalization. `FlowModel.fit` sets them; in your own loop, call "
+                "`flow.log_prob(x, bijector_kwargs={'training': True})` first.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
+        """Sets the variables from the moments of `images`, unless a batch has set them."""
+        if self.is_known_to_be_set:
+            return
+        mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
+        values = mean, -0.5 * tf.math.log(variance + epsilon)
+        # Skip moments that are not finite: no later batch would replace them.
+        is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))
+        sets = is_finite & (self.is_set.value <= 0)
+        values = *values, tf.ones([], mean.dtype)
+        for variable, value in zip((self.shift, self.log_scale, self.is_set), values, strict=True):
+            replicas.assign(variable, tf.where(sets, value, variable.value))
+
+
+class ActNorm(ChannelNormalization):
+    r"""An affine map of each channel: the first training batch initializes it, gradients train it.
+
+    ```
+    inverse (data -> latent):  x = (y - shift) * exp(log_scale)
+    forward (latent -> data):  y = x * exp(-log_scale) + shift
+    ildj = H W sum(log_scale)
+    ```
+
+    The first inverse pass with `training=True` sets `shift` and `log_scale` so that each channel of
+    `x` has mean 0 and variance 1 over the batch and all positions. After this pass, training and
+    evaluation use the same map.
+
+    `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
+    `flow.inverse(first_batch, training=True)` eagerly before you trace the training step: graphs
+    traced afterwards assume that the variables are set. A graph traced earlier computes the moments
+    in each step.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.ActNorm()
+    >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
+    >>> x = bijector.inverse(y, training=True)
+    >>> bool(abs(tf.reduce_mean(x)) < 1e-3), bool(abs(tf.math.reduce_std(x) - 1) < 1e-2)
+    (True, True)
+
+    #### References
+
+    Kingma, Dhariwal: Glow, section 3.1.
+    """
+
+    _shared_argument = "learned"
+
+    def __init__(
+        self,
+        *,
+        num_channels: int | None = None,
+        epsilon: float = 1e-6,
+        learned: LearnedAffine | None = None,
+        event_ndims: int = 3,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "act_norm",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          num_channels: number of channels. With `None` the first call creates the variables.
+          epsilon: added to the first batch's variance, positive.
+          learned: the variables of another `ActNorm`, to share them.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
+
+        Raises:
+          TypeError, ValueError: if an argument has a wrong type, or is not positive.
+        """
+        super().__init__(dict(locals()), LearnedAffine)
+
+    @property
+    def learned(self) -> LearnedAffine:
+        """The variables of the bijector."""
+        return self._channels
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """All variables before the first training batch, none afterwards."""
+        return () if self._channels.is_known_to_be_set else super().variables_set_in_training
+
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        self._channels.create(x.shape[-1])
+        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
+        y = x * tf.exp(-log_scale) + self._channels.shift.value
+        return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale), p)
+
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        self._channels.create(y.shape[-1])
+        if p.training:
+            self._channels.set_once(y, self._epsilon, p.statistics)
+        else:
+            self._channels.warn_if_unset()
+        shift = self._channels.shift.value
+        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
+        ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale), p)
+        return (y - shift) * tf.exp(log_scale), ildj
+
+
+@keras.saving.register_keras_serializable(package="tfp_realnvp")
+class MovingStatistics(ChannelVariables):
+    """The moving mean and variance of each channel, and the number of updates."""
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        super().build(input_shape)
+        self.mean = self._add("moving_mean", [self.num_channels], trainable=False)
+        self.variance = self._add("moving_variance", [self.num_channels], "ones", trainable=False)
+        self.num_updates = self._add("num_updates", [], trainable=False)
+
+
+class BatchNormalization(ChannelNormalization):
+    r"""Batch normalization: the inverse direction normalizes each channel, and forward undoes this.
+
+    With a mean μ and a variance σ² for each channel,
+
+    ```
+    inverse (data -> latent):  x = (y - μ) / sqrt(σ² + ε)
+    forward (latent -> data):  y = x * sqrt(σ² + ε) + μ
+    ildj = -H W / 2 * sum(log(σ² + ε)), the sum over channels
+    ```
+
+    The forward direction, and the inverse direction with `training=False`, use the moving
+    statistics μ̃, σ̃². With `training=True` the inverse first updates them with the moments μ̂, σ̂²
+    over the batch and all positions,
+
+    ```
+    μ̃ <- ρ μ̃ + (1 - ρ) μ̂,    σ̃² <- ρ σ̃² + (1 - ρ) σ̂²
+    ```
+
+    and then normalizes by the updated statistics, so that training and evaluation agree even for
+    small batches. Gradients flow through μ̂ and σ̂² only (Appendix E). The first update uses ρ = 0.
+    With `statistics='batch'` training normalizes by μ̂ and σ̂². Under a distribution strategy,
+    `FlowModel.fit` computes the moments over all replicas, other code over one replica.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> bijector = tfr.BatchNormalization(momentum=0.9)
+    >>> y = tf.random.normal([64, 8, 8, 3], mean=5., stddev=2.)
+    >>> x, ildj = bijector.inverse_and_log_det(y, training=True)   # the first step
+    >>> bool(abs(tf.math.reduce_std(x) - 1) < 1e-2), ildj.shape
+    (True, TensorShape([64]))
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.7 and Appendix E.
+    """
+
+    _shared_argument = "moving"
+
+    def __init__(
+        self,
+        momentum: float = 0.9,
+        *,
+        num_channels: int | None = None,
+        epsilon: float = 1e-4,
+        statistics: str = "running",
+        moving: MovingStatistics | None = None,
+        event_ndims: int = 3,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "batch_normalization",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          momentum: ρ, in [0, 1).
+          num_channels: number of channels. With `None` the first call creates the variables.
+          epsilon: added to the variance, positive.
+          statistics: what training normalizes by, `'running'` (the updated moving statistics,
+            Appendix E) or `'batch'`.
+          moving: the variables of another `BatchNormalization`, to share them.
+          event_ndims, dtype, validate_args, name: as in `FlowBijector`.
+
+        Raises:
+          TypeError, ValueError: if an argument has a wrong type, or is out of range.
+        """
+        parameters = dict(locals())
+        expected = f"{name}: expected statistics"
+        self._statistics = validation.choice(statistics, ("running", "batch"), expected)
+        self._momentum = validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
+        super().__init__(parameters, MovingStatistics)
+
+    @property
+    def moving(self) -> MovingStatistics:
+        """The moving statistics."""
+        return self._channels
+
+    def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        self._channels.create(x.shape[-1])
+        variance = self._channels.variance.value + self._epsilon
+        y = x * tf.sqrt(variance) + self._channels.mean.value
+        fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)), p)
+        return y, fldj
+
+    def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
+        self._channels.create(y.shape[-1])
+        if p.training:
+            mean, variance = self._training_moments(y, p.statistics)
+        else:
+            mean = self._channels.mean.value
+            variance = tf.convert_to_tensor(self._channels.variance.value)
+        variance = variance + self._epsilon
+        ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)), p)
+        return (y - mean) * tf.math.rsqrt(variance), ildj
+
+    def _training_moments(
+        self, y: tf.Tensor, statistics: replicas.Statistics
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Updates the moving statistics, and returns the mean and variance to normalize by."""
+        moving = self._channels
+        before = [tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance)]
+        num_updates = tf.convert_to_tensor(moving.num_updates.value)
+        batch = statistics.moments(y, shift=before[0])[:2]
+        # The first update replaces the initial values.
+        momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
+        updated = [
+            momentum * old + (1 - momentum) * new for old, new in zip(before, batch, strict=True)
+        ]
+        replicas.assign(moving.mean, updated[0])
+        replicas.assign(moving.variance, updated[1])
+        replicas.assign(moving.num_updates, num_updates + 1)
+        return tuple(batch if self._statistics == "batch" else updated)
