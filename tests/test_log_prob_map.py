@@ -18,9 +18,8 @@ _SHAPE = (4, 4, 2)
 
 def maps_of(distribution, values, *args, **kwargs):
     """Returns maps of continuous values, without noise."""
-    return tfr.log_prob_map(
-        tfr.FlowModel(distribution, dequantize=False), values.numpy(), *args, **kwargs
-    )
+    model = tfr.FlowModel(distribution, dequantize=False)
+    return tfr.log_prob_map(model, values.numpy(), *args, **kwargs)
 
 
 def flow(**kwargs):
@@ -39,18 +38,15 @@ def chain():
     )
 
 
+_ADDITIONS = {"normalization": "actnorm", "invertible_conv": True, "split_prior": True}
+_ADDITIONS["transformer"] = "rational_quadratic_spline"
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: flow(num_couplings=1),
-        lambda: flow(
-            num_couplings=1,
-            normalization="actnorm",
-            invertible_conv=True,
-            split_prior=True,
-            transformer="rational_quadratic_spline",
-            dtype=tf.float64,
-        ),
+        lambda: flow(num_couplings=1, dtype=tf.float64, **_ADDITIONS),
         chain,
         # Gaussians of positions, whose channels are dependent.
         lambda: tfd.TransformedDistribution(
@@ -76,16 +72,13 @@ def test_the_sum_is_the_log_density(make):
 
 @pytest.mark.graph
 def test_the_sum_is_the_log_density_given_a_condition():
-    means = tf.constant([[0.0], [1.0], [-1.0]])[..., tf.newaxis, tf.newaxis]
+    means = tf.reshape([0.0, 1.0, -1.0], [3, 1, 1, 1]) + tf.zeros(_SHAPE)
     base = tfr.ConditionalBase(
-        lambda label: tfd.Independent(
-            tfd.Normal(tf.gather(means, label) + tf.zeros(_SHAPE), 1.0), 3
-        ),
+        lambda label: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
         event_shape=_SHAPE,
     )
-    bijector = ft.image_flow(
-        _SHAPE, num_scales=1, num_couplings=1, num_classes=3, network_fn=ft.shallow_conv
-    )
+    options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.shallow_conv}
+    bijector = ft.image_flow(_SHAPE, num_classes=3, **options)
     model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
     images, labels = ft.grey_levels(5, _SHAPE), np.array([0, 1, 2, 1, 0])
     maps = tfr.log_prob_map(model, images, labels, batch_size=2)
@@ -94,10 +87,8 @@ def test_the_sum_is_the_log_density_given_a_condition():
 
 
 def test_the_density_of_learned_noise_is_a_part():
-    dequantizer = ft.randomize(
-        tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4)
-    )
-    model = tfr.FlowModel(flow(num_couplings=1), dequantizer=dequantizer)
+    noise = ft.randomize(tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4))
+    model = tfr.FlowModel(flow(num_couplings=1), dequantizer=noise)
     images = ft.grey_levels(3, _SHAPE)
     maps = tfr.log_prob_map(model, images)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), tfr.log_prob(model, images), rtol=2e-6)

@@ -37,17 +37,10 @@ def _s_and_t(coupling, x, b):
 
 
 @pytest.mark.parametrize("use_scale", [True, False])
-@pytest.mark.parametrize(
-    "mask",
-    [
-        tfr.CheckerboardMask(0),
-        tfr.CheckerboardMask(1),
-        tfr.ChannelMask(0),
-        tfr.ChannelMask(1),
-    ],
-    ids=repr,
-)
-def test_both_directions_are_equation_9(mask, use_scale):
+@pytest.mark.parametrize("kind", [tfr.CheckerboardMask, tfr.ChannelMask])
+@pytest.mark.parametrize("parity", [0, 1])
+def test_both_directions_are_equation_9(kind, parity, use_scale):
+    mask = kind(parity)
     coupling = ft.randomize(ft.coupling(mask, 4, tf.float64, use_scale=use_scale))
     x, b = ft.normal([3, *_SHAPE], tf.float64).numpy(), _explicit_mask(mask)
     s, t = _s_and_t(coupling, x, b)
@@ -57,8 +50,8 @@ def test_both_directions_are_equation_9(mask, use_scale):
         (coupling.inverse_and_log_det(x), x * np.exp(s) + t, s),
         (coupling.forward_and_log_det(x), (x - t) * np.exp(-s), -s),
     ):
-        np.testing.assert_allclose(results[0], b * x + (1 - b) * changed, rtol=1e-12)
-        np.testing.assert_allclose(results[1], ((1 - b) * log_det).sum((1, 2, 3)), rtol=1e-12)
+        expected = b * x + (1 - b) * changed, ((1 - b) * log_det).sum((1, 2, 3))
+        ft.assert_close(results, expected, rtol=1e-12)
         np.testing.assert_array_equal(results[0] * b, x * b)
 
 

@@ -24,13 +24,8 @@ def test_uniform_pixels_cost_log2_of_the_grey_levels(num_values, dtype, toleranc
     uniform = tfd.Sample(tfd.Uniform(tf.zeros([], dtype), tf.constant(num_values, dtype)), shape)
     # The density of the logits of uniform pixels, by TFP's own bijectors.
     alpha = tf.constant(0.05, dtype)
-    to_logits = tfb.Chain(
-        [
-            tfb.Invert(tfb.Sigmoid()),
-            tfb.Shift(alpha),
-            tfb.Scale((1 - 2 * alpha) / tf.cast(num_values, dtype)),
-        ]
-    )
+    scale = tfb.Scale((1 - 2 * alpha) / tf.cast(num_values, dtype))
+    to_logits = tfb.Chain([tfb.Invert(tfb.Sigmoid()), tfb.Shift(alpha), scale])
     logits = tfd.TransformedDistribution(uniform, to_logits)
     flow = tfd.TransformedDistribution(logits, logit)
     images = ft.pixels([4, *shape], dtype) * (num_values / 256)
@@ -38,19 +33,13 @@ def test_uniform_pixels_cost_log2_of_the_grey_levels(num_values, dtype, toleranc
     np.testing.assert_allclose(bits, math.log2(num_values), rtol=tolerance)
 
 
-def _two_pixel_flow(dtype=tf.float64):
-    """A flow over images of 2 x 1 pixels with one channel: a density in the plane."""
-    parts = [
-        ft.coupling(tfr.CheckerboardMask(0), 1, dtype),
-        tfr.BatchNormalization(num_channels=1, dtype=dtype),
-        ft.coupling(tfr.CheckerboardMask(1), 1, dtype),
-    ]
-    return ft.randomize(tfr.FlowChain(parts, dtype=dtype))
-
-
 def test_density_of_pixels_integrates_to_one():
+    # Images of 2 × 1 pixels with one channel: a density in the plane.
+    first, second = (ft.coupling(tfr.CheckerboardMask(i), 1, tf.float64) for i in (0, 1))
+    norm = tfr.BatchNormalization(num_channels=1, dtype=tf.float64)
     logit = tfr.PixelLogit(num_values=4, dtype=tf.float64)
-    bijector = tfr.FlowChain([logit, _two_pixel_flow()], dtype=tf.float64)
+    bijector = tfr.FlowChain([logit, first, norm, second], dtype=tf.float64)
+    ft.randomize(bijector)
     flow = tfd.TransformedDistribution(ft.standard_normal([2, 1, 1], tf.float64), bijector)
     edges = np.linspace(logit.low, logit.high, 801)
     middles = (edges[1:] + edges[:-1]) / 2

@@ -23,12 +23,7 @@ _SHAPE = (4, 4, 2)
 
 def _image():
     """A `RealNVPImage` of two scales, and the layers that count its four networks' calls."""
-    layers = []
-
-    def network_fn(**kwargs):
-        layers.append(ft.CountingLayer(ft.convolution(**kwargs)))
-        return layers[-1]
-
+    network_fn, layers = ft.counting(ft.convolution)
     flow = tfr.RealNVPImage(_SHAPE, num_scales=2, num_couplings=1, network_fn=network_fn)
     return ft.randomize(flow), layers
 
@@ -38,14 +33,13 @@ def _counted_coupling(parity=0):
     return ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(parity), layer)), layer
 
 
-def _coupling():
+def _coupling(wrap=lambda bijector: bijector):
     bijector, layer = _counted_coupling()
-    return bijector, [layer]
+    return wrap(bijector), [layer]
 
 
 def _invert():
-    bijector, layer = _counted_coupling()
-    return tfb.Invert(bijector), [layer]
+    return _coupling(tfb.Invert)
 
 
 def _chain():
@@ -59,13 +53,7 @@ def _flow_chain():
 
 
 def _image_given_label():
-    layers = []
-
-    def network_fn(*, input_channels, output_channels, conditional_event_shape, **_):
-        options = {"num_blocks": 0, "conditional_event_shape": conditional_event_shape}
-        layers.append(ft.CountingLayer(ft.network(input_channels, output_channels, **options)))
-        return layers[-1]
-
+    network_fn, layers = ft.counting(ft.resnet)
     return ft.conditional_flow("labels", image_shape=_SHAPE, network_fn=network_fn), layers
 
 
@@ -158,8 +146,7 @@ def test_each_call_of_the_public_pair_is_a_pass(direction):
     method = getattr(bijector, f"{direction}_and_log_det")
     first, second = method(value), method(value)
     assert layer.count == 2
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    ft.assert_equal(first, second)
     # The four hooks give the same.
     np.testing.assert_array_equal(getattr(bijector, direction)(value), first[0])
     log_det = getattr(bijector, f"{direction}_log_det_jacobian")(value, event_ndims=3)

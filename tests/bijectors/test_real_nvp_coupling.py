@@ -60,17 +60,16 @@ def _distribution(bijector, dtype=tf.float32):
     return tfd.TransformedDistribution(ft.standard_normal([_SIZE], dtype), bijector)
 
 
+_FRACTIONS = [(0.25, 4), (-0.5, 3)]
+
+
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize(
-    ("masks", "num_changed"),
-    [
-        ({"num_masked": 2}, 3),
-        ({"num_masked": -2}, 3),
-        ({"fraction_masked": 0.25}, 4),
-        ({"fraction_masked": -0.5}, 3),
-    ],
+    ("name", "value", "num_changed"),
+    [*(("num_masked", n, 3) for n in (2, -2)), *(("fraction_masked", *f) for f in _FRACTIONS)],
 )
-def test_densities_and_samples_are_those_of_tfp(masks, num_changed, dtype):
+def test_densities_and_samples_are_those_of_tfp(name, value, num_changed, dtype):
+    masks = {name: value}
     network = Conditioner(num_changed, dtype=dtype.name)
     tfp_flow, flow = (_distribution(b, dtype) for b in _pair(network, dtype, **masks))
     x = ft.normal([4, _SIZE], dtype)
@@ -144,11 +143,8 @@ def test_gradients_reach_the_variables_of_the_function(kind):
 
 
 def test_a_declared_condition_broadcasts_and_is_saved(tmp_path):
-    coupling = tfr.real_nvp_coupling(
-        fraction_masked=-0.4,
-        shift_and_log_scale_fn=Conditioner(3),
-        conditional_event_shape=[3],
-    )
+    options = {"fraction_masked": -0.4, "conditional_event_shape": [3]}
+    coupling = tfr.real_nvp_coupling(**options, shift_and_log_scale_fn=Conditioner(3))
     model = tfr.FlowModel(_distribution(coupling))
     ft.randomize(model.distribution)
     given = ft.normal([3])
@@ -159,9 +155,8 @@ def test_a_declared_condition_broadcasts_and_is_saved(tmp_path):
         model.distribution.log_prob(x)
     model.save(tmp_path / "flow.keras")
     loaded = keras.models.load_model(tmp_path / "flow.keras").distribution
-    np.testing.assert_allclose(
-        loaded.log_prob(x[0, 0], bijector_kwargs={"conditional_input": given}), log_prob[0, 0]
-    )
+    actual = loaded.log_prob(x[0, 0], bijector_kwargs={"conditional_input": given})
+    np.testing.assert_allclose(actual, log_prob[0, 0])
 
 
 def test_a_function_that_cannot_be_saved(tmp_path):
@@ -188,6 +183,9 @@ def test_a_bijector_fn():
     np.testing.assert_allclose(bijector.inverse(tf.identity(y)), x, rtol=1e-4, atol=1e-5)
 
 
+_SAME = lambda x, n: x  # noqa: E731
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -200,11 +198,7 @@ def test_a_bijector_fn():
         ({"num_masked": 5}, ValueError, "expected a channel to transform, got 5"),
         ({"num_masked": -6}, ValueError, "expected a channel to transform, got 5"),
         ({"num_masked": 1, "shift_and_log_scale_fn": 3}, TypeError, "3 is not a callable"),
-        (
-            {"num_masked": 1, "shift_and_log_scale_fn": lambda x, n: x},
-            ValueError,
-            "expected a bijector, or shift and log scale, from the network",
-        ),
+        ({"num_masked": 1, "shift_and_log_scale_fn": _SAME}, ValueError, "or shift and log scale"),
     ],
 )
 def test_errors(options, error, message):
