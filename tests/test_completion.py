@@ -19,17 +19,11 @@ tfd = tfp.distributions
 _LEVELS = 4
 
 
-def _vector_flow(**kwargs):
-    bijector = tfr.RealNVPVector(2, num_couplings=2, num_filters=8, **kwargs)
-    return tfd.TransformedDistribution(ft.standard_normal([2]), ft.randomize(bijector))
-
-
 def _image_flow():
     """Returns a flow of images of two pixels."""
-    flow = _vector_flow()
-    chain = tfb.Chain(
-        [tfr.PixelLogit(num_values=_LEVELS), tfb.Reshape([1, 2, 1], [2]), flow.bijector]
-    )
+    flow = ft.vector_distribution(2)
+    logit = tfr.PixelLogit(num_values=_LEVELS)
+    chain = tfb.Chain([logit, tfb.Reshape([1, 2, 1], [2]), flow.bijector])
     return tfd.TransformedDistribution(flow.distribution, chain)
 
 
@@ -39,12 +33,8 @@ def _normal(size):
     factor = np.tril(rng.normal(size=[size, size]))
     factor[np.diag_indices(size)] = rng.uniform(0.5, 1.5, size)
     mean = rng.normal(size=size)
-    bijector = tfb.Chain(
-        [
-            tfb.Shift(tf.constant(mean, tf.float32)),
-            tfb.ScaleMatvecTriL(tf.constant(factor, tf.float32)),
-        ]
-    )
+    shift, scale = (tf.constant(value, tf.float32) for value in (mean, factor))
+    bijector = tfb.Chain([tfb.Shift(shift), tfb.ScaleMatvecTriL(scale)])
     flow = tfd.TransformedDistribution(ft.standard_normal([size]), bijector)
     return flow, mean, factor @ factor.T
 
@@ -71,16 +61,11 @@ def test_conditional_moments_of_a_normal_distribution():
 
 
 def test_conditional_moments_of_a_flow_under_each_label():
-    flow = _vector_flow(num_classes=3)
+    flow = ft.vector_distribution(2, num_classes=3)
     labels, known = np.arange(3), 0.3
-    completion = latents.complete(
-        flow,
-        np.array([[known, np.nan]] * 3, np.float32),
-        num_samples=20_000,
-        num_chains=200,
-        num_burnin_steps=100,
-        conditional_input=labels,
-    )
+    options = {"num_samples": 20_000, "num_chains": 200, "num_burnin_steps": 100}
+    events = np.array([[known, np.nan]] * 3, np.float32)
+    completion = latents.complete(flow, events, conditional_input=labels, **options)
     grid = np.linspace(-15, 15, 3001, dtype=np.float32)
     points = np.stack([np.full_like(grid, known), grid], axis=-1)
     for label, draws in zip(labels, completion.samples[:, :, 1].T, strict=True):
@@ -97,9 +82,8 @@ def test_gray_levels(dtype):
     flow = _image_flow()
     images = np.array([[1, 0], [3, 0]]).reshape(2, 1, 2, 1).astype(dtype)
     is_known = np.array([True, False]).reshape(2, 1)
-    samples = latents.complete(
-        flow, images, is_known, num_samples=20_000, num_chains=200, num_burnin_steps=100
-    ).samples
+    options = {"num_samples": 20_000, "num_chains": 200, "num_burnin_steps": 100}
+    samples = latents.complete(flow, images, is_known, **options).samples
     assert samples.dtype == dtype
     assert (samples[:, :, :, 0] == images[:, :, 0]).all()
     assert (samples >= 0).all() and (samples < _LEVELS).all()
@@ -205,7 +189,7 @@ def test_samples_depend_on_the_seed():
 )
 def test_bad_vectors(events, options, message):
     with pytest.raises(ValueError, match=message):
-        latents.complete(_vector_flow(), events, **options)
+        latents.complete(ft.vector_distribution(2), events, **options)
 
 
 def test_bad_images():
@@ -218,6 +202,6 @@ def test_bad_images():
 
 def test_objects_that_have_no_density():
     with pytest.raises(TypeError, match=r"TransformedDistribution\(base, .*got <.*RealNVPVector"):
-        latents.complete(_vector_flow().bijector, [[1.0, np.nan]])
+        latents.complete(ft.vector_flow(2), [[1.0, np.nan]])
     with pytest.raises(TypeError, match=r"expected booleans as is_known, got dtype\('int64'\)"):
-        latents.complete(_vector_flow(), [[1.0, 2.0]], [1, 0])
+        latents.complete(ft.vector_distribution(2), [[1.0, 2.0]], [1, 0])

@@ -77,15 +77,8 @@ def test_workers_take_turns():
 
 
 def test_report():
-    side = {
-        "images_per_second": 64.0,
-        "first_step_seconds": 2.0,
-        "built_mb": 100.0,
-        "first_step_mb": 200.0,
-        "peak_mb": 300.0,
-        "num_parameters": 1234,
-        "is_finite": True,
-    }
+    side = {"images_per_second": 64.0, "first_step_seconds": 2.0, "built_mb": 100.0}
+    side |= {"first_step_mb": 200.0, "peak_mb": 300.0, "num_parameters": 1234, "is_finite": True}
     saving, nowhere = {**side, "peak_mb": 240.0}, {**side, "is_finite": False}
     entry = {"size": "images64", "what": "train", "ratios": [0.7, 0.8], "ratio": 0.8}
     entries = [

@@ -28,17 +28,8 @@ def test_a_contender(name, tmp_path, capsys, monkeypatch):
     # A clock that ticks at each look: a few steps and calls.
     clock = SimpleNamespace(perf_counter=itertools.count().__next__)
     monkeypatch.setattr(vectors, "time", clock)
-    outcome = vectors.main(
-        [
-            "--seconds=5",
-            "--rounds=1",
-            "--num_rows=500",
-            "--num_couplings=2",
-            "--num_units=4",
-            f"--contenders={name}",
-            f"--output_dir={tmp_path}",
-        ]
-    )
+    options = "--seconds=5 --rounds=1 --num_rows=500 --num_couplings=2 --num_units=4".split()
+    outcome = vectors.main([*options, f"--contenders={name}", f"--output_dir={tmp_path}"])
     assert json.loads((tmp_path / "results.json").read_text()) == outcome
     [(found, result)] = outcome["contenders"].items()
     assert found == name and result["steps"] > 0 and result["parameters"] > 0

@@ -107,9 +107,8 @@ def test_images_of_the_paper(name, mock_data):
     )
     other = _batches(images.training_batches(4, seed=4), 12)
     assert (np.stack(batches) != np.stack(other)).any()
-    plain = np.concatenate(
-        _batches(datasets.load(name, flip=False).training_batches(4, seed=3), 12)
-    )
+    plain = datasets.load(name, flip=False).training_batches(4, seed=3)
+    plain = np.concatenate(_batches(plain, 12))
     flipped = np.concatenate(batches)
     mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (mirrored ^ (flipped == plain).all(axis=(1, 2, 3))).all()
@@ -194,10 +193,8 @@ def test_gray(name, mock_data):
     assert images.conditional_event_shape == (32, 32, 1)
     for method in ("training_batches", "batches"):
         arguments = (4,) if method == "training_batches" else (images.evaluation_split, 4)
-        pairs = getattr(images, method)(*arguments).take(3)
-        for (levels, gray), expected in zip(
-            pairs, getattr(plain, method)(*arguments), strict=False
-        ):
+        pairs, originals = (getattr(each, method)(*arguments).take(3) for each in (images, plain))
+        for (levels, gray), expected in zip(pairs, originals, strict=True):
             np.testing.assert_array_equal(levels, expected)
             luminance = levels.numpy() @ np.array([[0.2989], [0.587], [0.114]]) / 255
             np.testing.assert_allclose(gray, luminance, atol=1e-6)
@@ -209,9 +206,8 @@ def test_arrays():
     assert images.splits == ("train", "validation", "test") and images.evaluation_split == "test"
     held_out = digits.hold_out(150)
     for split in images.splits:
-        [(levels, labels)] = _batches(images.batches(split, 2_000))
-        np.testing.assert_array_equal(levels, getattr(held_out, split))
-        np.testing.assert_array_equal(labels, getattr(held_out, f"{split}_labels"))
+        expected = getattr(held_out, split), getattr(held_out, f"{split}_labels")
+        ft.assert_equal(_batches(images.batches(split, 2_000)), [expected])
 
 
 # Data that TensorFlow Datasets stored.
@@ -239,9 +235,8 @@ def cifar10(tmp_path_factory):
     source = root / "source" / "cifar-10-batches-bin"
     source.mkdir(parents=True)
     (source / "batches.meta.txt").write_text("\n".join(f"label{i}" for i in range(10)))
-    for number, name in enumerate(
-        [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    ):
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    for number, name in enumerate(names):
         records = np.zeros([10, 1 + 3072], np.uint8)
         records[:, 0] = np.arange(10)
         records[:, 1:] = np.arange(10 * number, 10 * number + 10)[:, None]

@@ -45,8 +45,7 @@ def test_cross_validation(tmp_path, run_script, capsys):
     assert found["log_likelihood"] == pytest.approx(expected, abs=0.01)
     flow = results["Real NVP"]["log_likelihood"]
     assert found["lead"][0] == pytest.approx(flow[0] - found["log_likelihood"][0])
-    for each in results.values():
-        assert abs(each["log_likelihood"][0] - expected[0]) < 2
+    assert all(abs(each["log_likelihood"][0] - expected[0]) < 2 for each in results.values())
     table = (tmp_path / "results.md").read_text()
     assert table in capsys.readouterr().out
     assert f"| Real NVP | {flow[0]:.3f} ± {flow[1]:.3f} |  |" in table

@@ -105,15 +105,9 @@ def test_a_run(tmp_path, run_script, script):
     (tmp_path / "miniboone").mkdir()
     rows = np.random.default_rng(0).normal(size=[400, 3])
     np.save(tmp_path / "miniboone" / "data.npy", rows)
-    arguments = (
-        "train_uci",
-        "--table=miniboone",
-        f"--data_dir={tmp_path}",
-        "--limit_minutes=0.02",
-        "--num_couplings=2",
-        f"--output_dir={tmp_path / 'out'}",
-    )
-    run_script(*arguments)
+    options = "--table=miniboone --limit_minutes=0.02 --num_couplings=2".split()
+    folders = (f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+    run_script("train_uci", *folders, *options)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     published = {f"{name}, published" for name in script._PUBLISHED}
     assert set(results) == {"Real NVP", "normal distribution", *published}
@@ -122,5 +116,5 @@ def test_a_run(tmp_path, run_script, script):
     assert abs(results["normal distribution"][0] + 4.26) < 0.5
     assert results["Real NVP"][0] > -20
     # The time is used up.
-    run_script(*arguments)
+    run_script("train_uci", *folders, *options)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results

@@ -97,17 +97,14 @@ def test_each_operation_has_a_kernel(kind):
     is_image = flow.event_ndims == 3
     shape = _SHAPE if is_image else (3,)
     distribution = tfd.TransformedDistribution(ft.standard_normal(shape), flow)
-    model = tfr.FlowModel(distribution, dequantizer=dequantizer)
-    model.compile()
+    model = ft.compiled(distribution, dequantizer=dequantizer)
     model.build_optimizer()
     events = tf.TensorSpec([None, *shape], tf.uint8 if is_image else tf.float32)
     conditions = [] if model.condition_spec is None else [model.condition_spec.tensor_spec()]
-    functions = {
-        step: tf.function(getattr(model, step), autograph=False).get_concrete_function(
-            (events, *conditions)
-        )
-        for step in ("train_step", "test_step", "predict_step")
-    }
+    functions = {}
+    for name in ("train_step", "test_step", "predict_step"):
+        step = tf.function(getattr(model, name), autograph=False)
+        functions[name] = step.get_concrete_function((events, *conditions))
     served = ServedFlow(model, None, Progress("test", False)).functions()
     functions |= {name: function.get_concrete_function() for name, function in served.items()}
     missing = {name: _operations_without(function) for name, function in functions.items()}

@@ -2,19 +2,11 @@
 
 import sys
 
+import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from flow_testing import (
-    condition,
-    conditional_distribution,
-    flow_distribution,
-    grey_levels,
-    normal,
-    randomize,
-    standard_normal,
-)
 
 import tfp_realnvp as tfr
 from tfp_realnvp import pixels
@@ -33,26 +25,20 @@ NAMES = ["log_prob", "encode", "decode"]
 def compact():
     options = {"num_scales": 1, "num_couplings": 1, "num_filters": 4}
     bijector = tfr.RealNVPImage.compact(SHAPE, num_classes=5, **options)
-    return tfd.TransformedDistribution(standard_normal(SHAPE), randomize(bijector))
+    return tfd.TransformedDistribution(ft.standard_normal(SHAPE), ft.randomize(bijector))
 
 
 def vectors():
     base = tfd.StudentT(tf.Variable([2.0, 4.0, 8.0]), 0.0, 1.0)
-    options = {
-        "num_couplings": 2,
-        "num_blocks": 1,
-        "num_filters": 8,
-        "transformer": "rational_quadratic_spline",
-    }
-    bijector = randomize(tfr.RealNVPVector(3, **options))
+    bijector = ft.vector_flow(3, num_blocks=1, transformer="rational_quadratic_spline")
     return tfd.TransformedDistribution(tfd.Independent(base, 1), bijector)
 
 
 FLOWS = {
-    "paper": lambda: flow_distribution(SHAPE, num_blocks=0),
+    "paper": lambda: ft.flow_distribution(SHAPE, num_blocks=0),
     "labels": compact,
     # Continuous images, and images as conditions.
-    "images": lambda: conditional_distribution("images", "shallow", alpha=None),
+    "images": lambda: ft.conditional_distribution("images", "shallow", alpha=None),
     "vectors": vectors,
 }
 
@@ -76,11 +62,11 @@ def exported(request, tmp_path_factory):
     tfr.FlowModel(flow).export(folder, format="onnx")
     noise = np.random.default_rng(0).random([3, *SHAPE], np.float32)
     if request.param in ("images", "vectors"):
-        inputs = [normal([3, *flow.event_shape])]
+        inputs = [ft.normal([3, *flow.event_shape])]
     else:
-        inputs = [grey_levels(3, SHAPE), noise]
+        inputs = [ft.grey_levels(3, SHAPE), noise]
     kind = request.param if request.param in ("labels", "images") else None
-    conditions = [] if kind is None else [condition(kind, [3])]
+    conditions = [] if kind is None else [ft.condition(kind, [3])]
     return flow, folder, inputs, sum(np.float32(inputs)), conditions
 
 
@@ -129,7 +115,7 @@ def test_inputs_and_outputs(exported):
 )
 def test_an_operation_that_cannot_be_converted_leaves_the_old_folder(tmp_path, make, message):
     (tmp_path / "models").mkdir()
-    flow = tfd.TransformedDistribution(standard_normal([2]), make())
+    flow = tfd.TransformedDistribution(ft.standard_normal([2]), make())
     with pytest.raises(ValueError, match=rf"export_onnx: tf2onnx cannot convert {message}"):
         tfr.export_onnx(flow, tmp_path / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
@@ -140,7 +126,7 @@ def test_errors(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match=r"export_onnx: expected a tfd\.TransformedDistribution"):
         tfr.export_onnx(tfd.Normal(0.0, 1.0), tmp_path / "models")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    flow = tfd.TransformedDistribution(standard_normal([2]), tfb.Scale(2.0))
+    flow = tfd.TransformedDistribution(ft.standard_normal([2]), tfb.Scale(2.0))
     with pytest.raises(ImportError, match=r"export_onnx needs tf2onnx.*`pip install tf2onnx`"):
         tfr.export_onnx(flow, tmp_path / "models")
     assert list(tmp_path.iterdir()) == []
@@ -153,7 +139,7 @@ def test_normal_quantiles(tmp_path):
         inverse_log_det_jacobian_fn=lambda p: 0.5 * tf.square(tf.math.ndtri(p)),
         forward_min_event_ndims=0,
     )
-    flow = tfd.TransformedDistribution(standard_normal([1]), bijector)
+    flow = tfd.TransformedDistribution(ft.standard_normal([1]), bijector)
     tfr.export_onnx(flow, tmp_path / "models")
     edges = np.geomspace(1e-7, 1e-2, 50)
     p = np.concatenate([edges, np.linspace(0.01, 0.99, 99), 1 - edges])[:, np.newaxis]
@@ -164,10 +150,10 @@ def test_normal_quantiles(tmp_path):
 
 @pytest.mark.full
 def test_learned_noise(tmp_path):
-    noise = randomize(tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=4))
+    noise = ft.randomize(tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=4))
     model = tfr.FlowModel(compact(), dequantizer=noise, seed=3)
     model.export(tmp_path / "models", format="onnx")
-    images, labels = grey_levels(3, SHAPE), condition("labels", [3])
+    images, labels = ft.grey_levels(3, SHAPE), ft.condition("labels", [3])
     # Without the rounding of a sum, which normal quantiles magnify.
     inputs = images, pixels.event_noise(tf.constant(images, tf.float32), seed=3), labels
     expected = tfr.log_prob(model, images, labels)
