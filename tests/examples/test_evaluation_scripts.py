@@ -54,22 +54,16 @@ def _load(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    np.savez(
-        folder / "images.npz", train=ft.grey_levels(6, (8, 8, 1)), test=ft.grey_levels(5, (8, 8, 1))
-    )
+    images = {name: ft.grey_levels(n, (8, 8, 1)) for name, n in (("train", 6), ("test", 5))}
+    np.savez(folder / "images.npz", **images)
     return _write_run(folder, dataset=folder / "images.npz")
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A class-conditional run, trained also without condition."""
-    arguments = {
-        "num_scales": 1,
-        "num_values": 17,
-        "num_classes": 10,
-        "condition_dropout": 0.1,
-    }
-    return _write_run(tmp_path_factory.mktemp("digits"), condition="label", **arguments)
+    options = {"num_scales": 1, "num_values": 17, "num_classes": 10, "condition_dropout": 0.1}
+    return _write_run(tmp_path_factory.mktemp("digits"), condition="label", **options)
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +74,10 @@ def gray(tmp_path_factory):
         name: ft.grey_levels(5, (8, 8, 3), seed) for seed, name in enumerate(["train", "test"])
     }
     np.savez(folder / "images.npz", **images)
-    return _write_run(
-        folder,
-        tfr.VariationalDequantization((8, 8, 3)),
-        (8, 8, 3),
-        folder / "images.npz",
-        condition="gray",
-        conditional_event_shape=(8, 8, 1),
-        transformer="rational_quadratic_spline",
-        invertible_conv=True,
-        split_prior=True,
-    )
+    options = {"condition": "gray", "conditional_event_shape": (8, 8, 1), "split_prior": True}
+    options |= {"transformer": "rational_quadratic_spline", "invertible_conv": True}
+    noise = tfr.VariationalDequantization((8, 8, 3))
+    return _write_run(folder, noise, (8, 8, 3), folder / "images.npz", **options)
 
 
 def _by_hand(distribution, images, seed):
@@ -159,14 +146,8 @@ def test_other_weights(folder, tmp_path, run_script):
     ft.randomize(model.distribution, seed=1)
     path = tmp_path / "other.weights.h5"
     model.save_weights(path)
-    run_script(
-        "evaluate",
-        f"--results_dir={folder}",
-        f"--weights={path}",
-        f"--output={tmp_path}",
-        "--split=test",
-        "--num_samples=1",
-    )
+    options = (f"--weights={path}", f"--output={tmp_path}", "--split=test", "--num_samples=1")
+    run_script("evaluate", f"--results_dir={folder}", *options)
     result = json.loads((tmp_path / "evaluation.json").read_text())["results"]["test"]
     images = np.load(folder / "images.npz")["test"]
     by_hand = _by_hand(model.distribution, images, model.seed)
@@ -182,21 +163,11 @@ def test_a_folder_without_a_run(tmp_path, run_script):
 def test_latent_space(folder, tmp_path, run_script, capsys):
     run_script("latent_space", f"--results_dir={folder}", f"--output_dir={tmp_path}")
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [
-        "extrapolation_2x.png",
-        "extrapolation_4x.png",
-        "interpolation.png",
-        "latents.md",
-        "levels_redraw.png",
-        "levels_zero.png",
-        "manifold.png",
-        "reconstructions.png",
-        "temperatures.png",
-    ]
-    for name in names:
-        if name.endswith(".png"):
-            with Image.open(tmp_path / name) as image:
-                image.load()
+    figures = "extrapolation_2x extrapolation_4x interpolation levels_redraw levels_zero"
+    figures = f"{figures} manifold reconstructions temperatures".split()
+    assert names == sorted(["latents.md", *(f"{figure}.png" for figure in figures)])
+    for figure in figures:
+        Image.open(tmp_path / f"{figure}.png").load()
     assert (tmp_path / "latents.md").read_text() in capsys.readouterr().out
 
 
@@ -235,25 +206,18 @@ def test_a_grid_of_samples(folder, tmp_path, run_script):
 
 
 def test_evaluate_a_model_of_classes(digits, tmp_path, run_script, capsys):
-    run_script(
-        "evaluate",
-        f"--results_dir={digits}",
-        f"--output={tmp_path}",
-        "--split=test",
-        "--num_batches=3",
-        "--batch_size=4",
-        "--num_samples=1",
-    )
+    options = "--split=test --num_batches=3 --batch_size=4 --num_samples=1".split()
+    run_script("evaluate", f"--results_dir={digits}", f"--output={tmp_path}", *options)
     printed = capsys.readouterr().out
     assert "| split | images | accuracy | expected calibration error |" in printed
     values = json.loads((tmp_path / "evaluation.json").read_text())
     model, settings = _load(digits)
     batches = datasets.load(**settings).batches("test", 4).take(3)
     images, labels = next(batches.rebatch(12).as_numpy_iterator())
-    conditional = evaluation.bits_per_dim(
-        model.distribution, (images, labels), seed=model.seed, batch_size=4
+    conditional, without = (
+        evaluation.bits_per_dim(model.distribution, data, seed=model.seed, batch_size=4)
+        for data in ((images, labels), images)
     )
-    without = evaluation.bits_per_dim(model.distribution, images, seed=model.seed, batch_size=4)
     found = {name: each["mean"] for name, each in values["results"].items()}
     assert found == {
         "test": pytest.approx(conditional.mean, abs=1e-6),
@@ -280,10 +244,9 @@ def test_evaluate_a_model_of_colors(gray, tmp_path, run_script, capsys):
     assert values["classification"] == {} and values["dequantizer"] == "variational"
     model, settings = _load(gray)
     batches = datasets.load(**settings).batches("test", 2)
+    options = {"num_samples": 2, "seed": model.seed}
     learned, uniform = (
-        evaluation.bits_per_dim(
-            model.distribution, batches, num_samples=2, dequantizer=each, seed=model.seed
-        )
+        evaluation.bits_per_dim(model.distribution, batches, dequantizer=each, **options)
         for each in (model.dequantizer, None)
     )
     found = values["results"]["test"]
@@ -339,12 +302,8 @@ def test_bad_conditions_of_samples(folder, digits, gray, run_script):
 def test_figures_of_conditional_models(name, number, tmp_path, run_script, request):
     run = request.getfixturevalue(name)
     run_script("latent_space", f"--results_dir={run}", f"--output_dir={tmp_path}")
-    figures = {path.name for path in tmp_path.glob("*.png")}
-    assert {"condition_swap.png", "manifold.png"} <= figures
-    assert len(figures) == number
-    for figure in figures:
-        with Image.open(tmp_path / figure) as image:
-            image.load()
+    figures = {path.name: Image.open(path).load() for path in tmp_path.glob("*.png")}
+    assert {"condition_swap.png", "manifold.png"} <= figures.keys() and len(figures) == number
 
 
 # serve.py.

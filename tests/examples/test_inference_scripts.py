@@ -20,20 +20,24 @@ def _normal(x, mean, stddev):
     return -0.5 * ((x - mean) / stddev) ** 2 - np.log(stddev * np.sqrt(2 * np.pi))
 
 
+@pytest.fixture
+def printed_by(run_script, capsys):
+    """Returns a function that runs a script and returns what it prints."""
+
+    def run(name, options):
+        run_script(name, *options.split())
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.parametrize("optimizer", ["keras3", "tf_keras"])
-def test_evidence_of_a_regression(optimizer, run_script, capsys):
-    run_script(
+def test_evidence_of_a_regression(optimizer, printed_by):
+    printed = printed_by(
         "variational_inference",
-        "--model=conjugate",
-        f"--optimizer={optimizer}",
-        "--num_couplings=2",
-        "--num_filters=8",
-        "--num_steps=400",
-        "--sample_size=16",
-        "--learning_rate=0.03",
-        "--num_samples=20000",
+        f"--model=conjugate --optimizer={optimizer} --num_couplings=2 --num_filters=8"
+        " --num_steps=400 --sample_size=16 --learning_rate=0.03 --num_samples=20000",
     )
-    printed = capsys.readouterr().out
     (error,) = _numbers(r"exact evidence: .* error (.*) nats", printed)
     bound, _ = _numbers(r"\nevidence lower bound: (\S+) ± (\S+) nats", printed)
     evidence, standard_error = _numbers(r"importance-weighted evidence: (\S+) ± (\S+)", printed)
@@ -42,40 +46,25 @@ def test_evidence_of_a_regression(optimizer, run_script, capsys):
     assert printed.count("weights") >= 6
 
 
-def test_eight_schools_beside_hamiltonian_monte_carlo(run_script, capsys):
-    run_script(
+def test_eight_schools_beside_hamiltonian_monte_carlo(printed_by):
+    printed = printed_by(
         "variational_inference",
-        "--check",
-        "--num_couplings=2",
-        "--num_filters=8",
-        "--num_steps=200",
-        "--sample_size=16",
-        "--learning_rate=0.02",
-        "--num_samples=5000",
-        "--num_draws=100",
+        "--check --num_couplings=2 --num_filters=8 --num_steps=200 --sample_size=16"
+        " --learning_rate=0.02 --num_samples=5000 --num_draws=100",
     )
-    printed = capsys.readouterr().out
     (error,) = _numbers(r"weighted: means within (\S+) standard", printed)
     assert error < 0.3
     rows = re.findall(r"effects \d(.*)", printed)
     assert len(rows) == 8 and all(row.count("±") == 3 for row in rows)
 
 
-def test_neutra(run_script, capsys):
-    run_script(
+def test_neutra(printed_by):
+    printed = printed_by(
         "neutra",
-        "--num_couplings=2",
-        "--num_filters=32",
-        "--num_steps=500",
-        "--sample_size=256",
-        "--learning_rate=0.01",
-        "--num_leapfrog_steps=2,4",
-        "--num_chains=64",
-        "--num_adaptation_steps=100",
-        "--num_draws=100",
-        "--noxla",
+        "--num_couplings=2 --num_filters=32 --num_steps=500 --sample_size=256 --noxla"
+        " --learning_rate=0.01 --num_leapfrog_steps=2,4 --num_chains=64"
+        " --num_adaptation_steps=100 --num_draws=100",
     )
-    printed = capsys.readouterr().out
     (ratio,) = _numbers(r"NeuTra: (\S+) times the effective sample size", printed)
     assert ratio > 3
     x1, x1_stddev = _numbers(r"NeuTra: best .*\n.*deviation: (\S+) ± (\S+),", printed)
@@ -95,21 +84,13 @@ def test_targets_of_chains(name, load_script):
     np.testing.assert_allclose(log_probs, expected, rtol=1e-4)
 
 
-def test_calibration(run_script, capsys, tmp_path):
+def test_calibration(printed_by, tmp_path):
     path = tmp_path / "ranks.png"
-    run_script(
+    printed = printed_by(
         "simulation_based_inference",
-        "--num_simulations=20000",
-        "--epochs=5",
-        "--learning_rate=0.01",
-        "--num_couplings=3",
-        "--num_filters=16",
-        "--num_checks=500",
-        "--num_bins=10",
-        "--temperatures=1,0.6",
-        f"--plot={path}",
+        "--num_simulations=20000 --epochs=5 --learning_rate=0.01 --num_couplings=3 --num_filters=16"
+        f" --num_checks=500 --num_bins=10 --temperatures=1,0.6 --plot={path}",
     )
-    printed = capsys.readouterr().out
     divergence, error = _numbers(r"KL divergence .* (\S+) ± (\S+) nats", printed)
     assert divergence < 0.1 + 3 * error
     right, narrow = (
@@ -118,20 +99,13 @@ def test_calibration(run_script, capsys, tmp_path):
     )
     assert len(right) == len(narrow) == 4
     assert min(right) > 1e-4 and max(narrow) < 1e-8
-    with Image.open(path) as image:
-        image.load()
+    Image.open(path).load()
 
 
-def test_bimodal_posteriors(run_script, capsys):
-    run_script(
+def test_bimodal_posteriors(printed_by):
+    printed = printed_by(
         "simulation_based_inference",
-        "--simulator=two_moons",
-        "--num_simulations=1000",
-        "--epochs=1",
-        "--num_couplings=2",
-        "--num_filters=8",
-        "--num_checks=100",
-        "--num_bins=4",
-        "--temperatures=1",
+        "--simulator=two_moons --num_simulations=1000 --epochs=1 --num_couplings=2 --num_filters=8"
+        " --num_checks=100 --num_bins=4 --temperatures=1",
     )
-    assert "temperature 1.0: p-values" in capsys.readouterr().out
+    assert "temperature 1.0: p-values" in printed
