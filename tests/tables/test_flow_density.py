@@ -1,6 +1,7 @@
 """The estimator of scikit-learn."""
 
 import copy
+import inspect
 import pickle
 import random
 import re
@@ -595,3 +596,11 @@ def test_errors(density, classifier):
     for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
         with pytest.raises(ValueError, match=name.split("_")[0]):
             tfr.FlowDensity(**{name: value}).fit(_rows(20))
+
+
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+def test_an_unknown_argument_names_those_that_exist(estimator):
+    message = f"{estimator.__name__} got .*'num_flow', did you mean 'num_flows'.*verbose"
+    with pytest.raises(TypeError, match=message):
+        estimator(num_flow=3)
+    assert list(inspect.signature(estimator).parameters)[:2] == ["num_flows", "num_couplings"]

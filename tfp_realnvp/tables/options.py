@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tfp_realnvp.internal import validation
@@ -105,7 +107,19 @@ class Options:
         validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
 
 
-Options.__init__.__doc__ = Options.__doc__
+def _checked(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Returns the constructor; its errors for unknown arguments name the estimator."""
+
+    @functools.wraps(constructor)
+    def construct(self: Options, *args: Any, **kwargs: Any) -> None:
+        validation.known_keywords(type(self), kwargs)
+        constructor(self, *args, **kwargs)
+
+    construct.__doc__ = Options.__doc__
+    return construct
+
+
+Options.__init__ = _checked(Options.__init__)  # type: ignore[method-assign]
 
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
