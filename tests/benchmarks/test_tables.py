@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import tfp_realnvp as tfr
-from benchmarks.tables import data, densities, large, peers, regression
+from benchmarks.tables import data, densities, flows, large, peers, regression
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
@@ -129,3 +129,14 @@ def test_sets_have_no_table_in_common():
     names = [name for each in data.SETS.values() for name in each]
     assert len(set(names)) == len(names)
     assert all(name in densities.__doc__ for name in [*names, *data.REGRESSION])
+
+
+def test_what_flows_add(capsys):
+    flows.main(["--tables=diabetes"])
+    name, rows, *numbers = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+    assert (name, rows) == ("diabetes", "309 × 10")
+    score, score_without, share = map(float, numbers[:3])
+    seconds, seconds_without = map(float, numbers[3].split(", "))
+    assert 0 <= share <= 1 and seconds > seconds_without > 0
+    assert -30 < score_without < 0 and abs(score - score_without) < 1
+    assert (share > 0) == (score != score_without)
