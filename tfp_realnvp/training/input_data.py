@@ -349,8 +349,11 @@ def events_and_weights(
         raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {dtype}.")
     weights = batch_parts.weights_in(data)
     if weights is not None:
-        weights = tf.reshape(tf.cast(weights, distribution.dtype), [-1])
-        weights = tf.ensure_shape(weights, events.shape[:1])
+        weights, number = tf.cast(weights, distribution.dtype), events.shape[0]
+        is_valid = any(weights.shape.is_compatible_with(s) for s in ([number], [number, 1]))
+        expected = f"{_WEIGHTS}, one for each of {number} events"
+        validation.require(is_valid, expected, weights.shape)
+        weights = tf.ensure_shape(tf.reshape(weights, [-1]), [number])
     return events, weights
 
 
