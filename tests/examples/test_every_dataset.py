@@ -116,7 +116,7 @@ def test_from_training_to_figures(name, tmp_path, run_script):
         evaluation = json.loads((results / "evaluation.json").read_text())
         expected = split if other in (name, "photos") else "validation"
         assert set(evaluation["results"]) == {expected}
-        assert evaluation["results"][expected]["num_images"] in (6, 8)
+        assert evaluation["results"][expected]["num_events"] in (6, 8)
         assert (evaluation["paper"] is not None) == (other in tfr.PAPER_CONFIGURATIONS)
 
     if name not in _LATENT_SPACE:
