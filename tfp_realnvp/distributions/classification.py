@@ -22,7 +22,13 @@ tfd = tfp.distributions
 
 
 def class_log_probs(
-    distribution: tfd.Distribution, x: tf.Tensor, prior: Any = None, **kwargs: Any
+    distribution: tfd.Distribution,
+    x: tf.Tensor,
+    prior: Any = None,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    training: bool = False,
 ) -> tf.Tensor:
     r"""Returns log p(y | x), [..., K], in nats, for all classes y of a conditional distribution.
 
@@ -41,10 +47,11 @@ def class_log_probs(
     (TensorShape([5, 3]), [0.5, 0.25, 0.25])
 
     Args:
-      distribution, x, prior: as in `class_log_joint`.
-      **kwargs: `num_samples`, `seed` and `training`, as in `class_log_joint`.
+      distribution, x, prior, num_samples, seed, training: as in `class_log_joint`, which documents
+        the errors.
     """
-    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **kwargs))
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "training": training}
+    return tf.nn.log_softmax(class_log_joint(distribution, x, prior, **options))
 
 
 def class_log_joint(
