@@ -168,10 +168,10 @@ def statistics_of_each_replica(two):
 
 def scopes_that_differ(two):
     distribution = st.make_model().distribution
-    with _raises(ValueError, "the distribution of the scope"), two.scope():
+    with _raises(ValueError, "the distribution from the scope"), two.scope():
         tfr.FlowModel(distribution)
     model, optimizer = st.make_model(two), keras.optimizers.Adam()
-    with _raises(ValueError, "the optimizer of the scope"):
+    with _raises(ValueError, "the optimizer from the scope"):
         model.compile(optimizer)
 
 
