@@ -162,7 +162,7 @@ def _vectors(size: int) -> tfd.Distribution:
 def _exported(flow: tfd.Distribution, onnxruntime: Any) -> tuple[Any, Any]:
     """Returns the loaded SavedModel, and onnxruntime's session of the ONNX model."""
     with tempfile.TemporaryDirectory() as folder:
-        tfr.export_saved_model(flow, f"{folder}/1", image_shape=flow.event_shape)
+        tfr.export_saved_model(flow, f"{folder}/1")
         tfr.export_onnx(flow, f"{folder}/onnx")
         session = onnxruntime.InferenceSession(f"{folder}/onnx/log_prob.onnx")
         return tf.saved_model.load(f"{folder}/1"), session

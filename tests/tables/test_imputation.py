@@ -99,7 +99,7 @@ def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
         is_missing, holes = np.array(is_missing), rows[:5].copy()
         holes[:, is_missing] = np.nan
         exact = mixture.given(~is_missing)
-        units = given(stack, holes, is_missing)
+        units = given(stack, holes, is_missing, 128)
         log_probs = special.logsumexp([unit.log_mass for unit in units], axis=0)
         marginal = _marginal(exact.conditions, holes[:, ~is_missing])
         # The standard error of a mean of as many equal weights.
@@ -113,7 +113,7 @@ def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
         assert (abs(drawn.mean(axis=0) - expected.mean(axis=0)) < error).all()
     # Normal mixtures are exact.
     stack = TableStack([start, density], np.array([1e-9, 1.0]), 0.0, None)
-    units = given(stack, holes, is_missing)
+    units = given(stack, holes, is_missing, 128)
     np.testing.assert_allclose(units[0].log_mass, 0, atol=1e-9)
 
 

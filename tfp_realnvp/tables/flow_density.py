@@ -18,7 +18,7 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.missing import NUM_PROPOSALS, all_categories, given, patterns
+from tfp_realnvp.tables.missing import all_categories, given, patterns
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 
@@ -27,6 +27,8 @@ __all__ = ["FlowDensity"]
 # Numeric labels with more distinct values than this, in few rows each, are measurements.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18
+# A mean needs fewer proposals than a sample that resamples them.
+_PROPOSALS_OF_SCORES, _PROPOSALS_OF_SAMPLES = 32, 128
 _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
 
@@ -219,7 +221,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x) of rows [N, D] in nats, [N], float64, for columns in their own units.
 
         Missing cells are integrated out: exactly for normal mixtures, and by importance sampling
-        with 128 proposals for the other kinds. A conditional log density is a difference of two
+        with 32 proposals for the other kinds. A conditional log density is a difference of two
         results: `log p(a | b) = log p(a, b) - log p(b)`.
 
         The result is -inf out of bounds, and for numbers whose squares overflow float64.
@@ -319,7 +321,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         rows, encoded = self._checked(X)
         samples = np.tile(encoded, [number, 1, 1])
-        for chosen, copies, units, masses in self._units(encoded):
+        for chosen, copies, units, masses in self._units(encoded, _PROPOSALS_OF_SAMPLES):
             # Systematic resampling: one draw from each of S equal intervals of the cumulative
             # weight.
             ends = softmax(masses, axis=(0, 1)).reshape([-1, len(chosen)]).cumsum(axis=0)
@@ -354,7 +356,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """Returns log p(x, y) of rows and each class, [N, number of classes]."""
         rows, encoded = self._checked(X)
         log_probs = np.empty([len(rows), len(self._stacks)])
-        for chosen, _, units, masses in self._units(encoded):
+        for chosen, _, units, masses in self._units(encoded, _PROPOSALS_OF_SCORES):
             groups = np.array([group for group, _ in units])
             for i in range(len(self._stacks)):
                 log_probs[chosen, i] = logsumexp(masses[groups == i], axis=(0, 1))
@@ -362,7 +364,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
         return log_probs + log_slopes.sum(axis=1, keepdims=True)
 
-    def _units(self, encoded: np.ndarray) -> Iterator[tuple[Any, Any, list[Any], Any]]:
+    def _units(
+        self, encoded: np.ndarray, num_proposals: int
+    ) -> Iterator[tuple[Any, Any, list[Any], Any]]:
         """Yields indices of rows that miss the same cells, copies of the rows, and their densities.
 
         The E copies [E, N, H + D] enumerate the missing categories and the images of periodic
@@ -375,7 +379,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         for is_missing, indices in patterns(encoded):
             is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)
             num_copies = len(self._copies(mixture, encoded[indices[:1]])[0])
-            num_copies *= NUM_PROPOSALS if is_event.any() else 1
+            num_copies *= num_proposals if is_event.any() else 1
             for (chosen,) in slices(max(1, _CHUNK_SIZE // num_copies), indices):
                 copies, factors = self._copies(mixture, encoded[chosen])
                 indicators, numbers = np.split(np.concatenate(copies), [num_indicators], axis=1)
@@ -384,7 +388,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
                 for i, of_class in enumerate(self._category_mixtures):
                     log_prior = factors + of_class.log_prob(indicators).reshape(factors.shape)
                     log_prior += np.log(self.class_prior_[i])
-                    for unit in given(self._stacks[i], rows, is_event):
+                    for unit in given(self._stacks[i], rows, is_event, num_proposals):
                         units.append((i, unit))
                         masses.append(unit.log_mass.reshape(factors.shape) + log_prior)
                 self._warn_of_poor(chosen, units, np.stack(masses))

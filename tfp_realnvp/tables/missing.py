@@ -14,13 +14,13 @@ from tfp_realnvp.tables.categories import CategoryMixture
 from tfp_realnvp.tables.simple_densities import ConditionalMixture, NormalMixture, StudentT
 from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
 
-__all__ = ["NUM_PROPOSALS", "all_categories", "fill", "given", "mixture_with_gaps", "with_draws"]
+__all__ = ["all_categories", "fill", "given", "mixture_with_gaps", "with_draws"]
 
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 # Proposals for densities other than normal mixtures. Some are wide, since mixtures have light
 # tails.
-NUM_PROPOSALS, _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 128, 0.25, 1.5, 4.0
+_WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 0.25, 1.5, 4.0
 _MAX_COMBINATIONS = 64
 
 
@@ -101,7 +101,7 @@ class Given(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray) -> list[Given]:
+def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray, num_proposals: int) -> list[Given]:
     """Conditions the densities of a stack on the known cells of rows that miss the same cells.
 
     Normal mixtures are exact. The other densities use importance sampling: a mixture q(m | o) of
@@ -132,13 +132,13 @@ def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray) -> list[Given]:
     if mixed and not all(isinstance(part, StudentT) for part in others):
         mixture = max(mixed, key=lambda each: each[1])[0].mixture.given(~is_missing)
     rest = stack._replace(parts=others, shares=stack.shares[~is_mixed])
-    proposals, log_weights = _proposals(rest, mixture, rows, is_missing)
+    proposals, log_weights = _proposals(rest, mixture, rows, is_missing, num_proposals)
     weights = softmax(log_weights, axis=0)
 
     def sample(chosen: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         return proposals[drawn(weights[:, chosen].T, uniforms[:, 0]), chosen]
 
-    log_mass = logsumexp(log_weights, axis=0) - np.log(NUM_PROPOSALS)
+    log_mass = logsumexp(log_weights, axis=0) - np.log(num_proposals)
     return [*results, Given(log_mass, sample, 1 / (weights**2).sum(axis=0))]
 
 
@@ -147,7 +147,11 @@ def _sampler(mixture: NormalMixture, is_missing: np.ndarray, known: np.ndarray) 
 
 
 def _proposals(
-    stack: Any, mixture: ConditionalMixture | None, rows: np.ndarray, is_missing: np.ndarray
+    stack: Any,
+    mixture: ConditionalMixture | None,
+    rows: np.ndarray,
+    is_missing: np.ndarray,
+    number: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Proposes missing cells, [S, N, M], and returns their log weights, [S, N]."""
     start = next(part for part in stack.parts if isinstance(part, StudentT))
@@ -161,9 +165,9 @@ def _proposals(
     mean = start.mean_of_events(conditions)
     center = mean[:, is_event] + (events - mean)[:, ~is_event] @ slopes
 
-    points = qmc.Halton(2 + len(factor), rng=0).random(NUM_PROPOSALS)
+    points = qmc.Halton(2 + len(factor), rng=0).random(number)
     cells = center + (stdtrit(_WIDE_DF, points[:, 2:]) @ factor)[:, np.newaxis]
-    filled = np.tile(rows, [NUM_PROPOSALS, 1])
+    filled = np.tile(rows, [number, 1])
     known = filled[:, ~is_missing]
     if mixture is not None:
         is_narrow = points[:, 0] >= _WIDE_SHARE
