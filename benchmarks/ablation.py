@@ -1,10 +1,10 @@
 """Measures the gain of each addition to a small Real NVP: `python -m benchmarks.ablation --help`.
 
 The row `plain` has no 1×1 convolutions and no split priors, fewer and wider networks than
-`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to it;
-`conv1x1+split-prior+channels+more-linear` is `compact`. Each row trains from scratch in its own
-process, for equal time or equal steps, and is evaluated on the test images. A run uses the whole
-machine; with `--side_by_side` each run has one core, and all cores work at once.
+`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to `plain`;
+`conv1x1+split-prior+channels+more-linear` is `compact`. Each row is trained from scratch in its own
+process, for equal time or equally many steps, and evaluated on the test images. A run uses the
+whole machine; with `--side_by_side` each run has one core, and all cores work at once.
 
 ```
 python -m benchmarks.ablation --data=images.npz --seconds=300 --seeds=0,1 --side_by_side
@@ -152,7 +152,7 @@ def make_flow(shape: tuple[int, int, int], settings: dict[str, Any]) -> Any:
 
 
 def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
-    """Trains and evaluates a row; a run that diverged has an `error` in its result."""
+    """Trains and evaluates a row; the result of a diverged run has an `error`."""
     start = time.perf_counter()
     import keras
     import tensorflow_probability as tfp

@@ -1,4 +1,4 @@
-"""Compares two contenders in two processes, which take turns at the same work."""
+"""Compares two contenders in two processes, which run the same operation in turns."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Compares default options for vectors with former ones and zuko's: `benchmarks.defaults`.
+"""Compares default options for vectors with former defaults and with those of zuko.
 
     python -m benchmarks.defaults --output_dir=results/defaults    # five seeds
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
 
 Each contender follows the first example of its documentation: a flow with the default options, and
-`FlowModel.compile()` or, for zuko, Adam with a rate of 1e-3. `before` has the former defaults: 8
-couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
+`FlowModel.compile()` or, for zuko, Adam with a learning rate of 1e-3. `before` has former defaults:
+8 couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
 standardized rows, as its documentation recommends. Toys have 4,000 points each for training,
 validation and testing. Tables use 60, 20 and 20 percent of their rows, with uniform noise of the
 rounding width of a column.

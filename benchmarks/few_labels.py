@@ -1,11 +1,11 @@
-"""Compares classification with few labels: `tfr.ClassMixture`, one neighbor, label spreading.
+"""Compares classifiers on few labels: `tfr.ClassMixture`, nearest neighbor, label spreading.
 
     python -m benchmarks.few_labels
     python -m benchmarks.few_labels --first_seed=5    # seeds that had no part in any choice
 
 The script prints the mean and the worst accuracy over five seeds on the rows without a label. A
-seed determines the data, the rows with a label, and the initial weights. Label spreading uses the
-kernel and the clamping with the best mean accuracy on these same rows, which favors it.
+seed determines the data, the labeled rows, and the initial weights. Label spreading uses the kernel
+and the clamping with the best mean accuracy on the evaluated rows themselves, which favors it.
 """
 
 from __future__ import annotations

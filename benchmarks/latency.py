@@ -1,4 +1,4 @@
-"""Measures how long a user waits for one image, one row, or one request.
+"""Measures latencies: of calls with one image, of requests, and of predictions of one row.
 
     python -m benchmarks.latency                       # all parts, a few minutes
     python -m benchmarks.latency --parts=images
@@ -12,8 +12,8 @@
   `digits`.
 * `tables`: predictions of one row by a `FlowRegressor`, which was fitted to 1,000 rows.
 
-The script prints medians over the calls after the first three, which trace functions. The largest
-relative difference compares the results of both runtimes.
+The script prints medians over all calls except the first three, which trace functions, and the
+largest relative difference between the results of both runtimes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Describes the machine and the versions that a result belongs to; Linux only.
+"""Describes the machine and the versions of packages, on Linux only.
 
 `python -m benchmarks.machine` prints the rate of a matrix product, GFLOP/s by dtype, as JSON.
 """
@@ -59,7 +59,7 @@ def matrix_rates() -> dict[str, float]:
 
 
 def bfloat16_pays(rates: dict[str, float]) -> bool:
-    """Returns whether bfloat16 promises a gain, given the result of `matrix_rates`.
+    """Returns whether bfloat16 is likely to save time, given the result of `matrix_rates`.
 
     Without instructions for bfloat16, convolutions are ten times slower than in float32. Not every
     processor with bfloat16 instructions gains from bfloat16.

@@ -33,7 +33,7 @@ __all__ = ["main"]
 
 _NUM_SAMPLES = 1000
 
-# The peak rate of this package, with Muon. Other contenders keep Adam's 1e-3.
+# The peak learning rate of this package, with Muon. Other contenders use Adam with 1e-3.
 _LEARNING_RATE = 4e-3
 
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "steps": steps,
         "num_parameters": contender.num_parameters,
         "bits_per_dim": _bits_per_dim(contender, test),
-        # As many training images as test images, with the same weights in evaluation mode.
+        # Evaluates as many training images as test images, with the same weights.
         "train_bits_per_dim": _bits_per_dim(contender, train[: len(test)]),
         "samples": _NUM_SAMPLES,
         "finite_samples": _num_finite_samples(contender),
@@ -155,7 +155,7 @@ def _largest_latent_error(contender: Any, batch_size: int = 100) -> float:
     trained = contender.distribution.bijector.variables
     for variable, value in zip(bijector.variables, trained, strict=True):
         variable.assign(value)
-    # Use two functions: in one, the cache would supply the inverse.
+    # Uses two functions: in one, the bijector's cache would return the latents.
     draw, encode = tf.function(bijector.forward), tf.function(bijector.inverse)
     errors = []
     for index in range(_NUM_SAMPLES // batch_size):

@@ -1,23 +1,23 @@
-"""Measures how good samples of images are: `python -m benchmarks.recognition samples.npy`.
+"""Measures the quality of image samples: `python -m benchmarks.recognition samples.npy`.
 
-Three small convolutional networks, trained without the flow and its samples, classify the images of
-a dataset with labels; an additional class consists of images of independent pixels with the same
-frequencies. For each file of samples, for the test images, and for new images of independent
-pixels, the script prints
+Three small convolutional networks, trained on labeled images and never on samples of the flow,
+classify images. An additional class consists of images of independent pixels with the same
+frequencies of levels. For each file of samples, for the test images, and for new images of
+independent pixels, the script prints
 
-*   `recognized`: the share of images whose class has a mean probability above 0.9. A flow that
-    repeats one digit would pass.
-*   `asked`: for a file `*.npz`, the share of samples that the networks classify as the requested
-    label.
-*   `precision` and `recall`: precision is the share of samples that are at least as close to a test
-    image as its third neighbor among the test images; recall is the share of test images that are
-    at least as close to a sample as its third neighbor among the samples (Kynkäänniemi et al.
-    2019). A flow that produces only few different images has a low recall.
+*   `recognized`: the fraction of images to which the networks assign a class with a mean
+    probability above 0.9. (A flow that repeats one digit would score well.)
+*   `asked`: for a file `*.npz`, the fraction of samples that the networks classify as the label
+    that was requested.
+*   `precision` and `recall`: precision is the fraction of samples that are at least as close to
+    some test image as its third neighbor among the test images; recall is the fraction of test
+    images that are at least as close to some sample as its third neighbor among the samples
+    (Kynkäänniemi et al. 2019). A flow that produces only few different images has a low recall.
 *   `distance`: the median distance to the nearest training image, divided by the median of the test
     images. The distance is 0 for a flow that copies training images.
 
-Distances are computed from pixels, and, in brackets, from the features before the last layer of the
-networks, which suit photographs.
+Distances are computed in pixel space and, in brackets, in the space of the networks' last features,
+which suits photographs.
 
 ```
 python examples/sample.py --results_dir=results/digits --num_images=1000 --output=samples.npy

@@ -9,8 +9,8 @@ python -m benchmarks.vectors --output_dir=results/vectors      # about five minu
 python -m benchmarks.vectors --seconds=10 --rounds=3           # a quick look
 ```
 
-A fixed seed generates the table, whose density is known: each column depends on earlier columns
-through sines. A rotation of the rows makes all orders of columns equally good.
+A fixed seed generates a table with a known density: each column depends on earlier columns through
+sines. A rotation of the rows makes all orders of columns equally good for autoregressive flows.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Completes images and rows of a table by sampling the missing values given the known values.
+"""Completes images and table rows: samples the missing values given the known values.
 
     python examples/complete.py
 
-The script completes the lower halves of digits, and random cells of a table of wines. The script
-trains two flows, from which `tfr.latents.complete` samples the missing values by Markov chains. It
-prints squared errors of the posterior mean and of simpler guesses, and the share of true values in
-the 90% intervals.
+The script trains a flow of digits and a flow of scikit-learn's table of wines. By Markov chains,
+`tfr.latents.complete` then samples the lower halves of test digits, and random cells of the table.
+The script prints squared errors of the posterior mean and of simpler predictions, and the fraction
+of true values in the 90% intervals.
 
 A flow of vectors models the digits. Chains take thousands of steps, and dense networks are many
 times cheaper than the convolutions of the preset `digits`.
@@ -40,7 +40,7 @@ _NUM_LEAPFROG_STEPS = 40
 _NUM_COLUMNS = 16
 _NUM_DRAWN = 4  # samples of a digit in the figure
 _SHARE_OF_MISSING_CELLS = 0.3
-_NUM_NOISY_COPIES = 20  # of the rows of the table
+_NUM_NOISY_COPIES = 20  # noisy copies of each row of the table
 _NOISE = 0.5  # in standard deviations of a column
 
 tfb = tfp.bijectors
@@ -87,7 +87,7 @@ def complete_table() -> None:
         tfd.Sample(tfd.Normal(0.0, 1.0), [size]),
         tfr.RealNVPVector(size, num_couplings=2, num_blocks=2, num_filters=16),
     )
-    # A flow soon overfits a hundred rows, and its intervals get too narrow. Noise prevents this.
+    # Without noise, a flow overfits a hundred rows in a few epochs, and intervals are too narrow.
     noisy = np.repeat(train_rows, _NUM_NOISY_COPIES, axis=0)
     noisy += rng.normal(0, _NOISE, noisy.shape)
     model = train(flow, noisy, FLAGS.table_epochs)
@@ -107,7 +107,7 @@ def complete_table() -> None:
 
 
 def flow_of_digits(digits: data.ImageArrays) -> tfd.Distribution:
-    """Returns a flow of images that applies a flow of vectors to the logits of pixels."""
+    """Returns a flow of images: a flow of vectors, applied to the logits of all pixels."""
     size = int(np.prod(digits.image_shape))
     bijector = tfb.Chain(
         [

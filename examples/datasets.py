@@ -189,7 +189,7 @@ class Images:
         return len(self.read(split)[0])
 
     def batches(self, split: str, batch_size: int) -> tf.data.Dataset:
-        """Returns the images of a split in order, with their conditions."""
+        """Yields batches of the images of a split, in order, with their conditions."""
         with tf.device("CPU"):
             stored = tf.data.Dataset.from_tensor_slices(self.read(split))
         return stored.batch(batch_size).map(

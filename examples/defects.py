@@ -1,11 +1,11 @@
-"""Finds and locates defects of a fabric, with a flow of a network's features.
+"""Detects and locates defects of a fabric, with a flow that is trained on a network's features.
 
     python examples/defects.py
 
-The flow is trained on feature maps of images without defects. An image with a low density has a
-defect, and the log density by position, `tfr.log_prob_map`, locates it. The script prints areas
-under the ROC curve, 0.5 for chance: of images with a defect against images without, and of the
-pixels of defects against all other pixels. It compares these scores:
+The flow is trained on feature maps of images without defects. A low density indicates a defect, and
+the log density by position, `tfr.log_prob_map`, locates it. The script prints areas under the ROC
+curve (0.5 for random scores): for images with a defect against images without, and for pixels in
+defects against all other pixels. It compares these scores:
 
 *   a Gaussian at each position, fitted to the same features (PaDiM, Defard et al. 2020);
 *   the distance to the nearest of 5,000 random features of the training images (PatchCore, Roth et
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def train_flow(features: np.ndarray) -> tfr.FlowModel:
-    """Returns a trained flow of feature maps [N, h, w, C], which need no logit and no noise."""
+    """Trains a flow on feature maps [N, h, w, C], without a logit or dequantization noise."""
     shape = features.shape[1:]
     # `ActNorm`, the first bijector next to the data, standardizes each channel.
     bijector = tfr.RealNVPImage.compact(
@@ -105,7 +105,7 @@ def mahalanobis(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def nearest(train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns squared distances [N, h, w] to the nearest of some features of training images."""
+    """Returns squared distances [N, h, w] to the nearest of a sample of training features."""
     train = train.reshape(-1, train.shape[-1])
     train = rng.choice(train, min(5000, len(train)), replace=False)
     square = (train**2).sum(axis=-1)
@@ -114,7 +114,7 @@ def nearest(train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> np
 
 
 def smooth(scores: np.ndarray) -> np.ndarray:
-    """Returns scores of pixels, interpolated from scores [N, h, w] of positions."""
+    """Interpolates scores [N, h, w] of positions to scores of pixels."""
     factors = (1, _SIDE // scores.shape[1], _SIDE // scores.shape[2])
     scores = ndimage.zoom(scores, factors, order=1, mode="nearest", grid_mode=True)
     return ndimage.gaussian_filter(scores, (0, _SMOOTHING, _SMOOTHING))
@@ -128,7 +128,7 @@ def area_under_curve(scores: np.ndarray, are_defects: np.ndarray) -> float:
 
 
 def print_table(maps: dict[str, np.ndarray], masks: np.ndarray, defects: np.ndarray) -> None:
-    """Prints the areas of images and of pixels, for all defects and for each kind."""
+    """Prints areas under the ROC curve for images and pixels, by kind of defect and for all."""
     print(f"{'images, pixels':<22}{'all':>16}" + "".join(f"{kind:>16}" for kind in _DEFECTS))
     is_good = defects == "none"
     for name, scores in maps.items():

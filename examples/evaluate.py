@@ -1,8 +1,9 @@
 """Evaluates a training run: bits/dim with standard errors and bounds, and the paper's results.
 
-For a model with a condition, bits/dim are conditional; with `condition_dropout`, unconditional
-bits/dim follow. The script also evaluates a model of classes as a classifier. With a variational
-dequantizer, bits/dim are upper bounds, and importance-weighted bits/dim are tighter bounds.
+For a model with a condition, bits/dim are conditional; with `condition_dropout`, the script also
+prints unconditional bits/dim. A model that is conditioned on labels is also evaluated as a
+classifier. With a variational dequantizer, bits/dim are upper bounds, and importance-weighted
+bits/dim are tighter bounds.
 
     python examples/evaluate.py --results_dir=results/digits
     python examples/evaluate.py --results_dir=results/cifar10 --split=test --num_samples=16
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> None:
                 seed=seed,
             )
         if spec is not None and spec.num_classes is not None:
-            # The networks evaluate each image with each class.
+            # The networks evaluate each image once per class.
             batches = batches.rebatch(max(1, _MAX_EVALUATIONS // spec.num_classes))
             classifications[split] = evaluation.classification(
                 flow,

@@ -1,19 +1,20 @@
-"""Trains classifiers on few labels, from the density of all rows, with or without a label.
+"""Trains classifiers on few labels: a flow learns the density of labeled and unlabeled rows.
 
     python examples/few_labels.py
 
-The base distribution of the flow is a `ClassMixture`, with a component for each class. `fit`
-maximizes log p(x | y) of rows with a label, and log p(x), the sum over the classes, of rows whose
-label is -1. Bayes' rule gives the classifier.
+The base distribution of the flow is a `ClassMixture`, with one component per class. `fit` maximizes
+log p(x | y) of labeled rows, and log p(x) = log sum_y p(x, y) of rows whose label is -1. Bayes'
+rule gives the classifier.
 
-Two moons need only two labels each: the class means are equal at the start, and `fit` moves them
-apart. Digits, with ten labels of each class, also need invariance to a shift by a pixel, and to
+Two moons need only two labels per class: the class means are equal at the start, and `fit` moves
+them apart. Digits, with ten labels per class, also need invariance to shifts by a pixel and to
 noise. Similar to the consistency loss of FlowGMM, the flow predicts the class of an unlabeled image
-from shifted copies. If the prediction is clear, the flow is trained on new copies with this class.
-Logistic regression and a convolutional network of equal size learn from the same labels.
+from shifted copies. If the prediction is confident, the flow is trained on new copies with this
+class. The script compares with logistic regression and a convolutional network of equal size, which
+learn only from the labeled images.
 
-We chose the options by the accuracy on training images without a label, with labels other than in
-the printed results.
+We chose the options by the accuracy on unlabeled training images, with other choices of labeled
+images than in the printed results.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ flags.DEFINE_integer("moons_steps", 1_200, "Steps on moons.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 _BATCH_SIZE = 250
-_NUM_COPIES = 10  # of each digit with a label, in an epoch
-_WARMUP = 0.1  # share of the epochs that train only on images with a label
-_CLEAR = 0.7  # a class of at least this probability is clear
+_NUM_COPIES = 10  # copies of each labeled digit in an epoch
+_WARMUP = 0.1  # fraction of the epochs that train only on labeled images
+_CLEAR = 0.7  # the least probability of a confident prediction
 _NOISE = 1.0  # standard deviation of the noise of copies, in gray levels
-_DISTANCE = 4.0  # standard deviation of the first means
+_DISTANCE = 4.0  # standard deviation of the initial class means
 
 tfd = tfp.distributions
 
@@ -94,7 +95,7 @@ def choose(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.n
 
 
 def classify_moons(axes: Axes) -> None:
-    """Draws points with two labels in each moon, and the classes in the plane."""
+    """Trains on points with two labels per moon, and draws them with the predicted classes."""
     keras.utils.set_random_seed(0)
     points, classes = make_moons(600, noise=0.08, random_state=0)
     known = choose(classes, 2, np.random.default_rng(0))
@@ -123,7 +124,7 @@ def classify_moons(axes: Axes) -> None:
 
 
 def compare_on_digits(axes: Axes) -> None:
-    """Compares classifiers on test images, for several choices of the images with a label."""
+    """Compares classifiers on test images, for several choices of labeled images."""
     digits = data.load_arrays("digits")
     accuracies: dict[str, list[float]] = {}
     for seed in range(FLAGS.num_seeds):
@@ -151,9 +152,9 @@ def compare_on_digits(axes: Axes) -> None:
 
 
 def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tfr.FlowModel:
-    """Trains a flow on images, at first only on images with a label.
+    """Trains a flow, at first only on labeled images.
 
-    Then, in each epoch, images whose class is clear get this class as their label.
+    Afterwards, in each epoch, a confident prediction becomes the label of an unlabeled image.
     """
     labeled = np.tile(np.flatnonzero(labels >= 0), _NUM_COPIES)
     rows = np.concatenate([np.arange(len(images)), labeled])
@@ -178,7 +179,7 @@ def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
 
 
 def class_probabilities(model: tfr.FlowModel, images: np.ndarray) -> np.ndarray:
-    """Returns p(y | x) by Bayes' rule, the mean over shifted copies, [N, K]."""
+    """Returns p(y | x) by Bayes' rule, averaged over shifted copies, [N, K]."""
     # With noise in [0, 1), the center of a gray level is at 0.5.
     copies = as_vectors(shifted(images)) + 0.5
     return np.exp(tfr.class_log_probs(model.distribution, copies)).mean(axis=0)

@@ -8,13 +8,13 @@
 | `manifold.png` | manifold of four images (equation 19) |
 | `interpolation.png` | interpolation between pairs of images |
 | `levels_redraw.png`, `levels_zero.png` | levels of representation (Appendix D) |
-| `extrapolation_2x.png`, `extrapolation_4x.png` | larger samples; not given images |
+| `extrapolation_2x.png`, `extrapolation_4x.png` | larger samples; not for image conditions |
 | `temperatures.png` | samples by temperature and truncation |
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
 | `latents.md` | moments of the latents of each scale |
 
-For models with a condition, the script draws two more figures, which vary the condition; the other
-figures use the conditions of the images.
+For models with a condition, two more figures vary the condition; the other figures use the
+conditions of the images.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
 
-Variational inference fits a flow to the density. With the flow as the bijector of a
+Variational inference fits a flow to the target density. With the flow as the bijector of a
 `tfp.mcmc.TransformedTransitionKernel`, chains sample a density close to a standard normal. Both
 methods start from samples of the flow, adapt their step sizes in the same way, and use the same
 numbers of leapfrog steps.
@@ -58,7 +58,7 @@ class Run(NamedTuple):
 
     @property
     def size_per_gradient(self) -> float:
-        """The effective sample size for each gradient of the density."""
+        """The effective sample size per gradient evaluation of the density."""
         draws, chains, _ = self.draws.shape
         return self.effective_size / (draws * chains * self.num_leapfrog_steps)
 
@@ -222,7 +222,7 @@ def make_sampler(
 
 
 def trace(state: tf.Tensor, results: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the step size and the share of proposals that were accepted."""
+    """Returns the step size and the acceptance rate."""
     del state
     # In latent space, the results of the adaptive kernel are nested in the transition kernel's.
     results = results.inner_results if hasattr(results, "transformed_state") else results

@@ -1,12 +1,12 @@
-"""Finds images that are unlike the training data, with several scores from log densities.
+"""Detects images unlike the training data, with several scores from log densities.
 
     python examples/outliers.py
 
-The script compares digits with changed digits (inverted, rotated, …), then photographs with blurred
-and otherwise simplified photographs, where the log density fails. It prints the area under the ROC
-curve of each score: the probability that an outlier scores higher than an image like the training
-data, 0.5 for chance. It also prints the shares of images with conformal p-values of at most
-`--alpha`: false alarms among new digits, and outliers found.
+Outliers are changed digits (inverted, rotated, …), and blurred or otherwise simplified photographs,
+on which the log density fails. The script prints the area under the ROC curve of each score: the
+probability that an outlier scores higher than an image like the training data, 0.5 for random
+scores. It also prints the fractions of images with conformal p-values of at most `--alpha`: false
+alarms among new digits, and outliers found.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
 choice of weights. Some test images calibrate the p-values; the rest are the new images.
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> None:
-    """Compares all scores of single images."""
+    """Compares the scores on digits with changed digits and other images as outliers."""
     rng = np.random.default_rng(FLAGS.seed)
     model = tfr.FlowModel.from_preset("digits")
     models = [train_member(digits, seed) for seed in range(FLAGS.num_models)]
@@ -227,7 +227,7 @@ def print_table(scores: Scores, set_scores: Mapping[str, Scores]) -> None:
 def print_false_alarms(
     scores: Scores, set_scores: Mapping[str, Scores], rng: np.random.Generator
 ) -> None:
-    """Prints which shares of new digits and of outliers have p-values of at most alpha.
+    """Prints the fractions of new digits and of outliers with p-values of at most alpha.
 
     The guarantee holds for the mean over splits of the test images into held-out and new images.
     The script prints this mean with the standard deviation of a single split.

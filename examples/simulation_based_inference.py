@@ -1,11 +1,11 @@
-"""Learns a simulator's posterior for all data at once, and checks its calibration.
+"""Learns the posterior of a simulator's parameters given any data, and checks its calibration.
 
     python examples/simulation_based_inference.py
     python examples/simulation_based_inference.py --simulator=two_moons
 
 The script trains a flow of parameters on simulations, with the data as condition. If the posterior
 is right, the ranks of the true parameters among samples of their posterior are uniform. The script
-checks this, and shows that a posterior that is too narrow fails the check.
+checks this, and shows that a posterior that is too narrow does not pass.
 
 Talts, Betancourt, Simpson, Vehtari, Gelman: Validating Bayesian inference algorithms with
 simulation-based calibration, 2018.
@@ -67,7 +67,7 @@ class Gaussian:
 
 
 class TwoMoons:
-    """A noisy arc, moved by θ ~ U(-1, 1)² so that two values of θ give the same data.
+    """A noisy arc, moved by θ ~ U(-1, 1)² so that two values of θ have the same likelihood.
 
     Greenberg, Nonnenmacher, Macke: Automatic posterior transformation for likelihood-free
     inference, 2019, appendix A.5.2.
@@ -141,7 +141,7 @@ def train(simulator: Gaussian | TwoMoons, theta: np.ndarray, x: np.ndarray) -> t
 def print_errors(
     flow: tfd.Distribution, simulator: Gaussian, theta: np.ndarray, x: np.ndarray
 ) -> None:
-    """Prints the divergence from the exact posterior, and the errors of means and deviations."""
+    """Prints the KL divergence from the exact posterior, and errors of means and deviations."""
     exact = simulator.posterior(x)
     differences = exact.log_prob(theta) - tfr.condition(flow, x).log_prob(theta)
     error = np.std(differences) / np.sqrt(len(x))

@@ -1,16 +1,17 @@
-"""Finds rows of a table that do not belong to a class, and compares scikit-learn's detectors.
+"""Detects rows of a table that do not belong to a class, and compares scikit-learn's detectors.
 
     python examples/table_outliers.py
 
-`tfr.FlowOutlierDetector` learns one class of a table from half of its rows, and -log p scores the
-other half and all rows of other classes. The script prints areas under the ROC curve: the
-probability that a row of another class scores higher than a row of the class, 0.5 for chance.
+`tfr.FlowOutlierDetector` learns one class of a table from half of its rows. Its scores are -log p
+of the other half and of all rows of other classes. The script prints areas under the ROC curve: the
+probability that a row of another class scores higher than a row of the class, 0.5 for random
+scores.
 
 The density depends on the scale of a column: diameters and volumes of the same objects have
 different densities, but the same ranks. Before training, the script therefore maps continuous
 columns to standard normals by their ranks; `--noranks` omits this map.
 
-The detectors of scikit-learn use their defaults. Local outlier factor (LOF), one-class SVM and
+The detectors of scikit-learn use default options. Local outlier factor (LOF), one-class SVM and
 Gaussian mixture depend on the units of the columns, so they run on both the raw and the
 standardized columns.
 
@@ -97,7 +98,7 @@ def standardized(detector: BaseEstimator) -> Pipeline:
 
 def flow(seed: int) -> BaseEstimator:
     options = {"max_steps": FLAGS.max_steps, "random_state": seed}
-    # This is the noise of the default detector.
+    # `FlowOutlierDetector` has this noise by default.
     detector = tfr.FlowOutlierDetector(tfr.FlowDensity(FLAGS.num_flows, noise=0.1, **options))
     return by_ranks(detector) if FLAGS.ranks else detector
 
@@ -115,7 +116,7 @@ def is_continuous(table: np.ndarray) -> list[bool]:
 
 
 def compare(usual: np.ndarray, unusual: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:
-    """Returns the area of each detector, and whether new rows are false alarms of the flow."""
+    """Returns each detector's area under the ROC curve, and false alarms of the flow by row."""
     train, held_out = train_test_split(usual, test_size=0.5, random_state=seed)
     is_unusual = np.repeat([0, 1], [len(held_out), len(unusual)])
     rows = np.concatenate([held_out, unusual])
@@ -138,7 +139,7 @@ def print_row(name: str, cells: list[str]) -> None:
 
 
 def draw(areas: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Draws the areas of each class."""
+    """Draws the areas under the ROC curve for each class."""
     figure = matplotlib.figure.Figure(figsize=(9, 0.8 + 0.25 * len(areas)), layout="constrained")
     axes = figure.subplots()
     for i, (name, marker) in enumerate(zip(_DETECTORS, "xvv^^ssD", strict=True)):

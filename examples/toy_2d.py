@@ -3,9 +3,9 @@
     python examples/toy_2d.py                           # two moons
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
-The script prints held-out nats of the flow and of the best kernel density estimate, and for a known
-density (checkerboard, ring, banana) the KL divergence from it. The output folder gets the figures
-`flow.jpg` and `toy.png`, and `report.json`.
+The script prints the mean log density of held-out points under the flow and under a kernel density
+estimate, in nats, and for a known density (checkerboard, ring, banana) the KL divergence from it.
+It writes the figures `flow.jpg` and `toy.png`, and `report.json`, to the output folder.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
 
 
 def sample(name: str, number: int, seed: int) -> np.ndarray:
-    """Returns points of a toy, float32 [number, 2]."""
+    """Samples points of a dataset, float32 [number, 2]."""
     if name in _KNOWN:
         return known_density(name).sample(number, seed=(seed, 0)).numpy()
     rng = np.random.RandomState(seed)
@@ -120,7 +120,7 @@ def sample(name: str, number: int, seed: int) -> np.ndarray:
 
 
 def known_density(name: str) -> tfd.Distribution:
-    """Returns the distribution of a toy of known density."""
+    """Returns the distribution of a dataset whose density is known."""
     if name == "checkerboard":
         # Uniform on the eight black squares of a board of 4×4 unit squares.
         corners = [[i - 2.0, j - 2.0] for i in range(4) for j in range(4) if (i + j) % 2 == 0]

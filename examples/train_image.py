@@ -50,7 +50,7 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
-# The share of images without a cluster, for guidance.
+# The fraction of images that are trained without their cluster, for guidance.
 _DROPOUT = 0.1
 
 
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     options = {"dequantizer": dequantizer, "seed": FLAGS.seed, "name": "real_nvp"}
     if clusters is not None:
         mixture = tfr.ClusterMixture(flow, clusters)
-        # The sum over the nearest clusters is a close bound, and much faster to validate.
+        # For validation, the sum over the nearest clusters is much faster, and a close bound.
         flow = mixture.copy(num_terms=min(4, clusters.num_per_class))
 
     # Compile: the loss of a FlowModel is -log p.

@@ -7,9 +7,9 @@ Run the same command on each machine. Only the index in `TF_CONFIG` differs:
       python examples/train_multiworker.py --dataset=cifar10 --output_dir=/shared/cifar10
 
 All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and a preset
-with the best weights by validation, which `examples/evaluate.py` reads. If a worker dies, restart
-all workers: they resume from the last checkpoint. More `--epochs` continue a finished run. Without
-`TF_CONFIG`, one process trains on all GPUs of the machine.
+with the weights of the best validation, which `examples/evaluate.py` reads. If a worker dies,
+restart all workers: they resume from the last checkpoint. More `--epochs` continue a finished run.
+Without `TF_CONFIG`, one process trains on all GPUs of the machine.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def flag_lines() -> str:
 
 
 def check_same_flags(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file belongs to a run of flags other than `--epochs`."""
+    """Raises `ValueError` if the flag file differs from these flags in more than `--epochs`."""
     if not path.exists():
         return
     there, here = (
@@ -129,7 +129,7 @@ def check_same_flags(path: pathlib.Path) -> None:
 
 
 def make_model(images: datasets.Images) -> tfr.FlowModel:
-    """Returns the model of the flags for these images, with new weights."""
+    """Builds the model that the flags describe, for these images, with new weights."""
     arguments = {
         "num_values": images.num_values,
         "num_classes": images.num_classes,

@@ -1,4 +1,4 @@
-"""Trains the models of the paper, and others with all options, and reports the results.
+"""Trains the models of the paper, and others with all options as flags, and reports the results.
 
     python examples/train_paper.py --preset=cifar10 --data_dir=...   # a row of the paper's table
     python examples/train_paper.py --dataset=photos --limit_minutes=10
@@ -311,7 +311,7 @@ def flag_name(line: str) -> str:
 
 
 def check_same_run(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file belongs to another run, except for more training."""
+    """Raises `ValueError` if the flag file has other flags, except for the length of training."""
     if not path.exists():
         return
     there, here = (
@@ -347,7 +347,7 @@ def data_settings() -> dict:
 
 
 def make_model(images: datasets.Images) -> tfr.FlowModel:
-    """Returns the model of the flags for these images, with new weights."""
+    """Builds the model that the flags describe, for these images, with new weights."""
     # The images can differ from the preset's.
     arguments = {}
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
@@ -387,7 +387,7 @@ def make_model(images: datasets.Images) -> tfr.FlowModel:
 
 
 def make_optimizer() -> keras.optimizers.Optimizer:
-    """Returns the optimizer of the flags; `fit` sets the optimizer's learning rate."""
+    """Builds the optimizer that the flags describe; `fit` sets its learning rate."""
     options = {"learning_rate": FLAGS.learning_rate, "global_clipnorm": 100.0}
     if FLAGS.configuration == "jet":
         options |= _JET_OPTIMIZER

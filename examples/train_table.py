@@ -4,10 +4,10 @@
     python examples/train_table.py --dataset=breast_cancer    # or diabetes, digits
     python examples/train_table.py --dataset=rows.csv         # or rows.npy
 
-"Real NVP" is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimates are a
-normal distribution, a mixture of normal distributions and a kernel density estimate. All are fitted
-to the same unscaled rows, choose their options by cross-validation or held-out rows within these
-rows, and are scored by the log likelihood of other rows.
+"Real NVP" is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimators are
+a normal distribution, a mixture of normal distributions and a kernel density estimate. All are
+fitted to the same unscaled training rows, within which cross-validation or held-out rows select
+their options. The score is the mean log density of test rows.
 
 `train_uci.py` trains flows on the larger tables of the UCI benchmark.
 
@@ -95,7 +95,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def cross_validate(rows: np.ndarray) -> list[dict]:
-    """Returns the log likelihood of each estimate on rows of folds that it was not fitted to."""
+    """Returns log densities of all rows, each by estimators fitted without the row's fold."""
     print(f"{FLAGS.dataset}: {len(rows):,} rows of {rows.shape[1]} columns")
     others: dict[str, Callable[[np.ndarray], LogProb]] = {
         "normal distribution": fit_normal,

@@ -5,8 +5,8 @@
     python examples/variational_inference.py --optimizer=tf_keras
 
 The script prints the evidence lower bound, the evidence by importance weighting with its standard
-error, and the mean and standard deviation of each part. `--check` compares the moments with
-Hamiltonian Monte Carlo.
+error, and the posterior mean and standard deviation of each variable of the joint distribution.
+`--check` compares these moments with Hamiltonian Monte Carlo.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """An unnormalized density: a joint distribution given the values of some of its parts.
+    """An unnormalized density: a joint distribution given the values of some of its variables.
 
     Attributes:
       joint: the joint distribution, of a batch of one event.
@@ -199,7 +199,7 @@ def make_optimizer() -> Any:
 def weighted_samples(
     posterior: Posterior, surrogate: tfd.Distribution, number: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns samples of the surrogate posterior as columns, and the logs of their weights."""
+    """Returns samples of the surrogate posterior as columns, and their log importance weights."""
 
     @tf.function(autograph=False)
     def sample() -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:

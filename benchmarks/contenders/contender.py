@@ -19,7 +19,7 @@ class Contender(abc.ABC):
 
     Attributes:
       size: the architecture and the batch size.
-      images: the `uint8` batch that the operations are measured on.
+      images: the `uint8` batch on which the operations are measured.
       num_parameters: the number of trainable numbers.
     """
 

@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 
 class TFContender(Contender):
-    """A standard normal distribution, transformed to pixel values; `tf.function`s evaluate it."""
+    """A flow from a standard normal distribution to pixel values, evaluated by `tf.function`s."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Compares densities and regressions of tables with other packages."""
+"""Compares density estimators and regressions for tables with those of other packages."""

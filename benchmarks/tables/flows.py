@@ -3,9 +3,9 @@
     python -m benchmarks.tables.flows --tables=leaves,NOx
     python -m benchmarks.tables.flows --tables=Computers --regression
 
-For each table, the script fits 70% of the rows with the default flows and without any, and prints
-the mean log densities of the other rows in nats, the share of flows in the mixture, and the CPU
-seconds of both fits. `benchmarks/tables/data.py` has the tables.
+For each table, the script fits 70% of the rows with the default flows and without flows. It prints
+the mean log densities of the other rows in nats, the mixture weight of the flows, and the CPU
+seconds of both fits. `benchmarks/tables/data.py` defines the tables.
 """
 
 from __future__ import annotations

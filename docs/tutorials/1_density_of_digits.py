@@ -65,8 +65,8 @@ print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {his
 #
 # A flow has two parts. The base distribution is a standard normal distribution of *latents*. The
 # bijector maps latents to images and back. `tfd.TransformedDistribution` combines both into a
-# distribution of images. Start with the bijector `RealNVPImage.compact`: each of its layers
-# transforms one half of the pixels given the other half, with a small convolutional network.
+# distribution of images. We use the bijector `RealNVPImage.compact`: each of its layers transforms
+# one half of the pixels given the other half, with a small convolutional network.
 #
 # `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
 # training images. Gray levels are integers, but densities are defined for real numbers. Therefore
@@ -124,7 +124,7 @@ print(f"bits/dim of test images: {result.mean:.3f} ± {result.standard_error:.3f
 print(f"tighter bound:           {result.importance_weighted:.3f}")
 
 # %% [markdown]
-# The full run measured 2.04 bits/dim, and 1.97 by the tighter bound: 0.4 bits less than the
+# The full run measured 2.04 bits/dim, and 1.97 by the tighter bound: 0.4 bits/dim less than the
 # histogram. The assertion below leaves room for other machines, on which rounding differs.
 
 # %%
@@ -169,8 +169,9 @@ plt.show()
 assert np.mean(is_recognized) > (0.7 if SHORT else 0.85)
 
 # %% [markdown]
-# The full run measured 94%. The other digits are zeros, ones and eights, which look similar in a
-# mirror. The density was not trained for this task: it has only seen digits.
+# In the full run, 94% of the digits have a higher density than their mirror images. The others are
+# zeros, ones and eights, which look similar in a mirror. The flow was not trained for this task: it
+# has seen only digits.
 #
 # ## Exact means exact
 #

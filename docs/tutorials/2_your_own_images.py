@@ -5,7 +5,7 @@
 #
 # * load a folder of PNG or JPEG files as arrays, with a validation and a test split,
 # * see the errors that the loader raises for unsuitable files,
-# * train a flow on color images, and compare its bits with the size of PNG files,
+# * train a flow on color images, and compare its bits/dim with the size of PNG files,
 # * find the least likely images of the folder,
 # * train with subfolders as labels.
 #
@@ -138,9 +138,9 @@ model.load_weights(best)
 # %% [markdown]
 # ## Bits of a flow and bits of a file
 #
-# An ideal lossless codec with this density would write files of this many bits per value. A PNG
-# file stores the same pixels without loss. We do not count the first 57 bytes of a PNG file, its
-# signature and header, and compare the rest.
+# An ideal lossless codec based on the flow needs as many bits per value as the flow's bits/dim. A
+# PNG file stores the same pixels without loss. We compare with the size of PNG files, without their
+# first 57 bytes, the signature and the header.
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, test_images, batch_size=100)
@@ -169,8 +169,9 @@ plt.show()
 # %% [markdown]
 # ## The least likely images of a folder
 #
-# The density of an image shows how well it fits the other images. Rare, complex and foreign images
-# have the lowest densities. We hide two tiles of random colors among the test tiles.
+# The density of an image shows how well the image fits the training images. Rare images, complex
+# images and images from other sources have the lowest densities. We hide two tiles of random colors
+# among the test tiles.
 
 # %%
 noise = np.random.default_rng(0).integers(0, 256, [2, size, size, 3], dtype=np.uint8)

@@ -6,10 +6,10 @@
 #
 # * encode images and decode them without loss,
 # * check whether latents are normally distributed, scale by scale,
-# * interpolate between two images, and on the torus of four (equation 19 of the paper),
-# * see what the coarse and the fine latents represent (appendix D),
+# * interpolate between two images, and on a torus through four images (equation 19 of the paper),
+# * see what the latents of coarse and fine scales represent (appendix D of the paper),
 # * trade diversity for quality with a temperature,
-# * draw images that are larger than the training images.
+# * sample images that are larger than the training images.
 #
 # The models come with the package. The tutorial takes one minute on two processor cores.
 
@@ -130,9 +130,9 @@ assert radius[2] < 0.9 * radius[1]
 # \sin\varphi\,(\cos\varphi'\, z_3 + \sin\varphi'\, z_4).$$
 #
 # The squares of the four weights sum to one, so $z$ is again like a standard normal sample. With
-# eight angles the four digits are at 0 and π/2. The preset `digits` is a mixture over clusters of
-# digits; the flow without a cluster, which guidance uses, has one latent space for all of them.
-# Many of the images between them look like digits, also like digits other than the four.
+# eight angles the four digits are at 0 and π/2. The preset `digits` is a mixture over clusters,
+# each with its own latent space. Here we use its flow without a cluster, which has one latent space
+# for all digits. Many of the images between the four look like digits, also like other digits.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]
@@ -152,9 +152,9 @@ assert np.abs(corners - four - 0.5).max() < 0.05
 # %% [markdown]
 # ## Levels of representation
 #
-# What do the latents of a scale represent? We keep the coarsest latents and draw the others anew.
-# `tfr.latents.levels_of_representation` returns the images for each scale: the first column keeps a
-# quarter of the image's latents, the last column keeps all of them.
+# What do the latents of a scale represent? We keep an image's latents of the coarse scales, draw
+# the others anew, and decode. `tfr.latents.levels_of_representation` does so for each scale: the
+# first column keeps a quarter of the latents, the last column keeps all of them.
 
 # %%
 levels = tfr.latents.levels_of_representation(photo_flow, images[:8], seed=0)
@@ -176,8 +176,8 @@ print("correlation with the image:", [round(float(value), 2) for value in kept])
 assert kept[0] < kept[1] < kept[2] and kept[2] > 0.9999
 
 # %% [markdown]
-# A quarter of the latents determines colors and layout: the result has a correlation of 0.78 with
-# the image. The next quarter adds little (0.83), and the finest half adds the texture.
+# A quarter of the latents determines colors and layout: the resulting image has a correlation of
+# 0.78 with the original. The next quarter adds little (0.83), and the finest half adds the texture.
 #
 # ## Temperature
 #

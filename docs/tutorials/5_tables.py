@@ -7,8 +7,8 @@
 # * compose the flow with bijectors of TensorFlow Probability,
 # * compare it with a normal distribution on unseen rows,
 # * plot samples next to rows,
-# * detect tumors by a density of healthy tissue,
-# * learn p(y | x), a distribution of any shape of a number given other numbers,
+# * detect malignant tumors by the density of benign ones,
+# * learn p(y | x), the distribution of a number given other numbers, which can have any shape,
 # * compare it with linear regression with normal errors.
 #
 # The tables come with scikit-learn. The tutorial takes two minutes on two processor cores.
@@ -127,20 +127,20 @@ print(f"flow: {log_probs.mean():.2f} nats a test row, before training {before:.2
 print(f"more than the normal distribution: {lead.mean():.2f} ± {lead_error:.2f} nats")
 
 # %% [markdown]
-# The full run measured 43.34 nats for the normal distribution and 47.05 for the flow, a difference
-# of 3.71 ± 0.74. The base distribution contributes one nat: before training the flow has 44.29
-# nats.
+# The full run measured a mean log density of 43.34 nats for the normal distribution and 47.05 for
+# the flow, a difference of 3.71 ± 0.74. The Student t base distribution contributes one nat to the
+# difference: before training, the mean log density of the flow is 44.29 nats.
 
 # %%
 assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call, and more: it averages
-# five densities of each kind, flows and mixtures of normal distributions. Each of the five
-# densities holds out a different fifth of the rows, so together they learn from all rows. The
-# held-out rows determine the weights of the kinds. `examples/train_table.py` compares `FlowDensity`
-# with other estimates.
+# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call, and more: it mixes
+# flows with simpler densities, such as mixtures of normal distributions. It fits each kind of
+# density five times, each time without a different fifth of the rows, so together they learn from
+# all rows. The held-out rows determine the mixture weights. `examples/train_table.py` compares
+# `FlowDensity` with other density estimators.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -148,7 +148,7 @@ print(f"FlowDensity: {density.score(test):.2f} nats a test row")
 assert SHORT or density.score(test) > log_probs.mean()
 
 # %% [markdown]
-# The full run measured 49.3 nats, two more than for the flow alone.
+# The full run measured a mean log density of 49.3 nats, two nats more than for the flow alone.
 #
 # `tfr.plots.pairs` shows what a density has learned: samples beside test rows, here the radius,
 # texture, perimeter and area of nuclei. The rows of the lowest density are circled.
@@ -183,8 +183,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The full run measured 0.975 and 0.976. The normal distribution is as good for this task: a better
-# density is not always a better detector. Try the normal distribution first.
+# The full run measured areas of 0.975 and 0.976 for the flow and the normal distribution, which is
+# as good for this task: a better density is not always a better detector. Try the normal
+# distribution first.
 
 # %%
 assert auroc["flow"] > 0.95, auroc
@@ -244,8 +245,9 @@ def fit_conditional_flow(predictions, y, epochs):
 
 
 # %% [markdown]
-# We test by cross-validation: a regression and a flow that were fitted to other patients score each
-# patient. We standardize the condition as well, since networks learn better from values near one.
+# We use cross-validation: for each patient, a regression and a flow that were fitted to other
+# patients predict y. We also standardize the condition, since networks learn better from values
+# near one.
 
 # %%
 linear_log_probs, flow_log_probs, levels = (np.zeros(len(y)) for _ in range(3))
@@ -283,9 +285,9 @@ coverage = np.mean((levels > 0.05) & (levels < 0.95), where=is_tested)
 print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
 
 # %% [markdown]
-# The full run measured -5.422 nats for the regression and -5.344 for the flow, a difference of
-# 0.078 ± 0.021; 88.2% of the values are in their intervals. In another run, a flow given all ten
-# measurements was no better than the regression: 265 rows were too few.
+# The full run measured a mean log p(y | x) of -5.422 nats for the regression and -5.344 for the
+# flow, a difference of 0.078 ± 0.021; 88.2% of the values lie in their intervals. In another run, a
+# flow given all ten measurements was no better than the regression: 265 rows were too few.
 
 # %%
 assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage
@@ -315,9 +317,9 @@ assert abs(integral - 1) < 0.01
 
 # %% [markdown]
 # `tfr.FlowRegressor`, a scikit-learn estimator, models p(y | x) in one call, given all ten
-# measurements. It averages a linear regression with Student t errors, mixtures of normal
-# distributions, boosted trees and flows, weighted by the density of held-out patients. The result
-# is as good as the regression, and better if the data allow.
+# measurements. It mixes a linear regression with Student t errors, mixtures of normal
+# distributions, boosted trees and flows, weighted by the likelihood of held-out patients. The
+# result is as good as the regression, and better if the data allow.
 
 # %%
 train_rows, test_rows = folds[0]

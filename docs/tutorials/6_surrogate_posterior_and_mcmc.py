@@ -154,9 +154,9 @@ print(f"log evidence by importance weighting {log_evidence:.3f}, exact {exact_ev
 print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 
 # %% [markdown]
-# The full run measured a bound of -31.259 nats, an evidence of -31.211 (exactly -31.216), and an
-# effective sample size of 36%. A few large weights dominate the effective sample size: the same
-# training with other rounding had 51%.
+# The full run measured an evidence lower bound of -31.259 nats, a log evidence of -31.211 nats (the
+# exact value is -31.216), and an effective sample size of 36% of the samples. A few large weights
+# dominate the effective sample size: the same training with other rounding gave 51%.
 
 # %%
 assert log_weights.mean() < exact_evidence
@@ -242,9 +242,10 @@ assert all(np.isfinite(part).all() for part in draws.values())
 assert SHORT or (r_hats["NeuTra"] < 1.03 and sizes["NeuTra"] > 10 * sizes["HMC"])
 
 # %% [markdown]
-# ## The posterior, four times
+# ## Four estimates of the posterior
 #
-# This table shows the moments by the flow, by its weighted samples, by the chains, and exactly.
+# This table shows means and standard deviations from the flow, from its weighted samples and from
+# the chains, and the exact means.
 
 # %%
 chains = to_parts.forward(draws["NeuTra"])
@@ -288,4 +289,5 @@ plt.show()
 
 # %% [markdown]
 # `examples/neutra.py` compares numbers of leapfrog steps on other densities.
-# `examples/simulation_based_inference.py` trains one flow that gives the posterior for any data.
+# `examples/simulation_based_inference.py` trains one flow, conditioned on data, which models the
+# posterior for any data.

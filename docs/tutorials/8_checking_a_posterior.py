@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Checking a posterior
 #
-# A flow given data can represent the posterior of a simulator for any data. Is it the right one? In
-# this tutorial you will
+# A flow that is conditioned on data can model the posterior of a simulator's parameters. Is this
+# posterior right? In this tutorial you will
 #
 # * train a flow on simulations of a regression whose posterior and evidence are known,
 # * check ranks of true parameters (simulation-based calibration), and see a wrong posterior pass,
-# * measure coverage of intervals and of regions of highest density,
-# * correct the flow by importance weights, and compare with the exact posterior,
-# * compute the evidence from the same weights, and recognize data that the flow does not know.
+# * measure the coverage of intervals and of regions of highest density,
+# * correct the flow by importance weights, and compare the result with the exact posterior,
+# * compute the evidence from the same weights, and detect data unlike the simulations.
 #
 # The tutorial takes a minute on two processor cores.
 
@@ -39,7 +39,7 @@ rng = np.random.default_rng(0)
 #
 # The prior is conjugate: the posterior of $v$ is an inverse gamma distribution, and the posteriors
 # of $a$ and $b$ are Student t distributions. The evidence $p(y)$, the density of the data, is a
-# multivariate Student t density. Training the flow uses none of this: it sees only simulations.
+# multivariate Student t density. The training of the flow uses none of this, only simulations.
 
 # %%
 t = np.linspace(-1, 1, 8)
@@ -88,14 +88,15 @@ evidence = scipy.stats.multivariate_t(
 # %% [markdown]
 # ## The flow
 #
-# The posterior depends on the data only through three numbers, the least squares line and the log
-# of its mean squared error, so the flow takes them as its condition. If you do not know such
-# numbers for your simulator, use the data themselves, or the output of a network, as the condition.
+# The posterior depends on the data only through three sufficient statistics: the two coefficients
+# of the least squares line and the log of its mean squared error. They are the condition of the
+# flow. If you do not know sufficient statistics for your simulator, use the data themselves, or the
+# output of a network, as the condition.
 
 
 # %%
 def summary(y):
-    """Returns the condition, [..., 3]."""
+    """Returns the sufficient statistics of data [..., 8], the flow's condition, [..., 3]."""
     line = y @ np.linalg.pinv(design).T
     errors = y - line @ design.T
     return np.concatenate([line, np.log(np.mean(errors**2, axis=-1, keepdims=True))], axis=-1)
@@ -112,7 +113,7 @@ model.fit(theta, summary(y), batch_size=256, epochs=100, callbacks=[budget], ver
 
 
 def posterior(y):
-    """Returns the flow given data [..., 8], as a distribution."""
+    """Returns the flow's posterior given data [..., 8], a distribution."""
     return tfr.condition(model.distribution, summary(y).astype(np.float32))
 
 
@@ -120,9 +121,9 @@ def posterior(y):
 # ## Ranks
 #
 # We draw parameters from the prior, data given these parameters, and samples of the posterior given
-# the data. If the posterior is right, the rank of the true parameter among the samples is uniform
-# (Talts et al., 2018). The same holds for any function of parameters and data. The log likelihood
-# is one that a check should include (Modrák et al., 2023).
+# the data. If the posterior is right, the rank of the true parameter among the samples is uniformly
+# distributed (Talts et al., 2018). The same holds for any function of parameters and data. A check
+# should include the log likelihood (Modrák et al., 2023).
 
 # %%
 num_checks, num_samples, num_bins = (200 if SHORT else 2_000), 99, 20
@@ -147,8 +148,8 @@ def p_value(ranks):
 # %% [markdown]
 # Uniform ranks of the parameters do not show that a posterior has learned from the data: samples of
 # the prior, which ignore the data, have uniform ranks for each parameter. The ranks of the log
-# likelihood reveal it. A posterior that is too narrow, here with latents scaled by 0.7, fails in
-# the ranks of the parameters.
+# likelihood reveal such a posterior. For a posterior that is too narrow, here with latents scaled
+# by 0.7, the ranks of the parameters are not uniform either.
 
 # %%
 prior_samples = np.stack([simulate(num_checks)[0] for _ in range(num_samples)])
@@ -217,7 +218,7 @@ def weighted_samples(y, number, seed):
 
 
 def efficiency(log_weights):
-    """Returns the effective sample size as a share of the samples."""
+    """Returns the effective sample size divided by the number of samples."""
     weights = np.exp(log_weights - log_weights.max())
     return np.sum(weights) ** 2 / np.sum(weights**2) / len(weights)
 
@@ -238,9 +239,9 @@ assert SHORT or efficiency(log_weights) > 0.8
 # %% [markdown]
 # ## Evidence
 #
-# The mean weight is an unbiased estimate of the evidence $p(y)$, which compares models. Its
-# relative standard error is $\sqrt{(1 / e - 1) / N}$ for N samples, if e is the effective sample
-# size as a share of N.
+# The mean weight is an unbiased estimate of the evidence $p(y)$, by which models are compared. For
+# N samples with an effective sample size of e N, the relative standard error of the estimate is
+# $\sqrt{(1 / e - 1) / N}$.
 
 # %%
 exact, estimates, errors = [], [], []
@@ -259,11 +260,12 @@ print(f"within three standard errors {within:.0%}, largest {np.abs(distances).ma
 assert SHORT or (np.median(np.abs(distances)) < 0.01 and within > 0.9)
 
 # %% [markdown]
-# The full run measured an effective sample size of 98.4% above, and here a median distance of
-# 0.0007 nats. The largest distance is 0.11 nats.
+# The full run measured an effective sample size of 98.4% for the importance weights above. The
+# estimates of the log evidence here have a median error of 0.0007 nats, and at most 0.11 nats.
 #
-# The flow has learned from data like the simulations. For data that are improbable under the prior,
-# ranks say nothing, but the weights do: here the line is far steeper than any in training.
+# The flow has learned only from simulations. For data that are improbable under the prior, ranks
+# tell nothing about the posterior, but the weights do: here the line is far steeper than any in the
+# training data, and the effective sample size is small.
 
 # %%
 far = 40 * t + rng.normal(size=8)

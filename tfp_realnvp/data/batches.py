@@ -26,7 +26,7 @@ def batches(
 ) -> tf.data.Dataset:
     """Returns training batches in an order that depends only on seed and epoch.
 
-    With `step`, a stopped run resumes with the batches of an uninterrupted run. (`FlowModel.fit`
+    With `step`, a resumed run gets the same batches as an uninterrupted run. (`FlowModel.fit`
     shuffles arrays differently in every run.) All batches are full: each epoch drops the last
     `len(images) % batch_size` images. The dataset is infinite, so `fit` needs
     `steps_per_epoch=len(images) // batch_size`.
@@ -47,9 +47,9 @@ def batches(
       images: array `[N, ...]` of any dtype.
       condition: labels, vectors or images `[N, ...]`; batches are then tuples of two.
       batch_size: global batch size, over all workers.
-      augment: function of a batch of images and a stateless seed, two integers.
+      augment: function of a batch of images and a stateless seed, which returns new images.
       seed: integer seed of the order and of `augment`.
-      step: number of batches to skip: the steps that the run has made in all epochs.
+      step: number of batches to skip: the steps that the run has already made, over all epochs.
       context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects
         this worker's part of each batch.
 

@@ -16,7 +16,7 @@ __all__ = ["ImageArrays", "load_arrays"]
 
 _NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
-# Columns of a photograph, and stride of its patches. One patch width separates the splits.
+# Columns of a photograph, and the stride of its patches. The splits are one patch width apart.
 _PHOTO_SPLITS = {"train": (slice(0, 448), 5), "test": (slice(480, 640), 16)}
 
 
@@ -95,8 +95,8 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
 
     `photos` are overlapping patches of two photographs, a temple and a flower, in random order.
     Training patches start at every fifth pixel of the left 448 columns, test patches at every
-    sixteenth pixel of the right 160 columns, so the splits share no pixel. Bits/dim on `photos`
-    compare models, but do not compare with other data.
+    sixteenth pixel of the right 160 columns, so the splits share no pixel. Use bits/dim on `photos`
+    only to compare models, not to compare with other datasets.
 
     Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. A `validation` array is
     optional. Without `train` and `test`, a random tenth of the images, the same on every call, is

@@ -1,4 +1,4 @@
-"""Conditional distributions: fixed conditions, classifiers, bases and clusters."""
+"""Conditional distributions: fixed conditions, classifiers, base distributions and clusters."""
 
 from tfp_realnvp.distributions.classification import class_log_joint, class_log_probs
 from tfp_realnvp.distributions.clusters import ClusterMixture, Clusters

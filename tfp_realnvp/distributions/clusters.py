@@ -43,7 +43,7 @@ class Clusters(keras.layers.Layer):
       num_clusters: total number of clusters K, equal to `num_classes` of the flow.
       num_classes: number of classes C, each with K / C clusters; `None` without labels.
       centers: variable [K, ...].
-      frequencies: variable [K], the fraction of each cluster within its class.
+      frequencies: variable [K], the fraction of the events of its class in each cluster.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Clusters(keras.layers.Layer):
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Constructs clusters with zero centers. To find clusters in events, use `of`.
+        """Allocates clusters whose centers are zero, for loading; `Clusters.of` fits clusters.
 
         Args:
           event_shape: shape of one image or vector.
@@ -85,7 +85,7 @@ class Clusters(keras.layers.Layer):
         """Finds clusters of events by scikit-learn's k-means.
 
         Args:
-          events: images or vectors [N, ...]. Adds 0.5 to integers, which are gray levels.
+          events: images or vectors [N, ...]. Integers are gray levels, to which `of` adds 0.5.
           labels: classes [N], integers from 0 on, to find clusters within each class.
           num_clusters: number of clusters, per class if there are labels. Defaults to one cluster
             per 25 events (of the rarest class), and at most 100 clusters in total.
@@ -171,14 +171,15 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
     ```
 
-    The flow maps the normal distribution to each cluster: fewer samples lie between clusters.
+    The flow maps the normal distribution to each cluster separately, so fewer samples lie between
+    clusters.
 
-    `sample` draws clusters by their frequencies. `log_prob` is exact, and evaluates the flow K
-    times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums over the n nearest
-    clusters only, a lower bound from n evaluations. `FlowModel.fit(images)`, or
-    `fit(images, labels)` for clusters with classes, maximizes the lower bound from the nearest
-    cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`, training drops the
-    cluster of a fraction p of the images, so that `FlowModel.sample` can use `guidance`.
+    `sample` draws clusters in proportion to their frequencies. `log_prob` is exact, and evaluates
+    the flow K times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums only over
+    the n nearest clusters of an event, a lower bound from n evaluations. `FlowModel.fit(images)`,
+    or `fit(images, labels)` for clusters with classes, maximizes the lower bound from the nearest
+    cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`, training omits the
+    cluster for a fraction p of the images, so that `FlowModel.sample` can use `guidance`.
 
     #### Example
 
@@ -260,7 +261,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws clusters of `shape` by their frequencies. Also returns a seed for the latents.
+        """Samples clusters of `shape` by their frequencies, and returns a seed for the latents.
 
         If the clusters have classes, the shape of `labels` must broadcast to `shape`.
         """
@@ -310,9 +311,9 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         events: tf.Tensor,
         labels: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Returns log p(x), or log p(x | y), of at least one event [B, ...].
+        """Returns log p(x), or log p(x | y) with labels, of events [B, ...], with B at least 1.
 
-        `log_prob(events, clusters)` returns log p(x | k), and gets batches of bounded size.
+        `log_prob(events, clusters)` returns log p(x | k) for a batch of bounded size.
         """
         layer = self.clusters
         number = layer.num_clusters if labels is None else layer.num_per_class

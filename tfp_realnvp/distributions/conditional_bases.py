@@ -17,7 +17,7 @@ tfd = tfp.distributions
 
 
 class ConditionalDistribution:
-    """Implements a distribution p(x | c) by `given(c)`, which constructs it for each condition."""
+    """Mixin of a distribution p(x | c): `given(c)` returns the distribution for a condition c."""
 
     condition_spec: Any = None  # the declaration of the condition, if there is one
     accepts_conditional_input = True
@@ -48,8 +48,8 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
     log_prob(x, conditional_input=c) = make_distribution(c, *variables).log_prob(x)
     ```
 
-    As the base of a `tfd.TransformedDistribution` it takes the condition from
-    `distribution_kwargs`; `FlowModel` and `condition` pass the condition there.
+    As the base of a `tfd.TransformedDistribution`, it gets the condition by `distribution_kwargs`;
+    `FlowModel` and `condition` pass it automatically.
 
     #### Example
 
@@ -83,7 +83,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
         Args:
           make_distribution: function of a condition, a tensor with any leading shape, and the
-            variables. Returns a distribution whose batch shape is the leading shape.
+            variables. It returns a distribution whose batch shape is the leading shape.
           variables: trainable variables for `make_distribution`.
           event_shape: shape of one event.
           dtype: dtype of the events.
@@ -122,15 +122,15 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
 
 class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
-    r"""A `tfd.MixtureSameFamily` over classes, which takes known and missing labels.
+    r"""A `tfd.MixtureSameFamily` with one component per class, for known and missing labels.
 
     ```
     log p(z | y),                       for a label y in [0, K)
     log p(z) = log sum_y p(y) p(z | y)  for a label of -1, or without one
     ```
 
-    `conditional_input` holds the labels. As the base of a flow, the mixture makes a classifier from
-    few labels: `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of
+    `conditional_input` is the labels. A flow with this base distribution learns to classify from
+    few labels. `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of
     rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows in each batch.
     The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
     `class_log_probs(flow, x)` is `log p(y | x)`.
@@ -191,7 +191,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return loc if loc.shape == components.batch_shape + components.event_shape else None
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
-        """Returns log p(y), [..., K], given labels [...]: a log one-hot if the label is known."""
+        """Returns log class weights, [..., K]: log p(y) for the label -1, else a log one-hot."""
         spec = self.condition_spec
         condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
         prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())
@@ -199,6 +199,6 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return tf.where(condition[..., tf.newaxis] < 0, prior, log_weights)
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
-        """Returns the mixture given labels [...], with the batch shape [...]."""
+        """Returns the mixture given labels [...], which are its batch shape."""
         labels = tfd.Categorical(logits=self.log_weights(conditional_input))
         return tfd.MixtureSameFamily(labels, self.components_distribution)

@@ -42,15 +42,15 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
 
 
 def find_part(distribution: tfd.Distribution, kind: type) -> Any:
-    """Returns the first of the distribution and its submodules with type `kind`, or `None`."""
+    """Returns the first instance of `kind` among a distribution and its submodules, or `None`."""
     modules = (distribution, *distribution.submodules)
     return next((module for module in modules if isinstance(module, kind)), None)
 
 
 def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
-    """Returns keyword arguments of `log_prob` and `sample` that route `options` to all parts.
+    """Returns keyword arguments for `log_prob` and `sample` that pass `options` to all parts.
 
-    Each `FlowBijector` gets `training`. The parts that take a condition get `conditional_input`:
+    Each `FlowBijector` gets `training`. Parts that depend on a condition get `conditional_input`:
     bijectors, `ConditionalBase`, `ClassMixture`, and `ClusterMixture` with classes.
     """
     if isinstance(distribution, private_api.TransformedDistribution):
@@ -96,9 +96,9 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
 
 
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
-    """Returns checked conditions of a batch of events, [B, ...], as an array or tensor.
+    """Checks the conditions of a batch of events and returns them, [B, ...], as array or tensor.
 
-    Returns `None` if there is no condition, and raises `ValueError` if one is not as declared.
+    Returns `None` if there is no condition. Raises `ValueError` if one is not as declared.
     """
     if not takes_condition(distribution):
         return None

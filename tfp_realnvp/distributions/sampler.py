@@ -1,4 +1,4 @@
-"""Samples a distribution, with one graph for any number of samples."""
+"""Samples a distribution by one graph that takes any number of samples."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def is_standard_normal(base: tfd.Distribution) -> bool:
 
 
 def _is_tempered(distribution: tfd.Distribution) -> bool:
-    """Returns whether a distribution is a flow whose latents a temperature can scale."""
+    """Returns whether a distribution is a flow with a standard normal base, without variables."""
     flow = flow_of(distribution)
     is_flow = isinstance(flow, private_api.TransformedDistribution)
     return is_flow and is_standard_normal(flow.distribution)

@@ -1,4 +1,4 @@
-"""Log densities of events with noise, given conditions or for all classes."""
+"""Log densities of events with noise, given their conditions or given each class."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def scores(
     Args:
       distribution: p, over images or vectors.
       noise: q, a `UniformNoise`, `NoNoise` or `VariationalDequantization`.
-      events: gray levels or continuous values, [B, ...], of the distribution's dtype.
-      *condition: a result of `as_conditions`, [B, ...], unless it is `None`.
+      events: gray levels or continuous values, [B, ...], in the distribution's dtype.
+      *condition: conditions [B, ...] from `as_conditions`, unless these are `None`.
       num_samples: number of noise samples K.
       seed: an int32.
       num_classes: if given, the number of classes C; returns log p(x + u_k | y), [K, B, C].
@@ -80,6 +80,6 @@ def log_prob_of(
     condition: tf.Tensor | None,
     training: bool = False,
 ) -> tf.Tensor:
-    """Returns log p(x | c), [B], for a result of `as_conditions`."""
+    """Returns log p(x | c), [B], for a condition from `as_conditions`."""
     options = {} if condition is None else {"conditional_input": condition}
     return distribution.log_prob(values, **route(distribution, training=training, **options))

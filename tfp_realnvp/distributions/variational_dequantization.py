@@ -23,7 +23,7 @@ tfd = tfp.distributions
 
 
 class VariationalDequantization(tf.Module):
-    r"""A conditional flow q(u | x) on [0, 1) that generates the noise u for gray levels x.
+    r"""A conditional flow q(u | x) on [0, 1)^D that generates noise u for gray levels x.
 
     ```
     u = Φ(g(ε; x)),   ε ~ N(0, I),   log q(u | x) = log N(ε) - log |det dg/dε| - log φ(g(ε; x))
@@ -123,7 +123,7 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `dequantize`, but takes a function that maps gray levels to U[0, 1) noise."""
+        """Like `dequantize`, with `noise_fn`, a function of gray levels, as source of U[0, 1)."""
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)

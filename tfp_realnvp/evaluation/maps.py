@@ -33,18 +33,18 @@ def log_prob_map(
 ) -> np.ndarray:
     """Returns the contribution of each position of an image to its log density, in nats.
 
-    The log density of a flow sums log densities of latents and log dets, and each term has a
-    position in the image. The sum of a map [H, W] is `tfr.log_prob` with the same arguments,
-    including `-log q(u | x)` of a `VariationalDequantization` q.
+    The log density of a flow is a sum of log densities of latents and of log dets, and each term
+    has a position in the image. A map [H, W] sums to `tfr.log_prob` with the same arguments,
+    including the term `-log q(u | x)` of a `VariationalDequantization` q.
 
-    Normalizations and 1×1 convolutions contribute equally at all positions. After a squeeze, the
-    pixels of a block share its value evenly. A contribution is not the log density of the pixel
-    given the others: changing one pixel changes the map within the networks' receptive field. For a
-    `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
+    Normalizations and 1×1 convolutions contribute equally at all positions. A term at a coarser
+    scale belongs to a block of pixels, and is spread evenly over them. A contribution is not the
+    log density of a pixel given the others: one pixel changes the map within the receptive field of
+    the networks. For a `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
 
-    Log dets depend on the content of an image: smooth areas have a higher density than edges. The
-    latents of typical images have the same distribution at all positions. To find defects,
-    `log_dets=False` is therefore often better.
+    The log dets depend on the content of an image: they are higher in smooth areas than at edges.
+    The latents of typical images have the same distribution at all positions. Therefore
+    `log_dets=False` often detects defects better.
 
     #### Example
 
@@ -66,18 +66,17 @@ def log_prob_map(
     2021 (arXiv 2111.07677), which uses `log_dets=False`.
 
     Args:
-      model: as in `log_prob`, on images. The distribution must be a `tfd.Sample` or
-        `tfd.Independent` of distributions on elements or channels, a `ConditionalBase` that returns
-        one, or a `tfd.TransformedDistribution` of these. Valid bijectors are bijectors of this
-        package, TFP's bijectors on elements or channels, and `FlowChain` and `tfb.Invert` of valid
-        bijectors.
+      model: a `FlowModel` of images, or its distribution. Its base must be a `tfd.Sample` or
+        `tfd.Independent` of distributions of elements or channels, or a `ConditionalBase` that
+        returns one. Valid bijectors are those of this package, TFP's bijectors of elements or
+        channels, and `FlowChain` and `tfb.Invert` of valid bijectors.
       data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
-      log_dets: `False` leaves out the log dets.
+      log_dets: whether maps include the log dets; `False` keeps the log densities of latents only.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.
 
     Raises:
       TypeError, ValueError: as in `log_prob`, or if events are vectors, a log det has no positions,
-        or the distribution or its base has another type.
+        or the base distribution or a bijector has an invalid type.
     """
     caller = "log_prob_map"
     model = model_of(model, caller)

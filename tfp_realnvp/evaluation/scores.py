@@ -73,10 +73,10 @@ def log_prob(
     (3,)
 
     Args:
-      model: a `FlowModel`, or a distribution, which gets uniform noise.
-      data: events [N, H, W, C] or [N, D], or other data that `FlowModel.predict` takes. Casts them
-        to the distribution's dtype.
-      conditional_input: conditions [N, ...], if the distribution takes any.
+      model: a `FlowModel`, or a distribution, for which gray levels get uniform noise.
+      data: images [N, H, W, C], vectors [N, D], or other data that `FlowModel.predict` takes. The
+        function casts them to the distribution's dtype.
+      conditional_input: conditions [N, ...], if the distribution has a condition.
       num_samples: number of noise samples K. Each costs one pass of the networks.
       **kwargs: `batch_size` for arrays, by default 32; `steps`, the number of batches from an
         infinite dataset; and `verbose`, by default 0.
@@ -148,9 +148,9 @@ def map_batches(
 ) -> Any:
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
-    The function gets events in the distribution's dtype, and returns one or several arrays. `data`
-    has any form that `bits_per_dim` takes. `model` checks the data, and finds conditions in it.
-    Error messages begin with `caller`.
+    `function` takes events in the distribution's dtype, and returns one or several arrays. `data`
+    has any form that `bits_per_dim` takes. `model` determines which part of the data is the
+    condition. Error messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     distribution, gray_levels = model.distribution, model.dequantize
@@ -197,7 +197,7 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
 
 
 def check_no_weights(data: Any, caller: str) -> None:
-    """Raises `ValueError` if data have sample weights, which evaluations do not use."""
+    """Raises `ValueError` if data contain sample weights, which `tfr.evaluation` does not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
     weights = batch_parts.weights_in(structure)
     expected = f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them"

@@ -31,12 +31,13 @@ tfd = tfp.distributions
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The result of `bits_per_dim`, in bits/dim, or of `log_likelihood`, in nats.
+    """The result of `bits_per_dim` (in bits/dim) or `log_likelihood` (in nats).
 
     Attributes:
       mean: mean over events and noise samples.
       standard_error: standard error of `mean` over events; NaN for a single event.
-      importance_weighted: the tighter bound, averaged over events; `mean` for one noise sample.
+      importance_weighted: mean over events of the tighter, importance-weighted bound; equals `mean`
+        for one noise sample.
       importance_weighted_error: standard error of `importance_weighted`.
       num_events: number of events.
       num_samples: number of noise samples K per event.
@@ -94,8 +95,8 @@ def bits_per_dim(
 
     In expectation both are upper bounds on the bits/dim of the integer images, `-1/D log2 ∫ p(x +
     u) du`. `importance_weighted` is tighter, and improves with K; for K = 1 both are equal. The
-    noise of an image depends only on the seed and the image. `FlowModel.evaluate` uses the first
-    sample, with the model's seed.
+    noise of an image depends only on the seed and the image. `FlowModel.evaluate` computes `mean`
+    for K = 1 and the model's seed.
 
     With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
     distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. Conditions are optional
@@ -157,8 +158,8 @@ def log_likelihood(
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    with K noise samples u₁ … u_K from q, which is 1 for uniform noise. In expectation both are
-    lower bounds on the log probability of integers. The second is tighter.
+    with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. In
+    expectation both are lower bounds on the log probability of integers. The second is tighter.
 
     #### Example
 
@@ -202,8 +203,8 @@ def classification(
 ) -> Classification:
     r"""Evaluates a class-conditional distribution as a classifier by Bayes' rule.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ per image x of gray levels, the same for all classes
-    and in `bits_per_dim`,
+    For an image x of gray levels and K noise samples u₁ … u_K from U[0, 1)ᴰ, the same for all
+    classes,
 
     ```
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')

@@ -73,7 +73,7 @@ def save_curves(
 def save_history(
     path: str | os.PathLike[str], history: Any, metric: str | None = None
 ) -> pathlib.Path:
-    """Plots a metric of a Keras `History` by epoch, for training and for validation data.
+    """Plots a metric of a Keras `History` over epochs, for training and validation data.
 
     Args:
       path: path of the PNG file, which is returned. Missing folders are created.

@@ -1,4 +1,4 @@
-"""Images side by side, also with labels, and scores of positions drawn over images."""
+"""Grids of images, also with labels, and heat maps of scores over images."""
 
 import math
 import os
@@ -112,7 +112,7 @@ def heat_map(
     high: float | None = None,
     num_values: int = 256,
 ) -> np.ndarray:
-    """Draws scores of positions over images: red to yellow for high scores, gray for low scores.
+    """Draws scores by position over gray images, from red to yellow for high scores.
 
     Args:
       images: `[N, H, W, C]`, as in `image_grid`.

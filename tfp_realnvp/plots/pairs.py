@@ -13,8 +13,8 @@ __all__ = ["pairs"]
 _MAX_PANELS = 8  # in a row of a figure
 _MAX_POINTS = 1_000  # in a panel
 _NUM_LOWEST = 5  # rows of the lowest density to mark
-_MARGIN = 0.15  # of panels, as a part of the range of rows
-_JITTER = 0.25  # of categories, whose codes differ by one
+_MARGIN = 0.15  # margin of a panel, relative to the range of rows
+_JITTER = 0.25  # largest noise on the integer codes of categories
 
 
 def pairs(
@@ -23,16 +23,17 @@ def pairs(
     columns: Sequence[Any] | None = None,
     num_lowest: int | None = None,
 ) -> Any:
-    """Draws the columns of a table in pairs, with samples of a density.
+    """Draws scatter plots of pairs of columns, for the rows of a table and samples of a density.
 
-    Panels below the diagonal show rows and samples of two columns, panels on the diagonal
-    histograms of one column. If the density is right, the rows and an equal number of samples look
-    alike. Circles mark the rows of lowest density; the legend names them, the lowest first.
+    Panels on the diagonal show histograms of one column. If the density is right, the rows and an
+    equal number of samples look alike. Circles mark the rows of lowest density; the legend names
+    them, the lowest first.
 
-    Panels show at most 1,000 rows, evenly spaced, and the rows of lowest density. The axes end
-    slightly outside of the range of the rows; the legend states how many samples lie beyond.
-    Histograms show the share of all rows in each bin. Values that are not numbers are categories,
-    drawn with uniform noise around their positions. Panels omit rows with missing cells.
+    Panels show at most 1,000 rows, at evenly spaced positions in the table, and the rows of lowest
+    density. The axes end slightly outside of the range of the rows; the legend states how many
+    samples lie beyond. Histograms show the fraction of all rows in each bin. Values that are not
+    numbers are categories, drawn with uniform noise around their positions. Panels omit rows with
+    missing cells.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
@@ -165,7 +166,7 @@ def _chosen(X: Any, columns: Sequence[Any] | None) -> tuple[list[int], list[str]
 
 
 def _column(table: Any, i: int) -> np.ndarray:
-    """Returns a column; missing cells of objects are NaN."""
+    """Returns a column of a table; in object columns, NaN replaces missing cells."""
     if hasattr(table, "iloc"):
         cells = table.iloc[:, i].astype(object)
         return cells.where(cells.notna(), np.nan).to_numpy()
@@ -178,7 +179,7 @@ def _column(table: Any, i: int) -> np.ndarray:
 
 
 def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns numeric columns, or the codes and names of categories."""
+    """Converts a column of rows and of samples to numbers, or to codes with category names."""
     try:
         return rows.astype(np.float64), samples.astype(np.float64), []
     except (TypeError, ValueError):

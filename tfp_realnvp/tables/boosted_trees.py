@@ -14,7 +14,7 @@ __all__ = ["BoostedTrees", "GivenTrees", "fit_boosted_trees"]
 
 _OPTIONS = {"early_stopping": False, "random_state": 0}
 _MEAN_OPTIONS = {**_OPTIONS, "max_iter": 100, "max_leaf_nodes": 15}
-# Absolute errors carry less information than events, so these trees are smaller.
+# Absolute errors carry less information than events, so the trees of the scale are smaller.
 _SCALE_OPTIONS = {
     **_OPTIONS,
     "loss": "gamma",  # keeps predictions positive
@@ -23,20 +23,20 @@ _SCALE_OPTIONS = {
     "max_leaf_nodes": 8,
     "min_samples_leaf": 40,
 }
-# For events of variance 1.
+# Events have variance 1.
 _LEAST_SCALE = 1e-3
-# Averaging the means reduces variances at most by this factor.
+# The correction for averaging over folds multiplies variances by at least this factor.
 _LEAST_VARIANCE_PART = 0.25
-# Waiting threads take 30 times as long if another process occupies a core.
+# With several OpenMP threads, a fit takes 30 times as long if another process occupies a core.
 _ONE_THREAD = ThreadpoolController().wrap(limits=1, user_api="openmp")
 
 
 class BoostedTrees(NamedTuple):
-    """Trees of the mean and the scale of an event given conditions, averaged over folds.
+    """Trees that predict the mean and the scale of an event given conditions.
 
     Attributes:
-      means: for each fold, trees of the mean fitted without it.
-      scales: for each fold, trees of the mean absolute error of `means`.
+      means: for each fold, trees that predict the mean, fitted to the other folds.
+      scales: for each fold, trees that predict the absolute error of `means`.
     """
 
     means: list[HistGradientBoostingRegressor]
@@ -44,13 +44,13 @@ class BoostedTrees(NamedTuple):
 
     @_ONE_THREAD
     def predictions(self, conditions: np.ndarray) -> np.ndarray:
-        """Predicts the mean and the log scale of events given conditions [N, C], [N, 2]."""
+        """Predicts mean and log scale, [N, 2], of events given conditions [N, C]."""
         means, scales = (
             np.stack([trees.predict(conditions) for trees in of_folds]) for of_folds in self
         )
         scale = scales.mean(axis=0)
-        # Averaging reduces the squared error by the variance of the means over folds. For normal
-        # errors, the variance is π/2 times the squared mean absolute error.
+        # Averaging the means over folds reduces the squared error by their variance. For normal
+        # errors, the squared error is π/2 times the squared mean absolute error.
         part = 1 - means.var(axis=0) / (np.pi / 2 * scale**2)
         log_scale = np.log(scale) + np.log(part.clip(min=_LEAST_VARIANCE_PART)) / 2
         return np.column_stack([means.mean(axis=0), log_scale])
@@ -60,10 +60,10 @@ class BoostedTrees(NamedTuple):
 def fit_boosted_trees(
     rows: Rows, folds: np.ndarray, width: float
 ) -> tuple[BoostedTrees, np.ndarray]:
-    """Fits trees to the last column given the others, and predicts it for all rows, [N, 2].
+    """Fits trees to the last column given the others; also returns mean and log scale, [N, 2].
 
-    The predictions for a row come from trees fitted without its fold. `width` is the rounding width
-    of the last column.
+    The trees that predict a row were fitted without its fold. `width` is the rounding width of the
+    last column.
     """
     conditions, events = rows.values[:, :-1], rows.values[:, -1]
     weights = rows.weights / rows.weights.mean()
@@ -85,18 +85,18 @@ def fit_boosted_trees(
 
 
 class GivenTrees(NamedTuple):
-    """A density of one event given conditions, the first two of which are tree predictions.
+    """A conditional density of one event; trees predict the first two conditions.
 
     Attributes:
-      density: of the error of the predicted mean, divided by the predicted scale.
-      num_conditions: which the density takes, from the first on.
+      density: density of the standardized error, (event - predicted mean) / predicted scale.
+      num_conditions: `density` depends on this many conditions, from the first on.
     """
 
     density: Any
     num_conditions: int
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
-        """Converts rows to rows of `density`."""
+        """Converts rows to the conditions and standardized errors that `density` takes."""
         errors = (rows[:, -1] - rows[:, 0]) / np.exp(rows[:, 1])
         return np.column_stack([rows[:, : self.num_conditions], errors])
 
@@ -105,7 +105,7 @@ class GivenTrees(NamedTuple):
         return self.density.log_prob(self.rows(rows)) - rows[:, 1]
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
+        """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
         return self.density.tails(self.rows(rows))
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:

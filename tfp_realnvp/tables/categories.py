@@ -1,4 +1,4 @@
-"""The probabilities of categories: mixtures of independent columns."""
+"""Probabilities of categories by latent class models: mixtures with independent columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUM_STEPS = 100
 
 
 class CategoryMixture(NamedTuple):
-    """A mixture of K distributions with independent columns, on indicators [N, H].
+    """A mixture of K distributions with independent columns, over indicators [N, H].
 
     Attributes:
       log_weights: log weights of the components, [K].
@@ -33,8 +33,8 @@ class CategoryMixture(NamedTuple):
     def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> CategoryMixture:
         """Fits the mixture by expectation maximization.
 
-        Each component gets one pseudo-row, the mean of the overall frequencies and uniform
-        frequencies, so that no category is impossible.
+        Each component gets a pseudocount of one row, spread half by the frequencies of categories
+        and half uniformly, so that no category has probability 0.
         """
         values, weights = Rows.merged(*rows)
         weights = weights * rows.number / weights.sum()
@@ -50,7 +50,7 @@ class CategoryMixture(NamedTuple):
 
     @classmethod
     def of(cls, mixtures: list[CategoryMixture], shares: np.ndarray) -> CategoryMixture:
-        """Joins mixtures with the given shares into one."""
+        """Returns a mixture of mixtures with the weights `shares`, as one mixture."""
         log_weights = [
             mixture.log_weights + np.log(share)
             for mixture, share in zip(mixtures, shares, strict=True)
@@ -63,7 +63,7 @@ class CategoryMixture(NamedTuple):
         return logsumexp(self._joint(rows), axis=1)
 
     def sample(self, rows: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        """Draws the missing cells of rows given the known ones, from uniform numbers [N, 1 + C]."""
+        """Imputes missing cells of rows with samples, from uniform numbers [N, 1 + C]."""
         components = drawn(softmax(self._joint(rows), axis=1), uniforms[:, 0])
         columns = split_categories(np.exp(self.log_probs[components]), self.sizes)
         codes = np.empty([len(rows), len(columns)])
@@ -78,12 +78,11 @@ class CategoryMixture(NamedTuple):
 def fit_category_mixture(
     splits: Splits, columns: Columns, rng: np.random.Generator
 ) -> tuple[CategoryMixture, float]:
-    """Returns the mixture of categories, and the mean log probability of held-out rows.
+    """Returns a mixture of categories, and the mean log probability of held-out rows.
 
-    The first columns of the rows are standardized indicators; `columns` describe them.
-
-    The result averages one mixture per split, fitted to its first part. The second parts select the
-    number of components by their likelihood.
+    The result averages one mixture per split, fitted to its training rows. The held-out rows select
+    the number of components. The first columns of the rows are indicators, standardized by
+    `columns`.
     """
     sizes, best = columns.sizes, -math.inf
     if not sizes:

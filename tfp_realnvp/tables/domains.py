@@ -1,4 +1,4 @@
-"""Bounded and periodic columns of a table, as columns of unbounded numbers."""
+"""Maps of bounded and periodic columns of a table to the real line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tfp_realnvp.tables.frames import position
 
 __all__ = ["Circle", "Interval", "Limits", "checked_limits"]
 
-# Bounds move outwards by this part of a standard deviation, or by half the rounding width.
+# Bounds move outwards by this many standard deviations, or by half the rounding width.
 _LEAST_MARGIN = 1e-3
-# Limits of the mean and of the log standard deviation of a truncated normal distribution.
+# Limits of the standardized mean and of the log scale of a truncated normal distribution.
 _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
 # `ndtr` of smaller numbers underflows to 0.
 _LEAST_QUANTILE = -37.0
@@ -29,11 +29,11 @@ Limits = dict[int, tuple[float, float] | float]
 
 
 class Interval(NamedTuple):
-    """The map of a column between bounds to the real line. One bound may be infinite.
+    """The map of a bounded column to the real line. One bound can be infinite.
 
-    The map is Φ⁻¹(F(x)), where F is the cumulative distribution function of a truncated normal
-    distribution, fitted by maximum likelihood. Far from the bounds the map is nearly affine. The
-    map makes uniform, exponential and half normal columns normal.
+    The map is Φ⁻¹(F(x)), where F is the CDF of a truncated normal distribution, fitted by maximum
+    likelihood. Far from the bounds the map is nearly affine. It makes uniform, exponential and half
+    normal columns normal.
 
     If columns depend on each other linearly, the affine map `straight` is better.
     """
@@ -44,7 +44,7 @@ class Interval(NamedTuple):
 
     @classmethod
     def fit(cls, low: float, high: float, rounding: float, mean: float, stddev: float) -> Interval:
-        """Fits the map to a column's rounding width, mean and standard deviation."""
+        """Fits the map to a column with this rounding width, mean and standard deviation."""
         margin = max(_LEAST_MARGIN * stddev, rounding / 2)
         ends = np.array([low - margin, high + margin])
 
@@ -60,11 +60,11 @@ class Interval(NamedTuple):
         return cls(low, high, truncnorm(*arguments(best)))
 
     def straight(self, mean: float, stddev: float) -> Interval:
-        """Returns the affine map for a column of this mean and standard deviation."""
+        """Returns the affine map that standardizes with this mean and standard deviation."""
         return self._replace(distribution=norm(mean, stddev))
 
     def to_line(self, column: np.ndarray) -> np.ndarray:
-        """Maps a column to the real line; values out of bounds count as the bound."""
+        """Maps a column to the real line, after clipping it to the bounds."""
         column = column.clip(self.low, self.high)
         log_cdf, log_rest = self.distribution.logcdf(column), self.distribution.logsf(column)
         return np.where(log_cdf < log_rest, ndtri_exp(log_cdf), -ndtri_exp(log_rest))
@@ -82,10 +82,10 @@ class Interval(NamedTuple):
 
 
 class Circle(NamedTuple):
-    """The map of a periodic column to the real line.
+    """The map of a periodic column to the real line, cut at a seam where rows are rarest.
 
-    Each number has one image per period. Training uses the image after the seam, where rows are
-    rarest. The density of a number is the sum over its images.
+    A value x stands for all x + k period. Training uses the one in [seam, seam + period). The
+    density of x sums over neighboring periods.
     """
 
     period: float
@@ -100,11 +100,11 @@ class Circle(NamedTuple):
         return cls(period, (np.fft.irfft(harmonics).argmin() + 0.5) / _NUM_BINS * period)
 
     def to_line(self, column: np.ndarray) -> np.ndarray:
-        """Returns the first image after the seam of each number."""
+        """Moves numbers by whole periods to [seam, seam + period)."""
         return self.seam + (column - self.seam) % self.period
 
     def from_line(self, line: np.ndarray) -> np.ndarray:
-        """Maps images to numbers in [0, period)."""
+        """Moves numbers by whole periods to [0, period)."""
         column = line % self.period
         return np.where(column < self.period, column, 0.0)  # -1e-20 % 360 is 360
 
@@ -116,7 +116,7 @@ class Circle(NamedTuple):
 def checked_limits(
     bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
-    """Checks `bounds` and `periods`, dictionaries by name or position, and joins them."""
+    """Checks and joins `bounds` and `periods`, whose keys are names or positions of columns."""
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
         expected = f"{caller}: expected {option} as a dictionary by column"

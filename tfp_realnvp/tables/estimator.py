@@ -1,4 +1,4 @@
-"""Base class of the table estimators: arguments, checks of rows, and the fit."""
+"""Base class of the table estimators: checks rows and fits densities."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     """Base of `FlowDensity` and `FlowRegressor`."""
 
     def _fit_or_keep(self, *arguments: Any) -> Any:
-        """Calls `_fit`; after an error the estimator is unchanged.
-
-        `_fit` sets attributes of a copy. The estimator takes all attributes at once at the end.
-        """
+        """Calls `_fit` on a copy and then takes its attributes; an error changes nothing."""
         self._check()
         fitted = copy.copy(self)
         fitted._fit(*arguments)
@@ -52,18 +49,18 @@ class TableEstimator(Options, EstimatorWithGaps):
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Sets the attributes of a fit."""
+        """Sets the fitted attributes."""
         raise NotImplementedError
 
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
-        """Returns the columns of rows [N, D]; missing cells are drawn from the known cells."""
+        """Computes the properties of columns [N, D]; random known cells replace missing ones."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
         return Columns.of(rows, self.dequantize, self._name, limits)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any
     ) -> list[StackFit]:
-        """Fits all densities but flows of y [N, D] given standardized x [N, C], for each group."""
+        """Fits p(y [N, D] | standardized x [N, C]) for each group by all densities but flows."""
         numbers = range(int(groups.max()) + 1)
         is_empty = np.any([np.isnan(y[groups == i]).all(axis=0) for i in numbers], axis=0)
         expected = f"{self._name}: expected a known cell in each column and class"
@@ -75,7 +72,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         return [StackFit(rows.where(groups == i), columns, self, rng, progress) for i in numbers]
 
     def _fit_flows(self, fits: list[StackFit]) -> None:
-        """Trains flows until an interrupt, and sets the fitted attributes."""
+        """Trains flows, which Ctrl-C ends, and sets the fitted attributes."""
         try:
             for fit in fits:
                 fit.add_flows()
@@ -102,7 +99,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
 
     def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
-        """Returns names and limits of the numeric columns of rows [N, D]."""
+        """Returns the names of the numeric columns, and their bounds and periods."""
         names = self._names
         options = self.bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
@@ -110,7 +107,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         return [str(names[i]) for i in numbers], {numbers.index(i): limits[i] for i in limits}
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the indicators of categories and the numeric columns of rows, float64."""
+        """Splits rows into indicators of their categories and numeric columns, both float64."""
         is_category = self._are_categories
         return one_hot(rows[:, is_category], self._sizes), rows[:, ~is_category].astype(np.float64)
 
@@ -125,15 +122,15 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
         conditions = self._x_columns.standardized(x)
-        # The fit knows no other value of a column that is constant or has no known cell.
+        # In `fit` this column was constant or unknown, so nothing is known about other values.
         conditions[..., self._x_columns.is_constant] = 0.0
         return conditions
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        """Returns X, or X and y, float32 or float64, checked by scikit-learn.
+        """Returns X, or X and y, float32 or float64, after the checks of scikit-learn.
 
-        Missing cells of X are NaN, and categories are codes. `fit` learns the categories; later
-        calls pass `reset=False`.
+        In the result, missing cells of X are NaN, and categories are codes. `fit` learns the
+        categories; later calls pass `reset=False`.
         """
         is_fit, features = options.get("reset", True), self.categorical_features
         if is_fit:
@@ -145,8 +142,8 @@ class TableEstimator(Options, EstimatorWithGaps):
             if is_fit:
                 self._categories = frames.categories_of(X, features, self._name)
             elif self._categories:
-                # Check here: categories are looked up by position before scikit-learn compares the
-                # names.
+                # scikit-learn compares the names only later, after the codes of categories are
+                # looked up by position.
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"

@@ -24,10 +24,10 @@ from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 
 __all__ = ["FlowDensity"]
 
-# Numeric labels with more distinct values than this, in few rows each, are measurements.
+# More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18
-# A mean needs fewer proposals than a sample that resamples them.
+# A density, a mean over proposals, needs fewer of them than samples, which resample them.
 _PROPOSALS_OF_SCORES, _PROPOSALS_OF_SAMPLES = 32, 128
 _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
@@ -39,62 +39,64 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
     p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to ten thousands of rows. Columns can have any units. The
-    estimator splits the rows into parts, fits several kinds of densities to the rows outside each
-    part, and mixes them:
+    The estimator is for tables of tens to tens of thousands of rows. Columns can have any units.
+    The estimator splits the rows into folds, as cross-validation does. For each fold, it fits
+    several kinds of densities to the other folds. The result is their mixture:
 
     ```
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
     ```
 
-    where p_ki is the density of kind k that was fitted without part i. The weights w_k maximize the
+    where p_ki is the density of kind k that was fitted without fold i. The weights w_k maximize the
     likelihood of the held-out rows. The kinds are:
 
     *   Student t distributions with the covariance of the rows, shrunk towards independent columns.
         Held-out likelihood selects the shrinkage. Their weight is at least 0.01, or 10 / N for more
-        than 1,000 rows, so that rows far from all others keep a positive density.
+        than 1,000 rows: their heavy tails cover rows far from all others.
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
-    *   Flows, initialized as the Student t distributions. Each training step adds new normal noise
-        to its rows, and the noise decreases. Held-out rows decide when to stop. There are no flows
-        on fewer than 150 rows, or if the first flow improves the mixture by no more than one
-        standard error. From 50,000 rows on, the default is a single larger flow.
+    *   Flows, initialized as the Student t distributions. Each training step adds normal noise to
+        its batch; the noise decreases during training. Held-out rows decide when to stop. The
+        mixture has no flows if there are fewer than 150 rows, or if the first flow improves the
+        mixture by at most one standard error. From 50,000 rows on, the default is a single, larger
+        flow.
 
-    Equal rows are always in the same part. Standard errors use Kish's effective number of distinct
-    rows, (Σ w)² / Σ w², with weights w.
+    Equal rows are always in the same fold. Standard errors use Kish's effective number of distinct
+    rows, (Σ w)² / Σ w², with row weights w.
 
-    Rounded numbers could have an infinite density. Flows therefore add uniform noise of the
-    rounding width to coarsely rounded columns, and normal distributions add its variance; see
-    `dequantize`. Component variances are at least 1e-6 of the variance of the (mapped) column. A
-    column takes few values if 90% of its rows, not counting the most frequent value, have values
-    that occur in at least five distinct rows. For such a column, `fit` also tries normal
+    The likelihood of rounded numbers has no upper bound: peaks at the values can be arbitrarily
+    narrow. For coarsely rounded columns, the training of flows therefore adds uniform noise of the
+    rounding width, and normal distributions add the variance of this noise; see `dequantize`.
+    Component variances are at least 1e-6 of the variance of the (mapped) column. A rounded column
+    "takes few values" if at least 90% of its rows, not counting the most frequent value, have
+    values that occur in at least five distinct rows. For such a column, `fit` also tries normal
     distributions without the rounding variance, and issues a warning. `score_samples` is then the
-    height of narrow peaks at these values. This height is not a probability, can exceed 1, and is
-    not comparable between estimators with different peak widths.
+    height of narrow peaks at these values, which is not a probability, can exceed 1, and depends on
+    the width of the peaks.
 
-    A column with `bounds` is mapped to the real line by the cumulative distribution function of a
-    truncated normal distribution, followed by the normal quantile function. The bounds are first
-    moved outwards by half the rounding width or 0.001 standard deviations, so that the bounds
-    themselves have a density. Samples beyond a bound are set to it. The density of a periodic
-    column is summed over three periods.
+    The CDF of a truncated normal distribution, followed by the normal quantile function, maps a
+    column with `bounds` to the real line. The truncation lies outside of the bounds, by half the
+    rounding width or 0.001 standard deviations, so the density at the bounds is finite. Samples
+    beyond a bound are clipped to it. The density of a periodic column is the sum over three periods
+    of a density on the real line.
 
-    With columns of categories c, the density is p(c) p(numbers | c). p(c) is a mixture of
-    distributions with independent columns. Held-out likelihood selects the number of its
-    components. p(numbers | c) is the mixture above, conditioned on indicators of the categories:
-    all kinds of densities depend on them. No known category has probability 0, and the
-    probabilities of all categories add up to 1.
+    With categorical columns c, the density is p(c) p(numbers | c). p(c) is a latent class model: a
+    mixture of distributions with independent columns. Held-out likelihood selects the number of its
+    components. p(numbers | c) is the mixture above; all of its densities are conditioned on
+    indicators of the categories. No known category has probability 0, and the probabilities of all
+    categories add up to 1.
 
     Networks compute in float32, everything else in float64. `GridSearchCV` and `cross_val_score`
     use `score`, the mean log density, or with `scoring='accuracy'` the predicted labels. Tracing
     the flows takes seconds, once per process. With `n_jobs=2`, each worker process traces the flows
     again: keep `n_jobs=1` unless there are many long fits.
 
-    Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before `fit`
-    estimates the densities, a normal mixture draws the missing cells given the other cells,
-    separately for each held-out part. This assumes that the probability of a missing cell depends
-    on known cells alone. Scores and predictions of a row with missing cells use the marginal
-    density of the known cells.
+    Missing cells are NaN, `None` in categories, or masked cells of `np.ma` arrays. Before it
+    estimates the densities, `fit` imputes missing cells: it samples them from a normal mixture
+    given the other cells, separately for each fold. This assumes that cells are missing at random:
+    whether a cell is missing depends on known cells alone. Scores and predictions of a row with
+    missing cells use the marginal density of the known cells.
 
-    With a condition, or for millions of rows, use `RealNVPVector` and `FlowModel`.
+    For conditional densities, or millions of rows, use `RealNVPVector` and `FlowModel`.
 
     #### Example
 
@@ -136,37 +138,36 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
         does not matter. If `fit` raises an error, the estimator does not change.
 
-        Ctrl-C stops the training of flows, as in `MLPClassifier`. The estimator keeps the finished
-        flows and all other densities, mixed by the rows that these flows held out, and a
-        `ConvergenceWarning` says how many flows are missing. Before the training of flows, Ctrl-C
-        raises `KeyboardInterrupt`, and the estimator does not change.
+        Ctrl-C during the training of flows ends the training, as in `MLPClassifier`. The estimator
+        keeps the finished flows and all other densities; the rows that these flows held out
+        determine the mixture weights. A `ConvergenceWarning` says how many flows are missing.
+        Before the training of flows, Ctrl-C raises `KeyboardInterrupt`, and the estimator does not
+        change.
 
         Args:
           X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
             missing cells. Rows without a known cell are ignored. Each numeric column needs a known
-            cell, with labels in each class.
-          y: labels [N] of classes, or `None`. -1 is accepted only if 1 is the only other label.
-            Otherwise -1 raises an error, since it means "not known" to `ClassMixture`.
+            cell; with labels, it needs one in each class.
+          y: class labels [N], or `None`. -1 is accepted only if 1 is the only other label.
+            Otherwise -1 raises an error, since to `ClassMixture` it means "not known".
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
           The estimator, with these attributes:
 
-          *   `score_held_out_`: mean log density of held-out rows in nats, p(x | y) with labels.
-              This mean is slightly too high, since these rows also determine the weights and early
-              stopping. If cells are missing, `fit` evaluates rows with drawn cells, not their
-              marginal density.
-          *   `score_start_`: the same without flows.
-          *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, the mean gain in log density
-              of the final mixture over the mixture without flows, in nats per held-out row; and its
-              standard error. (0.0, 0.0) without flows.
-          *   `history_`: for each flow, lists with an element per validation: `step`, `noise`, and
-              `lead`, the mean gain in held-out log density over the initial flow, with its standard
-              error `lead_error`.
+          *   `score_held_out_`: mean log density of held-out rows in nats; of p(x | y) with labels.
+              This mean is slightly too high, since these rows also determine the mixture weights
+              and early stopping. In rows with missing cells, it includes the imputed values.
+          *   `score_start_`: the mean log density of held-out rows under the mixture without flows.
+          *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, in nats per held-out row, and
+              its standard error. (0.0, 0.0) without flows.
+          *   `history_`: for each flow, a dictionary of lists with one element per validation:
+              `step`, `noise`, and `lead`, the mean gain in held-out log density over the initial
+              flow, with its standard error `lead_error`.
           *   `n_steps_`, `noise_`: for each flow, the step and the noise at which its final weights
               were saved; 0 and NaN if these are the initial weights. `fit` issues a
               `ConvergenceWarning` if the training diverged.
-          *   `rounding_widths_`: widths of the noise of rounded columns, [D].
+          *   `rounding_widths_`: rounding widths of coarsely rounded columns, 0 for others, [D].
           *   `classes_`, `class_prior_`: with labels, the classes in ascending order and their
               frequencies.
 
@@ -218,11 +219,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             self.classes_ = classes
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns log p(x) of rows [N, D] in nats, [N], float64, for columns in their own units.
+        """Returns log p(x) of rows [N, D] in nats, [N], float64, in the original units of columns.
 
         Missing cells are integrated out: exactly for normal mixtures, and by importance sampling
-        with 32 proposals for the other kinds. A conditional log density is a difference of two
-        results: `log p(a | b) = log p(a, b) - log p(b)`.
+        with 32 proposals for other densities. The difference of two such results is a conditional
+        log density: `log p(a | b) = log p(a, b) - log p(b)`.
 
         The result is -inf out of bounds, and for numbers whose squares overflow float64.
         """
@@ -234,8 +235,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         Args:
           X: rows [N, D].
           y: labels [N], or `None`. An estimator that was fitted without labels ignores them, since
-            pipelines and searches always pass them.
-          sample_weight: nonnegative weights [N] of the mean, or `None` for ones.
+            scikit-learn's pipelines and searches always pass them.
+          sample_weight: nonnegative weights [N] for the mean, or `None` for ones.
         """
         if y is None or not hasattr(self, "classes_"):
             log_probs = self.score_samples(X)
@@ -262,7 +263,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return softmax(joint, axis=1)
 
     def sample(self, n_samples: int = 1, y: Any = None, random_state: Any = None) -> Any:
-        """Returns random rows, without rounding; constant columns keep their value.
+        """Samples rows; values are not rounded, and constant columns keep their value.
 
         Args:
           n_samples: number of rows N, at least 1.
@@ -292,11 +293,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return rows if self._dtypes is None else frames.rows_as_frame(rows, self._dtypes)
 
     def impute(self, X: Any, n_samples: int | None = None, random_state: Any = None) -> Any:
-        """Returns rows whose missing cells are drawn from p(missing cells | other cells).
+        """Imputes missing cells with samples from p(missing cells | other cells).
 
-        The mean of several samples predicts a cell, and their quantiles give intervals. Normal
-        mixtures are sampled exactly; the other kinds resample 128 proposals. A warning names a row
-        if few proposals carry much of its density.
+        The mean of several samples predicts a cell, and their quantiles give intervals. Samples
+        from normal mixtures are exact; for other densities, `impute` resamples 128 proposals. A
+        warning names a row whose result depends on few proposals.
 
         #### Example
 
@@ -367,12 +368,12 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _units(
         self, encoded: np.ndarray, num_proposals: int
     ) -> Iterator[tuple[Any, Any, list[Any], Any]]:
-        """Yields indices of rows that miss the same cells, copies of the rows, and their densities.
+        """Yields indices, completions, conditional densities and log p(x, y) of some encoded rows.
 
-        The E copies [E, N, H + D] enumerate the missing categories and the images of periodic
-        columns. Missing numbers stay NaN. The U densities are pairs of a class index and a `Given`
-        of the E N copies. The last result is log p(x, y), [U, E, N]. Issues a warning if few
-        proposals carry the density.
+        The N rows at these indices miss the same cells. The E completions [E, N, H + D] of each row
+        enumerate its missing categories, and its periodic numbers in neighboring periods; missing
+        numbers stay NaN. The U conditional densities are pairs of a class index and a `Given` for
+        all E N completions. log p(x, y) has the shape [U, E, N].
         """
         progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)
@@ -397,7 +398,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
                 progress(f"{done:,} of {len(encoded):,} rows")
 
     def _copies(self, mixture: CategoryMixture, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns copies [E, N, H + D] for all categories and images, and log factors [E, N]."""
+        """Returns completions [E, N, H + D], see `_units`, and log importance weights, [E, N]."""
         indicators, numbers = np.split(rows, [sum(self._sizes)], axis=1)
         indicators, factors = all_categories(mixture, indicators)
         images = self._columns.images(numbers)
@@ -406,7 +407,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     @np.errstate(invalid="ignore")
     def _warn_of_poor(self, chosen: np.ndarray, units: list[Any], masses: np.ndarray) -> None:
-        """Issues a warning if few proposals carry much of the density of a row."""
+        """Issues a warning if the density of a row depends on few proposals."""
         sizes = np.stack([unit.size.reshape(masses.shape[1:]) for _, unit in units])
         shares = softmax(masses, axis=(0, 1)) * (sizes < _LEAST_EFFECTIVE_SIZE)
         is_poor = shares.sum(axis=(0, 1)) > _POOR_SHARE
@@ -419,7 +420,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             )
 
     def _checked(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the checked rows in units, float64 with NaN, and the encoded rows."""
+        """Returns checked rows in their original units, float64 with NaN, and the encoded rows."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False).astype(np.float64)
         return rows, self._encoded(rows)
@@ -430,7 +431,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         return np.column_stack([indicators, self._columns.standardized(numbers)])
 
     def _decoded(self, encoded: np.ndarray) -> np.ndarray:
-        """Decodes rows to [..., D], in units and with codes of categories."""
+        """Decodes rows to [..., D]: numbers in their original units, and codes of categories."""
         indicators, numbers = np.split(encoded, [sum(self._sizes)], axis=-1)
         rows = np.empty([*encoded.shape[:-1], self.n_features_in_])
         rows[..., self._are_categories] = codes_of(indicators, self._sizes)

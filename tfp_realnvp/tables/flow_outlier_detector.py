@@ -1,4 +1,4 @@
-"""A scikit-learn detector of outliers of a table, by their density."""
+"""A scikit-learn outlier detector for tables: outliers are rows of low density."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     """A scikit-learn detector that reports rows of low density as outliers.
 
     As with `IsolationForest`, `predict` returns -1 for outliers and 1 for other rows, and
-    `contamination` is the share of training rows to report. To bound false alarms among new rows,
-    pass negative scores to `tfr.outliers.p_values`.
+    `contamination` is the fraction of training rows to report. To bound the false alarm rate on new
+    rows, pass negative scores to `tfr.outliers.p_values`.
 
-    The default density is smooth, with noise of 0.1 standard deviations of each column. Without the
-    noise, rows near a narrow peak, such as a value that many rows share, would count as outliers.
-    The density depends on the scale of columns: for skewed columns, try ranks or logarithms.
+    By default, noise of 0.1 standard deviations of each column smooths the density. Otherwise the
+    density could peak at a value that many rows share, and rows beside the peak would count as
+    outliers. Densities change with nonlinear scales: for skewed columns, try ranks or logarithms.
 
     #### Example
 
@@ -37,7 +37,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     5
 
     Attributes:
-      density_: the density of the rows.
+      density_: the fitted density estimator.
       offset_: the log density below which rows are outliers, in nats.
     """
 
@@ -47,13 +47,13 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         Args:
           density: a density estimator with the methods `fit` and `score_samples`, or a pipeline
             that ends with one; by default `FlowDensity(noise=0.1)`.
-          contamination: the share of training rows to report as outliers, in (0, 0.5].
+          contamination: the fraction of training rows to report as outliers, in (0, 0.5].
         """
         self.density = density
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
-        """Estimates the density of rows [N, D], as `FlowDensity.fit` takes them; `y` is ignored.
+        """Estimates the density of rows [N, D], which `FlowDensity.fit` describes; ignores `y`.
 
         Raises:
           ValueError: if the rows are invalid, or a constructor argument is out of range.
@@ -78,12 +78,12 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         return self.density_.feature_names_in_
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns the log density of rows in nats, [N], which is lower for outliers."""
+        """Returns log densities of rows in nats, [N]; outliers have low ones."""
         check_is_fitted(self)
         return self.density_.score_samples(X)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Returns `score_samples(X) - offset_`, [N], which is negative for outliers."""
+        """Returns `score_samples(X) - offset_`, [N]; negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> np.ndarray:

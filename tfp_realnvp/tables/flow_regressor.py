@@ -1,4 +1,4 @@
-"""A scikit-learn estimator of p(y | x), the distribution of numbers given others."""
+"""A scikit-learn estimator of p(y | x), the distribution of numbers y given features x."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["FlowRegressor"]
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
-# Relative to the smaller of the two tail probabilities of a quantile.
+# Relative tolerance of the smaller tail probability at a quantile.
 _TOLERANCE, _LEAST_TAIL = 1e-6, 1e-300
 
 
@@ -32,34 +32,35 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     The distribution can depend on x in any way: errors can grow with x, be skewed, or have several
     modes.
 
-    As in `FlowDensity`, the estimator splits the rows into parts, fits several kinds of densities
-    to the rows outside each part, and mixes them with the weights that maximize the likelihood of
-    held-out y:
+    As `FlowDensity` does, the estimator splits the rows into folds, fits several kinds of densities
+    for each fold to the other folds, and mixes them with the weights that maximize the likelihood
+    of held-out y:
 
     *   Linear regression with Student t errors. Held-out rows select the ridge penalty.
     *   Mixtures of 1 to 32 normal distributions of (x, y), conditioned on x. Further mixtures model
-        x and the errors of the linear regression: they fit a y that is nearly linear in x.
+        x and the errors of the linear regression; these suit a y that is nearly linear in x.
     *   For a single y and at least 100 rows, boosted trees: scikit-learn's
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
         held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
         m(x) and log s(x).
     *   Flows conditioned on x, initialized as the linear regression, or as the Student t errors of
-        the trees. There are no flows on fewer than 150 rows, or if the first flow adds no more than
-        one standard error, or for a single y no more than 0.01 nats. With the default `num_flows`,
-        a single y needs 2,000 rows: on smaller tables flows added nothing in our measurements.
+        the trees. The mixture has no flows if there are fewer than 150 rows, or if the first flow
+        improves its log density by at most one standard error or, beside trees, by at most 0.01
+        nats. With trees and the default `num_flows`, flows need 2,000 rows: in our measurements
+        they added nothing on smaller tables.
 
     Categories in X become indicators, see `categorical_features`. Periodic columns become their
-    cosine and sine. Equal rows are always in the same part.
+    cosine and sine. Equal rows are always in the same fold.
 
     A normal mixture replaces missing cells of X, NaN, by their means given the other cells of X.
-    Each column with missing cells in `fit` gets an indicator of them as a further condition. The
+    Each column with missing cells in `fit` gets a missingness indicator as a further condition. The
     estimator thus learns p(y | known cells, which cells are missing). A warning names columns with
     missing cells that had none in `fit`.
 
-    For a single y that is coarsely rounded, such as grades or counts, the score is that of an
-    interval: `score_samples` is log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding width w
-    in `rounding_widths_`. For whole numbers, w = 1, the score is a log probability. For several y,
-    the variance of the rounding, w² / 12, smooths the density instead.
+    A single y can be coarsely rounded, such as grades or counts. `score_samples` then averages the
+    density over the rounding interval: log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding
+    width w from `rounding_widths_`. For whole numbers, w = 1, this is a log probability. Several
+    rounded y get a density that is smoothed by the variance of the rounding, w² / 12.
 
     #### Example
 
@@ -93,10 +94,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows
         does not matter. If `fit` raises an error, the estimator does not change.
 
-        Ctrl-C stops the training of flows, as in `MLPClassifier`. The estimator keeps the finished
-        flows and all other densities, mixed by the rows that these flows held out, and a
-        `ConvergenceWarning` says how many flows are missing. Before the training of flows, Ctrl-C
-        raises `KeyboardInterrupt`, and the estimator does not change.
+        Ctrl-C during the training of flows ends the training, as in `FlowDensity.fit`. Before the
+        training of flows, Ctrl-C raises `KeyboardInterrupt`, and the estimator does not change.
 
         Args:
           X: rows [N, C] of finite numbers and categories, with N at least 2, and NaN or `None` in
@@ -107,10 +106,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         Returns:
           The estimator, with the attributes of a fitted `FlowDensity` except `classes_` and
           `class_prior_`.
-          `score_held_out_` and `score_start_` are means of log p(y | x) in nats. `flow_gain_` is a
-          pair: `score_held_out_ - score_start_`, the mean gain in log p(y | x) of the final mixture
-          over the mixture without flows, in nats per held-out row; and its standard error.
-          `rounding_widths_` has the columns of y.
+          `score_held_out_` and `score_start_` are means of log p(y | x) over held-out rows in nats.
+          `rounding_widths_` refers to the columns of y.
 
         Raises:
           ValueError: if the data are not as above, or a constructor argument is out of range.
@@ -149,14 +146,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._stack = self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
-        """Returns log p(y | x) of each row in nats, [N], for y in its own units.
+        """Returns log p(y | x) of each row in nats, [N], for y in its original units.
 
-        See the class about a coarsely rounded y.
+        The docstring of the class says what this means for a coarsely rounded y.
 
         Args:
           X: rows [N, C].
-          y: numbers [N], or rows [N, D] as in `fit`. With `None`, the result is the negative
-            entropy, the mean of log p(y | x) over 256 points y: it is low where y is uncertain.
+          y: numbers [N], or rows [N, D] as in `fit`. `None` returns the negative entropy of each
+            p(y | x), the mean of log p(y | x) over 256 samples; it is low where y is uncertain.
         """
         if y is None:
             log_probs = [
@@ -169,9 +166,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return log_probs - np.log(self._columns.scale).sum()
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
-        """Returns P(Y < y | x) of each row, [N], for a single y [N] and X [N, C].
+        """Returns the CDF P(Y < y | x) of each row, [N], for a single y [N] and X [N, C].
 
-        If p(y | x) is correct, these numbers are uniform in (0, 1).
+        If p(y | x) is correct, these probabilities are uniform in (0, 1).
         """
         rows = self._rows(X, y)
         expected = f"{self._name}: expected a fit to a single y for cdf"
@@ -187,12 +184,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
 
         For a single y, the probability of the smaller tail has a relative error of at most 1e-6, or
-        1e-4 where flows, which use float32, dominate the tail. For several y, the quantiles use
-        1,024 points, with errors of about 0.05 standard deviations.
+        1e-4 where flows, which use float32, dominate the tail. For several y, the quantiles are
+        those of 1,024 samples, with errors of about 0.05 standard deviations.
 
         Args:
           X: rows [N, C].
-          quantiles: Q numbers between 0 and 1, else a `ValueError`.
+          quantiles: Q probabilities between 0 and 1; others raise a `ValueError`.
         """
         conditions = self._conditions(X)
         levels = np.asarray(quantiles, np.float64)
@@ -227,8 +224,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
         Args:
           X: rows [N, C].
-          probability: probability of the interval, for each y, above 0 and below 1, else a
-            `ValueError`. Both tails have equal probability.
+          probability: probability that each y lies in its interval, above 0 and below 1; other
+            numbers raise a `ValueError`. Both tails have equal probability.
         """
         expected = f"{self._name}: expected a probability above 0 and below 1"
         probability = validation.real(probability, lambda value: 0 < value < 1, expected)
@@ -237,7 +234,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return low, high
 
     def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
-        """Returns random y given x, [n_samples, N], or [n_samples, N, D] for several y.
+        """Samples y given x, [n_samples, N], or [n_samples, N, D] for several y.
 
         Args:
           X: rows [N, C].
@@ -266,12 +263,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._stack.conditions(self._conditions_of(self._encoded(X)))
 
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
-        """Returns standardized x with means in missing cells, and indicators of these."""
+        """Returns standardized x, with missing cells imputed, and missingness indicators."""
         filled = fill(self._filler, super()._conditions_of(x))
         return np.column_stack([filled, np.isnan(x[:, self._x_gaps])])
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:
-        """Replaces periodic columns of X by cosines and sines, and categories by indicators."""
+        """Replaces periodic columns of X by cosine and sine, and categories by indicators."""
         indicators, numbers = self._split(X)
         positions = list(self._periods)
         angles = 2 * np.pi * numbers[:, positions] / np.array([*self._periods.values()])
@@ -279,7 +276,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return np.column_stack([numbers, np.sin(angles), indicators])
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
-        """Returns conditions of the stack and standardized y, [N, C + D]."""
+        """Returns rows of the stack, conditions and standardized y, [N, C + D]."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
@@ -289,12 +286,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return np.column_stack([self._of_stack(X), events])
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
-        """Converts standardized y [..., D] to its own units, [...] or [..., D]."""
+        """Converts standardized y [..., D] to its original units, [...] or [..., D]."""
         events = self._columns.in_units(events)
         return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
-        """Yields rows [number, n, C + D] for n conditions: quasi-random samples of p(y | x)."""
+        """Yields quasi-random samples of p(y | x) for n rows at a time, [number, n, C + D]."""
         points = qmc.Halton(2 + self._size, rng=0).random(number)
         for (chunk,) in slices(max(1, _CHUNK_SIZE // number), conditions):
             uniforms = np.repeat(points, len(chunk), axis=0)

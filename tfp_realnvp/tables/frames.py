@@ -1,4 +1,4 @@
-"""Conversion of pandas `DataFrame`s to arrays with codes of categories, and back."""
+"""Converts pandas `DataFrame`s to arrays, with integer codes for categories, and back."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
 
 
 def _is_numbers(column: Any) -> bool:
-    """Returns whether `pd.to_numeric` converts all values of a `Series` that are not missing."""
-    values = column.dropna().astype(object)  # `to_numeric` returns strings of Arrow as they are
+    """Returns whether `pd.to_numeric` converts all known values of a `Series` to numbers."""
+    values = column.dropna().astype(object)  # `to_numeric` does not convert Arrow strings
     is_other = isinstance(column.dtype, pd.CategoricalDtype) or values.map(type).eq(bool).any()
     return bool(not is_other and pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
-    """Returns the position of a column given by name, or else by position."""
+    """Returns the position of a column that the user gives by name or, failing that, position."""
     i = names.index(name) if name in names else name
     if i in range(len(names)):
         return int(i)
@@ -57,7 +57,7 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
 
 
 def as_frame(table: Any) -> Any:
-    """Returns a table as a `DataFrame`; masked cells are missing."""
+    """Converts a table to a `DataFrame`; masked cells become NaN."""
     if np.ma.isMaskedArray(table):
         table = np.ma.filled(table.astype(object), np.nan)
     if isinstance(table, pd.DataFrame):
@@ -69,10 +69,10 @@ def as_frame(table: Any) -> Any:
 
 
 def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]]:
-    """Returns the values of columns of categories by position.
+    """Maps positions of categorical columns to their sorted categories.
 
-    `features` are names or positions, a mask of all columns, or `'from_dtype'` for the columns that
-    are categories, strings, objects or bools, but not numbers as strings.
+    `features` selects the columns by names, positions or a mask. `'from_dtype'` selects columns of
+    categories, strings, objects or bools, except strings that are all numbers.
     """
     if isinstance(features, str) and features == "from_dtype":
         features = [
@@ -98,7 +98,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
 
 
 def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
-    """Returns a `DataFrame` with codes of categories, and NaN where they are missing."""
+    """Replaces the categories of a `DataFrame` by codes, and missing ones by NaN."""
     frame = frame.copy()
     for i, values in categories.items():
         cells = frame.iloc[:, i].astype(object)
@@ -113,9 +113,9 @@ def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
 
 
 def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
-    """Replaces codes in rows [..., D] by categories.
+    """Replaces the codes in rows [..., D] by categories.
 
-    The result has dtype object if a category is not a number.
+    If a category is not a number, the result has dtype object.
     """
     names = [np.asarray(value) for values in categories.values() for value in values]
     is_object = any(name.ndim or name.dtype.kind not in "iuf" for name in names)
@@ -128,9 +128,9 @@ def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
 
 
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
-    """Returns rows [N, D] as a `DataFrame` with the names and dtypes of `dtypes_of`.
+    """Converts rows [N, D] to a `DataFrame` with `dtypes`, a `Series` indexed by column names.
 
-    Integers are rounded and clipped to the range of their dtype. Booleans are true from 0.5 on.
+    Integer columns are rounded and clipped to their dtype's range. Numbers from 0.5 on become true.
     """
     columns = {}
     for i, dtype in enumerate(dtypes):
@@ -139,7 +139,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
             column = column >= 0.5
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
-            # The largest 64-bit integer rounds to a float64 outside of the range.
+            # As float64, the largest 64-bit integer rounds to a number outside of the range.
             most = float(limits.max)
             most = most if most <= limits.max else np.nextafter(most, 0)
             column = np.rint(column).clip(limits.min, most)
@@ -148,6 +148,6 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
 
 
 def listed(names: Any) -> str:
-    """Lists the first five names and the number of further names."""
+    """Lists the first five names, and says how many more there are."""
     names = list(map(str, names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""Draws of missing cells given the known cells, and marginal densities of the known cells."""
+"""Imputes missing cells given the known cells, and computes marginal densities of the latter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["all_categories", "fill", "given", "mixture_with_gaps", "with_draws"]
 
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
-# Proposals for densities other than normal mixtures. Some are wide, since mixtures have light
-# tails.
+# Importance sampling for densities other than normal mixtures. A quarter of the proposals is
+# wide, since normal mixtures have light tails.
 _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 0.25, 1.5, 4.0
 _MAX_COMBINATIONS = 64
 
 
 def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
-    """Fills missing cells of rows [N, D] with means given the known cells, or draws by `rng`."""
+    """Fills missing cells of rows [N, D] given known ones: with means, or with samples by `rng`."""
     rows = rows.copy()
     for is_missing, chosen in patterns(rows):
         if not is_missing.any():
@@ -44,11 +44,11 @@ def mixture_with_gaps(
 ) -> NormalMixture:
     """Fits a normal mixture to standardized rows with NaN in missing cells.
 
-    The method is stochastic expectation maximization: each iteration draws the missing cells from
-    the last mixture and fits the next one. `columns` replace draws by existing values. The first
-    mixtures have one component, which extrapolates to rows whose neighbors miss the same cells. The
-    covariance of the N rows [D] of a component is multiplied by (N + D) / (N - D): expected squared
-    errors of a linear regression are larger by this factor on new rows.
+    The method is stochastic expectation maximization: each iteration samples the missing cells from
+    the last mixture, and fits the next mixture to the result. `columns` round the samples to
+    existing values. The first mixtures have one component, which extrapolates to rows whose
+    neighbors miss the same cells. For a component of N rows [D], the covariance is multiplied by
+    (N + D) / (N - D), the ratio of the squared errors of a linear regression on new and old rows.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.
@@ -70,29 +70,29 @@ def mixture_with_gaps(
 def with_draws(
     parts: Sequence[Rows], columns: Sequence[Columns], rng: np.random.Generator
 ) -> list[Rows]:
-    """Draws the missing cells of parts of a table, by a mixture fitted to the first part.
+    """Imputes missing cells of the training rows and, if any, the held-out rows in `parts`.
 
-    `columns` describe the conditions and the events.
+    The normal mixture is fitted to the training rows. `columns` are those of conditions and events.
     """
     mixture = mixture_with_gaps(parts[0], rng, columns, _NUM_MIXTURES)
     return [part.mapped(lambda v: _snapped(fill(mixture, v, rng), columns)) for part in parts]
 
 
 def _snapped(rows: np.ndarray, columns: Sequence[Columns]) -> np.ndarray:
-    """Replaces draws by existing values of the columns; without columns, returns the rows."""
+    """Rounds imputed values to existing values of the columns; without columns, to nothing."""
     ends = np.cumsum([len(each.center) for each in columns])
     parts = zip(columns, np.split(rows, ends[:-1], axis=1), strict=False)
     return np.column_stack([each.snapped(part) for each, part in parts]) if columns else rows
 
 
 class Given(NamedTuple):
-    """Some densities of a stack for rows [N, C + D], given the known cells.
+    """Some densities of a stack, conditioned on the known cells of rows [N, C + D].
 
     Attributes:
-      log_mass: log of their contribution to the density of the known events, [N].
-      sample: function that draws missing cells from indices of rows [M] and uniform numbers [M, 1 +
-        number of missing cells].
-      size: effective number of proposals behind `log_mass`, [N]; infinite if exact.
+      log_mass: log of their contribution to the marginal density of the known events, [N].
+      sample: function that samples missing cells for indices of rows [M], from uniform numbers
+        [M, 1 + number of missing cells].
+      size: effective sample size of the proposals behind `log_mass`, [N]; infinite if exact.
     """
 
     log_mass: np.ndarray
@@ -104,10 +104,11 @@ class Given(NamedTuple):
 def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray, num_proposals: int) -> list[Given]:
     """Conditions the densities of a stack on the known cells of rows that miss the same cells.
 
-    Normal mixtures are exact. The other densities use importance sampling: a mixture q(m | o) of
-    the normal mixture of largest weight and a wide Student t distribution proposes missing cells m
-    given observed cells o, with weights `p(o, m) / q(m | o)`. All rows use the same quasi-random
-    points, so a result depends on its row alone.
+    For normal mixtures, the result is exact. The other densities use importance sampling. The
+    proposal for missing cells m given observed cells o, q(m | o), mixes the stack's normal mixture
+    of largest weight with a wide Student t distribution; the importance weights are
+    `p(o, m) / q(m | o)`. All rows use the same quasi-random points, so a result depends on its row
+    alone.
 
     Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
     noniterative sampling/importance resampling alternative, 1987.
@@ -121,7 +122,7 @@ def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray, num_proposals: i
     if mixed:
         mixtures = [part.mixture for part, _ in mixed]
         ends = np.cumsum([len(mixture.means) for mixture in mixtures])
-        # One matrix product for the components of all mixtures.
+        # One matrix product evaluates the components of all mixtures.
         components = NormalMixture(*map(np.concatenate, zip(*mixtures, strict=True)))
         joint = components.of_columns(~is_missing).joint_log_probs(known)
         for (part, share), log_probs in zip(mixed, np.split(joint, ends[:-1], 1), strict=True):
@@ -153,10 +154,10 @@ def _proposals(
     is_missing: np.ndarray,
     number: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Proposes missing cells, [S, N, M], and returns their log weights, [S, N]."""
+    """Returns S proposals for M missing cells, [S, N, M], and log importance weights, [S, N]."""
     start = next(part for part in stack.parts if isinstance(part, StudentT))
     is_event = is_missing[len(start.slopes) :]
-    # Condition the Student t distribution on the known cells as if it were normal.
+    # Conditions the Student t distribution on the known cells as if it were normal.
     inverse = np.linalg.inv(start.matrix)
     covariances = (_WIDE_SCALE**2 * inverse.T @ inverse)[np.newaxis]
     errors = NormalMixture(np.zeros(1), np.zeros([1, len(inverse)]), covariances).given(~is_event)
@@ -187,10 +188,11 @@ def _proposals(
 def all_categories(
     mixture: CategoryMixture, indicators: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fills the missing categories of rows [N, H] that miss the same ones, in E ways, [E, N, H].
+    """Completes the missing categories of rows [N, H] in E ways, and returns their log weights.
 
-    The fillings are all combinations, or draws given the known categories if there are too many
-    combinations. The second result, [E, N], contains log weights that correct for drawing.
+    All rows miss the same categories. The completions [E, N, H] are all combinations of categories,
+    with log weights of 0. If there are too many, they are samples given the known categories, with
+    log importance weights [E, N].
     """
     starts = np.cumsum([0, *mixture.sizes])[:-1]
     is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]
@@ -209,7 +211,7 @@ def all_categories(
 
 
 def patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields each pattern of missing cells, [D], and the indices of its rows."""
+    """Yields each pattern of missing cells, [D], and the indices of the rows that have it."""
     kinds, indices = np.unique(np.isnan(rows), axis=0, return_inverse=True)
     order, counts = np.argsort(indices.ravel(), kind="stable"), np.bincount(indices.ravel())
     yield from zip(kinds, np.split(order, np.cumsum(counts)[:-1]), strict=True)

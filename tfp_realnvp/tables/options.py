@@ -1,4 +1,4 @@
-"""Arguments of the estimators of tables: defaults, checks, and the values of `None`."""
+"""Arguments of the table estimators: defaults, checks, and what `None` stands for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tfp_realnvp.internal import validation
 
 __all__ = ["Options", "resolved"]
 
-# Defaults with few rows, and with many. Many rows need only one, larger flow: a held-out tenth of
-# the rows is enough for early stopping and for the weights.
+# Defaults for few and for many rows. Many rows need only one, larger flow: a held-out tenth of the
+# rows suffices for early stopping and for the mixture weights.
 _MIN_MANY_ROWS = 50_000
 _DEFAULTS = {
     "num_flows": (5, 1),
@@ -27,12 +27,12 @@ _DEFAULTS = {
 class Options:
     """The arguments of `FlowDensity` and `FlowRegressor`; `fit` checks them.
 
-    The modeled columns are X in `FlowDensity`, and y in `FlowRegressor`.
+    The modeled columns are those of X in `FlowDensity`, and those of y in `FlowRegressor`.
 
     Args:
-      num_flows: number of flows, at least 2. The rows are split into as many parts, and each
-        flow is trained without one of them. Defaults to 5; from 50,000 rows on, the default is
-        a single flow that holds out a tenth of the rows.
+      num_flows: number of flows and of folds, at least 2. Each flow holds out one fold.
+        Defaults to 5; from 50,000 rows on, the default is a single flow that holds out a tenth
+        of the rows.
       num_couplings: couplings of a flow, as in `RealNVPVector`; by default 8, or 2 for a single
         modeled column.
       num_blocks: residual blocks of each network.
@@ -43,17 +43,17 @@ class Options:
         only shift and scale.
       degrees_of_freedom: degrees of freedom of the Student t distributions, whose heavy tails
         cover rows far from all others.
-      noise: standard deviation of the noise in the training of flows, for columns of variance
-        1. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects the
+      noise: standard deviation of the noise in the training of flows, relative to that of each
+        column. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects the
         noise. In `FlowDensity` a number is also the minimum standard deviation of normal
         distributions, which prevents narrow peaks.
-      dequantize: whether to add noise to coarsely rounded columns in training: columns of which
-        three quarters of the distinct values are multiples of a step 1, 0.5, 0.1, 0.05, ...,
-        1e-8, 5e-9 of at least a tenth of the column's standard deviation. The step is the width
-        of the noise.
+      dequantize: whether training adds noise to coarsely rounded columns. At least 3/4 of the
+        distinct values of such a column are multiples of a step 1, 0.5, 0.1, 0.05, ..., 1e-8,
+        5e-9, and the step is at least a tenth of the column's standard deviation. The step is
+        the width of the noise.
       bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
-        stands for no limit. Limits are inclusive. Numbers out of bounds raise an error in
-        `fit`, and later have density 0; in conditions they are clipped.
+        means no limit. Limits are inclusive. Numbers out of bounds raise an error in `fit`.
+        Later, `FlowDensity` gives them density 0, and `FlowRegressor` clips them.
       periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
       categorical_features: names or positions of the columns of X that are categories. By
         default, all columns of a `DataFrame` that are categories, strings, objects or bools.
@@ -61,8 +61,8 @@ class Options:
         50,000 rows on.
       patience: number of validations without improvement after which training stops.
         Validations are `max(50, max_steps // 40)` steps apart. The flow keeps the weights of
-        the best validation, or its initial weights if it improves by at most a standard error.
-      learning_rate: learning rate of Adam, at the start of its cosine annealing.
+        the best validation, or its initial weights if these are at most one standard error worse.
+      learning_rate: peak learning rate of Adam, after a warm-up and before cosine annealing.
       batch_size: rows per training step, drawn with replacement; by default 128, or 512 from
         50,000 rows on.
       random_state: as in scikit-learn: an integer gives reproducible results.
@@ -108,7 +108,7 @@ class Options:
 
 
 def _checked(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Returns the constructor; its errors for unknown arguments name the estimator."""
+    """Wraps the constructor: errors for unknown arguments name the estimator."""
 
     @functools.wraps(constructor)
     def construct(self: Options, *args: Any, **kwargs: Any) -> None:
@@ -123,7 +123,7 @@ Options.__init__ = _checked(Options.__init__)  # type: ignore[method-assign]
 
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
-    """Replaces `None` by the defaults for this number of rows, and for one or several columns."""
+    """Replaces `None` by defaults, which depend on the number of rows and modeled columns."""
     is_large = int(num_rows >= _MIN_MANY_ROWS)
     values: dict[str, Any] = {name: pair[is_large] for name, pair in _DEFAULTS.items()}
     values["num_couplings"] = 2 if is_one else 8

@@ -1,8 +1,8 @@
 """Densities without networks: Student t distributions and normal mixtures.
 
-All densities of a stack have the methods `log_prob`, `tails`, `mean_of_events` and `sample` of
-events given conditions. NumPy fits thousands of rows in the time that TensorFlow traces a training
-step.
+Every density of a stack models p(events | conditions), with the methods `log_prob`, `tails`,
+`mean_of_events` and `sample`. These densities use NumPy, which fits thousands of rows in the time
+that TensorFlow needs to trace a training step.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _PENALTIES = np.geomspace(1e-4, 1e2, 13)
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3
-# EM converges on small tables; on large ones its steps are capped to a few seconds.
+# EM converges on small tables. On large ones these limits keep a fit within a few seconds.
 _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
-# More rows hardly improve so few parameters.
+# The mixtures have few parameters, which more rows hardly improve.
 _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
@@ -45,11 +45,11 @@ _pairs = functools.cache(np.triu_indices)
 
 
 class StudentT(NamedTuple):
-    """Student t density of events given conditions: an affine map to independent variables.
+    """p(events | conditions) as an affine map of independent Student t variables.
 
-    Rows [C + D] are conditions and events. `latents = (events - mean - conditions slopes) matrix`
-    are independent with `df` degrees of freedom. The shapes are mean [D], slopes [C, D] and matrix
-    [D, D], with `log_det` = log |det matrix|.
+    A row [C + D] contains conditions, then events. The elements of
+    `latents = (events - mean - conditions @ slopes) @ matrix` are independent, with `df` degrees of
+    freedom. The shapes are mean [D], slopes [C, D] and matrix [D, D]; `log_det` = log |det matrix|.
     """
 
     mean: np.ndarray
@@ -59,16 +59,16 @@ class StudentT(NamedTuple):
     df: float
 
     def latents(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the latents of rows, [N, D]."""
+        """Maps the events of rows to latents, [N, D]."""
         conditions, events = np.split(rows, [len(self.slopes)], axis=-1)
         return (events - self.mean - conditions @ self.slopes) @ self.matrix
 
     def with_latents(self, rows: np.ndarray) -> np.ndarray:
-        """Returns rows [N, C + D] of conditions and latents."""
+        """Replaces the events of rows [N, C + D] by their latents."""
         return np.column_stack([rows[:, : len(self.slopes)], self.latents(rows)])
 
     def mixture_of_events(self, mixture: NormalMixture) -> NormalMixture:
-        """Converts a mixture of conditions and latents to one of conditions and events."""
+        """Converts a joint density of (conditions, latents) to one of (conditions, events)."""
         number = len(self.slopes)
         matrix = np.eye(mixture.means.shape[1])
         matrix[number:, number:] = np.linalg.inv(self.matrix)
@@ -78,11 +78,11 @@ class StudentT(NamedTuple):
         return NormalMixture(mixture.log_weights, means, covariances)
 
     def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        """Returns the events [N, D] of latents."""
+        """Maps latents to events [N, D] given conditions; the inverse of `latents`."""
         return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
-        """Composes the map with a random rotation of the latents, which changes the density."""
+        """Rotates the latents at random, which changes the density: Student t is not isotropic."""
         rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
         return self._replace(matrix=self.matrix @ rotation)
 
@@ -98,7 +98,7 @@ class StudentT(NamedTuple):
         return self.mean + conditions @ self.slopes
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
         latents = np.sign(self.matrix[0, 0]) * self.latents(rows)[:, 0]
         return stdtr(self.df, np.stack([latents, -latents]))
 
@@ -110,9 +110,9 @@ class StudentT(NamedTuple):
 def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[StudentT]:
     """Fits, for each split, an affine map that whitens the training rows.
 
-    The slopes come from ridge regression with the penalty of the smallest held-out error. The
-    covariance C of the errors plus uniform noise of `widths` is shrunk to (1 - a) C + a I. The
-    factor a maximizes the likelihood of held-out rows.
+    The slopes come from ridge regression; its penalty minimizes the held-out squared error. C, the
+    covariance of the regression errors plus that of uniform noise with these `widths`, shrinks to
+    (1 - a) C + a I, where a maximizes the held-out likelihood.
     """
     slopes = _ridge_slopes(splits, splits[0][0].values.shape[1] - len(widths))
     fits = []
@@ -147,7 +147,7 @@ def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
 
 
 def _ridge_slopes(splits: Splits, num_conditions: int) -> list[np.ndarray]:
-    """Returns slopes [C, D] for each split, with the penalty that is best on held-out rows."""
+    """Returns ridge slopes [C, D] for each split; the penalty minimizes the held-out error."""
     number = num_conditions
     slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
     if number == 0 or not _is_held_out(splits):
@@ -198,7 +198,7 @@ class NormalMixture(NamedTuple):
         return mixture
 
     def _moments(self, rows: Rows) -> tuple[np.ndarray, float]:
-        """Returns sums of `_features` over the rows of each component, and the mean log p."""
+        """Returns the sums of `_features`, weighted by responsibilities, [K, F], and mean log p."""
         coefficients, log_likelihood = self._coefficients(), 0.0
         moments = np.zeros(coefficients.shape)
         for values, weights in _chunks(*rows):
@@ -212,7 +212,7 @@ class NormalMixture(NamedTuple):
     def _of_moments(
         cls, moments: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
     ) -> NormalMixture:
-        """Computes the mixture from sums of `_features` over the rows of each component, [K, F]."""
+        """Computes the mixture from each component's sums of `_features`, [K, F] (M-step)."""
         size = len(least_variance)
         sizes = moments[:, 0] + 1e-12 * moments[:, 0].sum()
         means = moments[:, 1 : 1 + size] / sizes[:, np.newaxis]
@@ -234,16 +234,16 @@ class NormalMixture(NamedTuple):
         return np.column_stack([constants, slopes, products])
 
     def of_columns(self, chosen: np.ndarray) -> NormalMixture:
-        """Returns the marginal distribution of columns, chosen by a mask or by indices."""
+        """Returns the marginal distribution of the columns that a mask or indices select."""
         covariances = self.covariances[:, chosen][:, :, chosen]
         return NormalMixture(self.log_weights, self.means[:, chosen], covariances)
 
     def joint_log_probs(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log of each component's density times its weight, [N, K]."""
+        """Returns log p(component, row), [N, K]."""
         return joint_log_probs(self._coefficients(), rows)
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
-        """Returns the distribution of the other columns given the columns in `is_condition` [D]."""
+        """Conditions on the columns where `is_condition`, [D]; the other columns are the events."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
         of_given, shared, of_other = (
             self.covariances[:, rows[:, np.newaxis], columns]
@@ -259,12 +259,12 @@ class NormalMixture(NamedTuple):
 
 
 class ConditionalMixture(NamedTuple):
-    """The last D columns of a mixture of K normal distributions, given the first C.
+    """p(events | conditions) of a mixture of K normal distributions of C conditions and D events.
 
-    `events = means + conditions slopes + latents factors`, with normal latents, means [K, D],
-    slopes [K, C, D] and upper triangular factors [K, D, D]. `joint` and `conditions` hold the
-    coefficients of the mixtures of all columns and of the conditions, see `joint_log_probs`.
-    `mixture` is the mixture of all columns in their original order.
+    In each component `events = means + conditions @ slopes + latents @ factors`, with normal
+    latents, means [K, D], slopes [K, C, D] and upper triangular factors [K, D, D]. `joint` and
+    `conditions` are the coefficients of p(conditions, events) and p(conditions) for
+    `joint_log_probs`. `mixture` is the joint mixture, with its columns in the original order.
     """
 
     mixture: NormalMixture
@@ -287,7 +287,7 @@ class ConditionalMixture(NamedTuple):
         return _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of smaller and of larger events of a single column, [2, N]."""
+        """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
         errors = rows[:, -1:] - self.means[:, 0] - rows[:, :-1] @ self.slopes[..., 0].T
         latents = errors / self.factors[:, 0, 0]
         return (self._shares(rows) * ndtr(np.stack([latents, -latents]))).sum(axis=-1)
@@ -314,9 +314,9 @@ class ConditionalMixture(NamedTuple):
 
 
 def joint_log_probs(coefficients: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns the log of each component's density times its weight, [N, K].
+    """Returns log p(component, row), [N, K].
 
-    The results are linear in `_features`, with the coefficients [K, F] of a mixture.
+    These log densities are linear in `_features`; `coefficients` are [K, F].
     """
     log_probs = np.empty([len(rows), len(coefficients)], order="F")
     for values, part in _chunks(rows, log_probs):
@@ -333,25 +333,22 @@ def _log_sum_exp(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chunks(rows: np.ndarray, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields parts of rows and other arrays.
-
-    Matrix products of this size fit in the cache of one core.
-    """
+    """Yields slices of rows and of other arrays, small enough for the cache of one core."""
     num_features = 1 + rows.shape[1] + len(_pairs(rows.shape[1])[0])
     return slices(max(_MIN_CHUNK, _CHUNK_SIZE // num_features), rows, *arrays)
 
 
 def _features(rows: np.ndarray) -> np.ndarray:
-    """Returns ones, the columns of rows, and their pairwise products, [F, N]."""
+    """Returns quadratic features of rows: ones, columns, and pairwise products, [F, N]."""
     columns = np.ascontiguousarray(rows.T)
     first, second = _pairs(len(columns))
     return np.concatenate([np.ones([1, len(rows)]), columns, columns[first] * columns[second]])
 
 
 def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
-    """Assigns rows to clusters by k-means, one-hot [N, K].
+    """Assigns rows to clusters with k-means; returns one-hot vectors [N, K].
 
-    scikit-learn's `KMeans` takes 100 times as long for few rows, since it sets up threads.
+    For few rows, scikit-learn's `KMeans` takes 100 times as long, because it sets up threads.
     """
     values, weights = rows
     centers, _ = kmeans_plusplus(values, number, sample_weight=weights, random_state=seed)
@@ -368,11 +365,11 @@ def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
 def fit_normal_mixtures(
     splits: Splits, least_variance: np.ndarray, rng: Any, progress: Progress, starts: Any = None
 ) -> list[list[ConditionalMixture]]:
-    """Selects mixtures by the held-out rows of the first split, and fits each for all splits.
+    """Selects mixtures by held-out likelihood on the first split, and fits them on all splits.
 
-    With `starts`, an affine map of events for each split, the mixtures model conditions and
-    latents. The mixtures can then be as narrow as the errors of the map. Mixtures of conditions and
-    events are wider, by `_LEAST_CONDITION_VARIANCE` times the squared slopes.
+    With `starts`, one affine map per split, the mixtures model (conditions, latents) instead of
+    (conditions, events). The conditional density of events can then be as narrow as the map's
+    errors; otherwise `_LEAST_CONDITION_VARIANCE` times the squared slopes widens it.
     """
     if not _is_held_out(splits):
         return []
@@ -386,8 +383,8 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        # Chance decides which peaks of few values a mixture finds. Different seeds for the splits
-        # average out chance.
+        # Of the peaks at repeated values, a mixture finds some by chance. One seed per split
+        # averages over this chance.
         mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)

@@ -1,4 +1,4 @@
-"""Mixtures of simple densities and flows, with weights that maximize the held-out likelihood."""
+"""Stacking: mixtures of simple densities and flows, weighted by held-out likelihood."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from tfp_realnvp.tables.table_flow import fit_table_flow
 __all__ = ["StackFit", "TableStack"]
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
-# With trees and the default `num_flows`: on smaller tables flows added nothing to trees.
+# With trees and the default `num_flows`. On smaller tables, flows added nothing to trees.
 _MIN_ROWS_OF_DEFAULT = 2_000
-# Flows of a single column given others must gain this many nats to be worth their time.
+# Beside trees, flows must gain this many nats to be worth their time.
 _LEAST_GAIN = 0.01
-# Candidates of smaller weight are dropped.
+# Candidates with a smaller weight are dropped.
 _LEAST_WEIGHT = 1e-3
-# N held-out rows carry no information about rows rarer than one in N. Student t distributions keep
-# this weight, or the share of this number of rows if that is less. Without their heavy tails, all
-# new rows would be impossible where columns depend on each other exactly.
+# N held-out rows tell nothing about rows rarer than one in N. Student t distributions therefore
+# keep a weight of 0.01, or 10 / N if that is less. Without their heavy tails, new rows would have
+# density 0 where columns depend on each other exactly.
 _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
-# Flows compute probabilities in float32.
+# Flows compute in float32, so differences of tail probabilities below this are inaccurate.
 _LEAST_MASS = 1e-5
 _MAX_STEPS, _TOLERANCE = 500, 1e-5
-# Of many rows.
+# Number of folds if only one of them is held out.
 _PARTS_OF_MANY_ROWS = 10
 
 
 class TableStack(NamedTuple):
-    """A mixture of densities of events given conditions.
+    """A mixture of densities p(events | conditions).
 
     Attributes:
       parts: the densities.
-      shares: their weights.
-      width: interval over which the density of a single column is averaged; 0 for none.
+      shares: their mixture weights.
+      width: rounding width over which `log_prob` averages the density of one column, or 0.
       trees: trees whose predictions are the first two conditions of the densities, or `None`.
     """
 
@@ -52,7 +52,7 @@ class TableStack(NamedTuple):
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
-        """Prepends the predictions of trees to conditions, as the other methods expect."""
+        """Prepends the predictions of trees to conditions; the other methods expect the result."""
         if self.trees is None:
             return conditions
         return np.column_stack([self.trees.predictions(conditions), conditions])
@@ -63,7 +63,7 @@ class TableStack(NamedTuple):
         return logsumexp(np.stack(log_probs, axis=1), axis=1, b=self.shares)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
+        """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
         return self.shares @ np.stack([part.tails(rows) for part in self.parts], axis=1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
@@ -85,29 +85,30 @@ class TableStack(NamedTuple):
 class StackFit:
     """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
-    Each candidate of the mixture has one density per fold, fitted without that fold. Flows are kept
-    if the first of them improves the mixture by more than one standard error on its held-out fold.
+    Each candidate for the mixture is a list of densities, one per fold, fitted to the other folds.
+    Flows are kept if the first one improves the mixture on its held-out fold by more than one
+    standard error.
 
-    For a single column of events given conditions, boosted trees predict its mean and scale, and
-    further densities model the standardized errors. Each row gets the predictions of trees fitted
-    without it, as two more conditions of all densities.
+    If `FlowRegressor` has a single y, boosted trees predict its mean and scale, and further
+    densities model the standardized errors. The predictions for a row come from trees fitted
+    without its fold, and are two more conditions of all densities.
 
     Attributes:
-      splits: pairs of learned and held-out rows, with missing cells drawn.
-      max_flows: number of flows to train; 0 once the first flow has gained too little.
-      flows: the trained flows, of the first folds.
+      splits: pairs of training and held-out rows, with missing cells imputed.
+      max_flows: number of flows to train; 0 if the first flow gained too little.
+      flows: the trained flows; flow i holds out fold i.
       history: the history of each trained flow, see `fit_table_flow`.
     """
 
     def __init__(
         self, rows: Rows, columns: Sequence[Columns], options: Options, rng: Any, progress: Progress
     ) -> None:
-        """Fits all densities but flows.
+        """Fits all densities except flows.
 
         Args:
           rows: standardized conditions and events, [N, C + D].
-          columns: the columns of the conditions, and those of the events.
-          options: the arguments of an estimator.
+          columns: the `Columns` of the conditions and of the events.
+          options: the arguments of the estimator.
           rng: generator for folds, clusters and flows.
           progress: prints progress.
         """
@@ -129,10 +130,10 @@ class StackFit:
             views = [GivenTrees(None, 2), None, GivenTrees(None, rows.values.shape[1] - 1)]
         self.splits = _splits(rows, folds, columns, num_flows, rng)
         self._candidates: list[list[Any]] = []
-        for view in views:  # The last of three has no normal mixtures, only Student t and flows.
+        for view in views:  # The third view gets no normal mixtures, only Student t and flows.
             self._fit_view(view, widths, least_variances if view in views[:2] else [])
         self._log_probs = np.stack([*map(self._held_out_log_prob, self._candidates)], axis=1)
-        # Affine maps of a single column could only shift and scale the start.
+        # An affine flow of a single column could only shift and scale its initial density.
         is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
         least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
         has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
@@ -141,7 +142,7 @@ class StackFit:
         self.history: list[dict[str, Any]] = []
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
-        """Fits densities to a view of the rows; flows start from those of the last view."""
+        """Fits densities to a view of the rows; flows start as Student t of the last view."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
             self._seen = [
@@ -162,12 +163,12 @@ class StackFit:
         return self._view._replace(density=density) if self._view else density
 
     def _held_out_log_prob(self, densities: list[Any]) -> np.ndarray:
-        """Returns the log densities of held-out rows, for the first `len(densities)` folds."""
+        """Evaluates each density on its held-out fold, and concatenates the log densities."""
         pairs = zip(densities, self.splits, strict=False)
         return np.concatenate([_log_prob(d, part.values, self._width) for d, (_, part) in pairs])
 
     def add_flows(self) -> None:
-        """Trains one flow per fold, unless the first one improves the mixture too little."""
+        """Trains one flow per fold; stops if the first one improves the mixture too little."""
         least_gain = _LEAST_GAIN if self._trees else _TOLERANCE
         for i in range(self.max_flows):
             fit = self._starts[i], self._seen[i], self._widths, self._options, self._rng
@@ -194,16 +195,16 @@ class StackFit:
             (weight / len(each), part) for weight, each in candidates if weight for part in each
         ]
         shares, densities = zip(*parts, strict=True)
-        # Rows of folds with a flow stand for all rows, so that each class keeps its weight.
+        # If only some folds have a flow, scale up their weights, so that each class keeps its own.
         total = sum(part.weights.sum() for _, part in self.splits)
         held_out = held_out._replace(weights=held_out.weights * total / held_out.weights.sum())
         stack = TableStack(list(densities), np.array(shares), self._width, self._trees)
         return stack, held_out, log_probs
 
     def _weighted(self, flows: list[Any]) -> tuple[np.ndarray, Rows, np.ndarray]:
-        """Returns the weights of all candidates, held-out rows, and their log densities [2, N].
+        """Returns weights of candidates, held-out rows, and log densities as in `result`, [2, N].
 
-        If only the first folds have flows, only their held-out rows count.
+        If only the first folds have flows, uses only their held-out rows.
         """
         held_out = Rows.concatenated(part for _, part in self.splits[: len(flows) or None])
         log_probs = self._log_probs[: len(held_out.values)]
@@ -216,7 +217,7 @@ class StackFit:
 
 
 def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) -> Splits:
-    """Returns learned and held-out rows for the first folds, with missing cells drawn."""
+    """Returns training and held-out rows for the first folds, with missing cells imputed."""
     splits: Any = [(rows.where(folds != i), rows.where(folds == i)) for i in range(number)]
     splits = splits[: folds.max() + 1] if folds.any() else [(rows,)]
     if np.isnan(rows.values).any():
@@ -229,8 +230,8 @@ def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) 
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
-    With a width, for a single column of events, it is the log of the mean density over an interval.
-    The result is -inf for numbers that overflow float64, or float32 in flows.
+    With a width, returns the log of the mean density over an interval around one-dimensional
+    events. Numbers that overflow float64, or float32 in flows, give -inf.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
@@ -238,19 +239,19 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
             half = np.zeros(rows.shape[1])
             half[-1] = width / 2
             mass = density.tails(rows + half)[0] - density.tails(rows - half)[0]
-            # In the far tails, where the density is flat, differences of probabilities lose
-            # precision.
+            # In the far tails, differences of probabilities lose precision. There the density is
+            # flat, and replaces its mean.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
             log_probs = np.where(mass > _LEAST_MASS, log_means, log_probs)
     return np.where(np.isnan(log_probs), -np.inf, log_probs)
 
 
 def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Returns weights of densities, [K], and the log density of their mixture, [N].
+    """Returns mixture weights, [K], and log densities of held-out rows under the mixture, [N].
 
-    The weights maximize the likelihood of held-out rows with log densities [N, K], a concave
-    problem, by expectation maximization. The first density, of Student t distributions, always
-    keeps a small weight.
+    Given the log densities [N, K] of held-out rows, expectation maximization finds the weights of
+    largest likelihood, a concave problem. The first density, a Student t, always keeps a small
+    weight.
 
     Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.
     """

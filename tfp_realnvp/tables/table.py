@@ -19,13 +19,13 @@ from tfp_realnvp.tables.frames import listed
 __all__ = ["Columns", "Rows", "checked_weights", "slices"]
 
 _LEAST_VARIANCE = 1e-6
-# Rounding is coarse if the rounding width is at least this share of a standard deviation.
+# Rounding is coarse if the rounding width is at least this many standard deviations.
 _COARSE_ROUNDING = 0.1
-# A column counts as rounded if this share of its distinct values has few decimals.
+# A column counts as rounded if this fraction of its distinct values has few decimals.
 _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
-# A column takes few values if this share of its rows has values that occur in so many rows.
+# A column takes few values if this fraction of its rows has values that this many rows share.
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
-# For choosing between maps of bounded columns.
+# Number of rows that select the map of a bounded column.
 _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
 # The squares of larger numbers leave the range of float64.
@@ -35,9 +35,9 @@ _STACK_LEVEL = 6
 
 
 def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Converts codes [N, C] to indicators [N, Σ sizes], for the numbers of categories in `sizes`.
+    """One-hot encodes codes [N, C], [N, Σ sizes]; `sizes` are the columns' numbers of categories.
 
-    NaN, a missing cell, becomes NaN in all its indicators.
+    All indicators of a missing cell are NaN.
     """
     indicators = [
         np.where(np.isnan(column), np.nan, column == np.arange(size))
@@ -47,7 +47,7 @@ def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
 
 
 def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Returns the codes [..., C] of indicators [..., Σ sizes]."""
+    """Decodes indicators [..., Σ sizes] to codes [..., C]."""
     codes = np.empty([*indicators.shape[:-1], len(sizes)])
     for i, column in enumerate(split_categories(indicators, sizes)):
         codes[..., i] = column.argmax(axis=-1)
@@ -59,26 +59,26 @@ def split_categories(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarra
 
 
 def drawn(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Draws an index for each row of weights [N, K], from uniform numbers [N]."""
+    """Samples an index per row of weights [N, K] by inverting the CDF at uniform numbers [N]."""
     ends = weights.cumsum(axis=1)
     return (uniforms[:, np.newaxis] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
 
 
 def slices(size: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields `size` rows at a time of each of the arrays."""
+    """Yields slices of `size` rows of all arrays."""
     for start in range(0, len(arrays[0]), size):
         yield tuple(array[start : start + size] for array in arrays)
 
 
 class Rows(NamedTuple):
-    """Distinct rows [N, D] of positive weights [N]."""
+    """Distinct rows [N, D] with positive weights [N]."""
 
     values: np.ndarray
     weights: np.ndarray
 
     @classmethod
     def merged(cls, values: np.ndarray, weights: np.ndarray) -> Rows:
-        """Returns the distinct rows of positive weight, in a fixed order, with summed weights."""
+        """Merges equal rows, adds up their weights, drops weight 0, and sorts the rows."""
         is_used = weights > 0
         values = values[is_used] + 0.0  # -0.0 becomes 0.0
         # NaN, a missing cell, does not equal itself.
@@ -89,7 +89,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def concatenated(cls, parts: Iterable[Rows]) -> Rows:
-        """Returns the rows of all parts."""
+        """Concatenates tables."""
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def where(self, chosen: Any) -> Rows:
@@ -101,9 +101,9 @@ class Rows(NamedTuple):
         return self.where(slice(None, None, -(-len(self.weights) // number)))
 
     def repeated(self) -> Rows:
-        """Splits each row with missing cells into several rows of about the least weight.
+        """Splits heavy rows with missing cells into lighter copies, for several imputations.
 
-        At most 10,000 rows are added.
+        A copy weighs about as much as the lightest row. At most 10,000 copies are added.
         """
         least = max(self.weights.min(), self.weights.sum() / _MAX_ROWS_ADDED)
         has_gaps = np.isnan(self.values).any(axis=1)
@@ -136,12 +136,12 @@ class Rows(NamedTuple):
         return mean, (self.weights * shifted.T) @ shifted / self.weights.sum()
 
     def draw(self, shape: list[int], rng: np.random.Generator) -> np.ndarray:
-        """Returns rows [*shape, D], drawn with replacement."""
+        """Samples rows [*shape, D] with replacement, in proportion to their weights."""
         ends = np.cumsum(self.weights)
         return self.values[np.searchsorted(ends, ends[-1] * rng.random(shape), side="right")]
 
     def with_known_cells(self, rng: np.random.Generator) -> Rows:
-        """Fills missing cells with draws from the known cells of their column, if any, or 0."""
+        """Fills each missing cell with a random known cell of its column, or 0 if there is none."""
         values = self.values.copy()
         for column in values.T:
             is_missing = np.isnan(column)
@@ -151,9 +151,9 @@ class Rows(NamedTuple):
         return self._replace(values=np.nan_to_num(values))
 
     def folds(self, number: int, rng: np.random.Generator) -> np.ndarray:
-        """Assigns each row to one of `number` folds, [N], or to one of N if that is less.
+        """Assigns each row to one of min(number, N) folds, [N].
 
-        Heavy rows are dealt out first, so each fold gets a share of them.
+        Heavy rows are assigned first, which distributes them evenly over the folds.
         """
         order = rng.permutation(len(self.weights))
         order = order[np.argsort(-self.weights[order], kind="stable")]
@@ -163,7 +163,7 @@ class Rows(NamedTuple):
 
 
 def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
-    """Returns nonnegative weights [number], float64; `None` stands for ones."""
+    """Returns checked weights [number], nonnegative float64; `None` means ones."""
     weights = np.ones(number) if weights is None else np.asarray(weights, np.float64)
     expected = f"{caller}: expected sample_weight of {number} nonnegative numbers, one for each row"
     validation.require(weights.shape == (number,), expected, weights.shape)
@@ -172,7 +172,7 @@ def checked_weights(weights: Any, number: int, caller: str) -> np.ndarray:
     return weights
 
 
-# Pairs of rows, to learn and to hold out.
+# Pairs of training rows and held-out rows.
 Splits = Sequence[tuple[Rows, Rows]]
 
 
@@ -180,14 +180,14 @@ class Columns(NamedTuple):
     """Properties of the columns of a table; all but `domains` are arrays [D].
 
     Attributes:
-      center: means after the map of the domain, or the values of constant columns.
-      scale: standard deviations including the rounding, or the magnitudes of constant columns.
+      center: means of the columns, mapped to the real line; or the values of constant columns.
+      scale: standard deviations of the mapped columns with rounding noise; or the magnitudes of
+        constant columns.
       is_constant: whether all rows have the same value.
-      widths: rounding widths of coarsely rounded columns in their own units, 0 for others.
-      few_values: the values of each coarsely rounded column where most rows share a value, by
-        position.
-      slopes: geometric means of the slope of `standardized` over the rows.
-      domains: maps of bounded and periodic columns to the real line, by position.
+      widths: rounding widths of coarsely rounded columns in their original units, 0 for others.
+      few_values: maps the position of a coarsely rounded column with many repeated values to these.
+      slopes: geometric means of the derivative of `standardized` over the rows.
+      domains: maps positions of bounded and periodic columns to their maps to the real line.
       sizes: numbers of categories, if the columns are indicators of categories.
     """
 
@@ -202,7 +202,7 @@ class Columns(NamedTuple):
 
     @classmethod
     def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits | None = None) -> Columns:
-        """Computes the properties from rows; without `dequantize`, all widths are 0.
+        """Computes the properties of the columns of `rows`; without `dequantize`, widths are 0.
 
         `limits` maps positions of columns to bounds `(low, high)` or periods.
         """
@@ -233,13 +233,13 @@ class Columns(NamedTuple):
         for i, domain in columns.domains.items():
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
-                # With a curved map, the heights of peaks at few values would depend on its slope.
+                # A curved map would change the heights of peaks at few values by its slope.
                 choices = [straight] if i in few else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 
     def _mapped(self, i: int, domain: Interval | Circle, rows: Rows) -> Columns:
-        """Returns the columns after a domain is assigned to column i."""
+        """Returns the properties after `domain` maps column i to the real line."""
         line = domain.to_line(rows.values[:, i])
         center, scale, slopes = self.center.copy(), self.scale.copy(), self.slopes.copy()
         log_slopes = domain.log_slope(rows.values[:, i])
@@ -251,7 +251,7 @@ class Columns(NamedTuple):
         return self._replace(center=center, scale=scale, slopes=slopes, domains=domains)
 
     def _normal_score(self, rows: Rows) -> float:
-        """Returns the mean log density of rows under a normal distribution, up to a constant."""
+        """Returns the mean log density of rows under a fitted normal, up to a constant."""
         _, covariance = rows.mapped(self.standardized).covariance()
         np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
         log_slopes = self.log_slopes(rows.values).sum(axis=1)
@@ -265,7 +265,7 @@ class Columns(NamedTuple):
         return (rows - self.center) / self.scale
 
     def snapped(self, rows: np.ndarray) -> np.ndarray:
-        """Rounds drawn cells to categories, or to known values of columns with few values."""
+        """Rounds imputed values to categories, or to known values of columns with few values."""
         if self.sizes is not None:
             codes = codes_of(self.in_units(rows), self.sizes)
             return self.standardized(one_hot(codes, self.sizes))
@@ -277,20 +277,21 @@ class Columns(NamedTuple):
         return rows
 
     def indicators(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the indicators of categories from the first columns of standardized rows."""
+        """Converts the first columns of standardized rows back to indicators of categories."""
         return np.rint(self.in_units(rows[:, : len(self.center)]))
 
     def in_units(self, rows: np.ndarray) -> np.ndarray:
-        """Converts standardized rows [..., D] to the units of the columns."""
+        """Inverts `standardized`: returns rows [..., D] in their original units."""
         rows = self.center + np.where(self.is_constant, 0.0, self.scale) * rows
         for i, domain in self.domains.items():
             rows[..., i] = domain.from_line(rows[..., i])
         return rows
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the K images of standardized rows [N, D] in neighboring periods, [K, N, D].
+        """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
 
-        All rows must miss the same cells. Missing cells have no images.
+        K counts all combinations of shifts. All rows must miss the same cells, which are not
+        shifted.
         """
         rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
         for i, domain in self.domains.items():
@@ -301,9 +302,9 @@ class Columns(NamedTuple):
         return np.array(list(itertools.product(*turns)))[:, np.newaxis] + rows
 
     def log_slopes(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the log derivatives of `standardized` at rows [N, D] in units.
+        """Returns the log derivatives of `standardized` at rows [N, D] in original units.
 
-        The results are 0 for missing cells, and -inf out of bounds.
+        The log derivatives are 0 for missing cells, and -inf out of bounds.
         """
         log_slopes = np.zeros(rows.shape) - np.log(self.scale)
         for i, domain in self.domains.items():
@@ -311,13 +312,13 @@ class Columns(NamedTuple):
         return np.where(np.isnan(rows), 0.0, log_slopes)
 
     def standardized_widths(self) -> np.ndarray:
-        """Returns the widths of the noise of standardized columns, [D]."""
+        """Returns the rounding widths of standardized columns, [D]."""
         return self.widths * self.slopes
 
     def least_variances(self) -> list[np.ndarray]:
-        """Returns variances [D] for normal mixtures of standardized columns.
+        """Returns one or two minimum variances [D] for normal mixtures of standardized columns.
 
-        The first variances smooth all rounded columns, the second only those with many values.
+        The first smooths all rounded columns; the second leaves peaks in columns with few values.
         """
         of_rounding = self.standardized_widths() ** 2 / 12
         smooth = _LEAST_VARIANCE + of_rounding
@@ -326,7 +327,7 @@ class Columns(NamedTuple):
         return [smooth] if (sharp == smooth).all() else [smooth, sharp]
 
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
-        """Warns of redundant columns, and with `is_density` of columns that take few values."""
+        """Warns of constant and duplicate columns, and for a density of columns of few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         notes = [
             f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
@@ -352,14 +353,14 @@ class Columns(NamedTuple):
 
 
 def _rounding_width(column: np.ndarray) -> float:
-    """Returns the step that divides three quarters of the distinct values of a column, or 0.
+    """Returns the step of which 3/4 of a column's distinct values are multiples, or 0.
 
     Steps are powers of ten and their halves. Each value counts once, since frequent exact zeros,
     such as hours without rain, do not show how other values are rounded.
     """
     values = np.unique(column)
     with np.errstate(over="ignore", invalid="ignore"):
-        # Numbers that were rounded in float32 have few decimals only in float32.
+        # Numbers that were rounded as float32 have few decimals only as float32.
         short = values.astype(np.float32)
         values = short if (short == values).all() else values
         for number, parts in itertools.product(range(_MAX_DECIMALS), (1, 2)):

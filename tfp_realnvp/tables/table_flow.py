@@ -1,4 +1,4 @@
-"""Flows for small tables, as pure functions of a weight vector."""
+"""Flows for small tables: pure functions of a vector of weights."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
 _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
-# Graphs of as many architectures are kept.
+# Number of architectures whose graphs a process keeps.
 _MAX_ARCHITECTURES = 8
 _MAX_NORM, _BETA1, _BETA2, _EPSILON = 10.0, 0.9, 0.999, 1e-7
 
 
 class TableFlow(NamedTuple):
-    """A flow after an affine map, as arrays that can be pickled.
+    """A flow composed with an affine map, as arrays that can be pickled.
 
     Attributes:
-      start: the affine map.
-      options: arguments of `RealNVPVector`, as items.
+      start: the affine map from events to latents.
+      options: names and values of the arguments of `RealNVPVector`.
       weights: the weights of the flow, [P], float32.
     """
 
@@ -56,7 +56,7 @@ class TableFlow(NamedTuple):
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N].
 
-        The result is NaN or -inf for latents that overflow float32.
+        Latents that overflow float32 give NaN or -inf.
         """
         return self._call("log_prob", self.start.latents(rows), rows) + self.start.log_det
 
@@ -71,7 +71,7 @@ class TableFlow(NamedTuple):
         if size > 1:
             uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
         else:
-            # The midpoint rule with denser nodes in the tails needs fewer nodes.
+            # In one dimension, the midpoint rule with denser nodes in the tails needs fewer nodes.
             middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
             uniforms = middles**2 * (3 - 2 * middles)
             weights = (middles * (1 - middles))[:, 0]
@@ -84,19 +84,19 @@ class TableFlow(NamedTuple):
         return self.start.events(np.concatenate(means), conditions)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the lower and upper tail probabilities at events of a single column, [2, N]."""
-        # The map is increasing in all rows or decreasing in all. Two probe rows tell which.
+        """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
+        # The map increases for all conditions or decreases for all. Two probe rows tell which.
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0
         all_rows = np.concatenate([two_rows, rows])
         latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
         latents = latents[2:] * np.sign(latents[1] - latents[0])
         tails = stdtr(self.start.df, np.stack([latents, -latents]))
-        # Latents that overflow float32 use the tails of the start, which are as good there.
+        # Where latents overflow float32, the tails of the initial density are as good.
         return np.where(np.isnan(latents), self.start.tails(rows), tails)
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Applies a method of the flow to values [N, D] given the conditions of rows."""
+        """Calls a method of the flow with values [N, D] and the conditions of rows."""
         function = _functions(*self.start.slopes.shape, self.start.df, self.options)[1][name]
         conditions = rows[:, : len(self.start.slopes)]
         with np.errstate(over="ignore"):
@@ -116,18 +116,18 @@ def fit_table_flow(
     progress: Progress,
     index: int,
 ) -> tuple[TableFlow, dict[str, Any]]:
-    """Trains a flow on rows; returns it with the history of its validations on held-out rows.
+    """Trains a flow; returns it with the history of its validations on held-out rows.
 
-    The flow starts as `start`, up to a random orthogonal map. The best of many validations on a few
-    rows is high by chance. If the lead over the start is at most one standard error, or if a
-    training step is not finite, the result is the start. `widths`, [D], are widths of uniform
-    noise, and `index` is the number of the flow in messages.
+    The initial flow is `start` with randomly rotated latents. The best of many validations on few
+    rows is high by chance. If it leads the initial flow by at most one standard error, or if a
+    training step is not finite, the result is the initial flow. `widths`, [D], are the widths of
+    uniform noise for rounded columns, and `index` is the number of the flow in messages.
     """
     (num_conditions, size), (rows, held_out) = start.slopes.shape, split
     names = "num_couplings", "num_blocks", "num_filters", "transformer"
     items = tuple((name, getattr(options, name)) for name in names)
     weights, functions = _functions(num_conditions, size, start.df, items)
-    # XLA compiles for as long as thousands of steps take.
+    # XLA takes as long to compile as thousands of steps take without it.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
     held_out = held_out.thinned(_MAX_HELD_OUT)
     all_steps = np.arange(options.max_steps)
@@ -148,7 +148,7 @@ def fit_table_flow(
         batches = rows.draw([len(steps), options.batch_size], rng)
         conditions, events = np.split(batches, [num_conditions], axis=-1)
         events += widths * rng.uniform(-0.5, 0.5, events.shape)
-        # Conditions get noise as well, since networks memorize few rows.
+        # Conditions get noise too; otherwise networks memorize the rows of small tables.
         conditions, latents = (
             array + noise * rng.normal(size=array.shape)
             for array in (conditions, flow.start.latents(batches))
@@ -197,11 +197,11 @@ def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
 def _functions(
     num_conditions: int, size: int, df: float, options: tuple[tuple[str, Any], ...]
 ) -> tuple[np.ndarray, dict[str, Callable[..., Any]]]:
-    """Returns the initial weights [P] of an architecture, and its functions of any weights.
+    """Returns the initial weights [P] of an architecture, and functions that take weights.
 
-    A process traces the functions once for each of its last architectures. The functions cannot be
-    stale: weights are arguments and nothing is assigned. The flow below is a template that only
-    supplies the initial weights.
+    A process traces these functions once per architecture. They cannot be stale: weights are
+    arguments, and no variable is assigned. The flow below is a template that only supplies the
+    initial weights.
     """
     flow = tfr.RealNVPVector(
         size,
@@ -228,9 +228,9 @@ def _functions(
             return getattr(flow, name)(values, **given)
 
     def train(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Makes Adam steps, numbered from `first`, each with its own batch and learning rate.
+        """Makes Adam steps, one per batch and learning rate; `first` numbers the first step.
 
-        Returns weights, moments, and the number of finite steps; stops at the first nonfinite one.
+        Stops before the first nonfinite step. Returns weights, moments, and the number of steps.
         """
         *start, first, events, conditions, rates = arguments
 
