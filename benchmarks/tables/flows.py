@@ -64,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--tables", required=True, help="names, comma-separated")
     parser.add_argument("--regression", action="store_true", help="p(y | x) instead of p(x)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and of the fits")
     flags = parser.parse_args(arguments)
     print("| table | rows to learn | with flows | without | share | CPU seconds |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in flags.tables.split(","):
-        print(measure(name, flags.regression), flush=True)
+        print(measure(name, flags.regression, flags.seed), flush=True)
 
 
 if __name__ == "__main__":
