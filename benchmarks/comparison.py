@@ -23,7 +23,7 @@ class WorkerError(Exception):
 
 
 class WorkerProcess(contextlib.AbstractContextManager):
-    """Starts a `benchmarks.worker` and exchanges messages with it; see its module for the spec.
+    """Starts a `benchmarks.worker` process, whose module defines `spec`, and talks to it.
 
     Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of the
     framework would spin and slow down the other contender.

@@ -213,7 +213,7 @@ def _train(
 
 
 def _take_turns(calls: dict[str, Callable[[], tf.Tensor]], rounds: int) -> dict[str, float]:
-    """Returns the seconds of one call, the median over turns of about half a second."""
+    """Returns the seconds per call, as medians over turns; a turn takes about half a second."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     repeats = {}
     for name, call in calls.items():

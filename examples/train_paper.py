@@ -196,7 +196,7 @@ _MAX_CLASSES = 20  # rows of samples
 
 
 def run(argv: list[str]) -> None:
-    """Runs `main`, and ends with a message after an interruption or an error of flags or data."""
+    """Runs `main`; interruptions and errors of flags or data end the script with a message."""
     try:
         main(argv)
     except KeyboardInterrupt:

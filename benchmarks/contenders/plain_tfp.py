@@ -173,8 +173,8 @@ class _Normalization(_ImageBijector):
     def _inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
         mean, variance = self._moments(y)
         if self._mode.training:
-            # Update here and not in `_inverse`, which `log_prob` calls first: both normalize by the
-            # same value.
+            # `log_prob` calls `_inverse` first. Updating only here lets both hooks normalize by the
+            # same moments.
             self._mean.assign(mean)
             self._variance.assign(variance)
         positions = y.shape[-3] * y.shape[-2]

@@ -7,7 +7,7 @@ from rows [N, D] to log densities [N]. Columns are standardized.
   components, selected by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) per component.
   With fewer rows, BIC can select components of a few rows, which give other rows almost no density.
 * `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation on at most 5,000
-  rows selects the bandwidth. For more rows, Scott's rule reduces it.
+  rows selects the bandwidth. For more rows, the bandwidth shrinks by Scott's rule.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
   layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
 * `pzflow`: the default bijector, optimizer and batches of pzflow, with standardized columns, at

@@ -288,6 +288,7 @@ axes[0].set_ylim(-3, 5)
 plt.show()
 
 # %% [markdown]
-# `examples/neutra.py` compares numbers of leapfrog steps on other densities.
+# `examples/neutra.py` compares HMC and NeuTra on other densities, for several numbers of leapfrog
+# steps.
 # `examples/simulation_based_inference.py` trains one flow, conditioned on data, which models the
 # posterior for any data.

@@ -129,10 +129,10 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
     log p(z) = log sum_y p(y) p(z | y)  for a label of -1, or without one
     ```
 
-    `conditional_input` is the labels. A flow with this base distribution learns to classify from
-    few labels. `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)` of
-    rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows in each batch.
-    The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
+    `conditional_input` contains the labels. A flow with this base distribution learns to classify
+    from few labels. `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)`
+    of rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows in each
+    batch. The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
     `class_log_probs(flow, x)` is `log p(y | x)`.
 
     Construct the mixture with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then

@@ -106,7 +106,7 @@ def check_names(config: Any) -> None:
 def _is_allowed(config: dict[str, Any]) -> bool:
     """Returns whether Keras finds an allowed class or function for the names in `config`."""
     name = str(config["class_name"])
-    # Keras looks up functions by `config`.
+    # Keras looks up a function by its `config`, and all else by its `registered_name`.
     key = config.get("config" if name == "function" else "registered_name")
     registered = keras.saving.get_registered_object(str(key))
     if name in _KERAS_VALUES or "module" not in config:

@@ -142,8 +142,8 @@ class TableEstimator(Options, EstimatorWithGaps):
             if is_fit:
                 self._categories = frames.categories_of(X, features, self._name)
             elif self._categories:
-                # scikit-learn compares the names only later, after the codes of categories are
-                # looked up by position.
+                # `coded` looks up categories by position. scikit-learn compares the names of the
+                # columns only afterwards.
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"

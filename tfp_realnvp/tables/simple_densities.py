@@ -29,7 +29,7 @@ __all__ = [
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
-# Added to the variances of standardized conditions in joint distributions with events.
+# Joint mixtures of conditions and events add this to the variances of standardized conditions.
 _LEAST_CONDITION_VARIANCE = 0.01
 _NUM_COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _NUM_KEPT_MIXTURES = 3

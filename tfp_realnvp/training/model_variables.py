@@ -175,10 +175,10 @@ def find_scales(
 
 
 def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
-    """Returns whether TensorFlow's graph rewrites may speed up training steps on a CPU.
+    """Returns whether to keep TensorFlow's graph rewrites, which can speed up steps on a CPU.
 
     Rewrites do not speed up affine couplings with networks of this package, but they speed up
-    attention and mixtures (see `benchmarks/README.md`), and perhaps other networks.
+    attention and mixtures (see `benchmarks/README.md`). Other networks keep them, unmeasured.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(
