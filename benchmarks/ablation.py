@@ -1,7 +1,7 @@
 """Measures the gain of each addition to a small Real NVP: `python -m benchmarks.ablation --help`.
 
-The row `plain` has no 1×1 convolutions and no split priors, fewer and wider networks than
-`RealNVPImage.compact`, the paper's logit of pixel values, and Adam. Other rows add to `plain`;
+The row `plain` differs from `RealNVPImage.compact`: it has fewer and wider networks, no 1×1
+convolutions and no split priors, and it uses the paper's logit and Adam. Other rows add to `plain`;
 `conv1x1+split-prior+channels+more-linear` is `compact`. Each row is trained from scratch in its own
 process, for equal time or equally many steps, and evaluated on the test images. A run uses the
 whole machine; with `--side_by_side` each run has one core, and all cores work at once.

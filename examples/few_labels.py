@@ -6,12 +6,12 @@ The base distribution of the flow is a `ClassMixture`, with one component per cl
 log p(x | y) of labeled rows, and log p(x) = log sum_y p(x, y) of rows whose label is -1. Bayes'
 rule gives the classifier.
 
-Two moons need only two labels per class: the class means are equal at the start, and `fit` moves
-them apart. Digits, with ten labels per class, also need invariance to shifts by a pixel and to
-noise. Similar to the consistency loss of FlowGMM, the flow predicts the class of an unlabeled image
-from shifted copies. If the prediction is confident, the flow is trained on new copies with this
-class. The script compares with logistic regression and a convolutional network of equal size, which
-learn only from the labeled images.
+Two labels per class suffice for two moons, because `fit` moves the initially equal class means
+apart. Digits, with ten labels per class, also need invariance to shifts by a pixel and to noise.
+Similar to the consistency loss of FlowGMM, the flow predicts the class of an unlabeled image from
+shifted copies. If the prediction is confident, the flow is trained on new copies with this class.
+The script compares with logistic regression and a convolutional network of equal size, which learn
+only from the labeled images.
 
 We chose the options by the accuracy on unlabeled training images, with other choices of labeled
 images than in the printed results.

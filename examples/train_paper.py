@@ -7,7 +7,7 @@
     python examples/train_paper.py --dataset=images.npz --optimizer=adamax --average=0.998
 
 Read `train_image.py` first. The output folder is a preset, which
-`tfr.FlowModel.from_preset(folder)` loads, with the flags, a log, checkpoints, samples,
+`tfr.FlowModel.from_preset(folder)` loads. It also contains the flags, a log, checkpoints, samples,
 reconstructions, learning curves and a report. The same command resumes an interrupted run; more
 `--epochs` or `--limit_minutes` continue a finished run. Ctrl-C saves a checkpoint after the current
 step.

@@ -23,7 +23,8 @@ from tfp_realnvp.tables.table import Columns, Rows, one_hot
 
 __all__ = ["EstimatorWithGaps", "TableEstimator", "generator"]
 
-# `warnings.warn` < `_fit_flows` < `_fit` < `_fit_or_keep` < `fit` < its caller
+# The warning names the caller of `fit`, over the frames of `_fit_flows`, `_fit`, `_fit_or_keep` and
+# `fit`.
 _STACK_LEVEL = 5
 
 

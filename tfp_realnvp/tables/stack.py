@@ -21,7 +21,7 @@ __all__ = ["StackFit", "TableStack"]
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
 # With trees and the default `num_flows`. On smaller tables, flows added nothing to trees.
 _MIN_ROWS_OF_DEFAULT = 2_000
-# Beside trees, flows must gain this many nats to be worth their time.
+# In a mixture with boosted trees, flows must gain this many nats to be worth their time.
 _LEAST_GAIN = 0.01
 # Candidates with a smaller weight are dropped.
 _LEAST_WEIGHT = 1e-3

@@ -30,7 +30,8 @@ _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
 # The squares of larger numbers leave the range of float64.
 _MAX_MAGNITUDE = 1e150
-# `warn` < `Columns.warn` < `_fit_simple_densities` < `_fit` < `_fit_or_keep` < `fit` < caller
+# The warning names the caller of `fit`, over the frames of `warn`, `_fit_simple_densities`, `_fit`,
+# `_fit_or_keep` and `fit`.
 _STACK_LEVEL = 6
 
 
@@ -360,7 +361,7 @@ def _rounding_width(column: np.ndarray) -> float:
     """
     values = np.unique(column)
     with np.errstate(over="ignore", invalid="ignore"):
-        # Numbers that were rounded as float32 have few decimals only as float32.
+        # A number like 0.1 that was stored as float32 has few decimals only in float32.
         short = values.astype(np.float32)
         values = short if (short == values).all() else values
         for number, parts in itertools.product(range(_MAX_DECIMALS), (1, 2)):

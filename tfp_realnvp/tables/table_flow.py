@@ -92,7 +92,7 @@ class TableFlow(NamedTuple):
         latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
         latents = latents[2:] * np.sign(latents[1] - latents[0])
         tails = stdtr(self.start.df, np.stack([latents, -latents]))
-        # Where latents overflow float32, the tails of the initial density are as good.
+        # Where latents overflow float32, the tails of the initial density are as accurate.
         return np.where(np.isnan(latents), self.start.tails(rows), tails)
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
