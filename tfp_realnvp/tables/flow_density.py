@@ -103,7 +103,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     >>> import numpy as np, tfp_realnvp as tfr
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=[100, 2]) @ [[1., 2.], [0., 1.]]
-    >>> density = tfr.FlowDensity(num_flows=2, max_steps=50, random_state=0).fit(x)
+    >>> options = {"num_flows": 2, "max_steps": 50, "random_state": 0, "verbose": 0}
+    >>> density = tfr.FlowDensity(**options).fit(x)
     >>> near, far = density.score_samples([[0., 0.], [9., 9.]])   # log p in nats
     >>> bool(near > far + 10)
     True
@@ -113,7 +114,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     With labels, a classifier:
 
     >>> labels = np.where(x[:, 0] > 0, 'right', 'left')
-    >>> classifier = tfr.FlowDensity(num_flows=2, max_steps=50, random_state=0).fit(x, labels)
+    >>> classifier = tfr.FlowDensity(**options).fit(x, labels)
     >>> classifier.predict([[-2., -4.], [2., 4.]])
     array(['left', 'right'], dtype='<U5')
 
@@ -303,7 +304,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
         >>> import numpy as np, tfp_realnvp as tfr
         >>> x = np.random.default_rng(0).normal(size=[100, 2]) @ [[1., 2.], [0., 0.1]]
-        >>> density = tfr.FlowDensity(random_state=0).fit(x)
+        >>> density = tfr.FlowDensity(random_state=0, verbose=0).fit(x)
         >>> row = [[np.nan, 2.]]                              # the second column is 2 x first
         >>> filled = density.impute(row, 50, random_state=0)
         >>> filled.shape, round(float(filled[:, 0, 0].mean()))

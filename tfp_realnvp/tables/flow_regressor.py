@@ -68,7 +68,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     >>> rng = np.random.default_rng(0)
     >>> x = rng.uniform(0, 4, size=[120, 1])
     >>> y = 2 * x[:, 0] + (0.1 + x[:, 0]) * rng.normal(size=120)    # errors that grow
-    >>> regressor = tfr.FlowRegressor(random_state=0).fit(x, y)
+    >>> regressor = tfr.FlowRegressor(random_state=0, verbose=0).fit(x, y)
     >>> regressor.predict([[0.5], [3.0]]).shape
     (2,)
     >>> low, high = regressor.predict_interval([[0.5], [3.0]], 0.9)
