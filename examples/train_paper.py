@@ -473,7 +473,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
 
 
 def training_batches(model: tfr.FlowModel, images: datasets.Images) -> tf.data.Dataset:
-    """Returns the batches after the last step of the model."""
+    """Returns the batches that follow the model's last completed training step."""
     step = int(model.optimizer.iterations)
     return images.training_batches(FLAGS.batch_size, seed=FLAGS.seed, step=step)
 

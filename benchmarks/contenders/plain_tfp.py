@@ -89,7 +89,7 @@ class PlainTFP(TFContender):
         return nll
 
     def train_step(self, images: np.ndarray) -> float:
-        """Makes one step of the `tf.function`."""
+        """Runs one training step, a call of the `tf.function`."""
         return float(self._train(images))
 
 

@@ -1,7 +1,7 @@
 """Other density estimators of tables with their defaults, fitted in the time of `tfr.FlowDensity`.
 
-A density is a function of training rows, a seed and a number of seconds, which returns a function
-from rows [N, D] to log densities [N]. Columns are standardized.
+An estimator is a function that takes training rows, a seed and a time in seconds, and returns a
+function from rows [N, D] to log densities [N]. Columns are standardized.
 
 * `mixture`: scikit-learn's `GaussianMixture` with full or diagonal covariances and 1 to 20
   components, selected by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) per component.

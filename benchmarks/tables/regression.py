@@ -56,7 +56,7 @@ class Prediction(NamedTuple):
 
     @classmethod
     def normal(cls, mean: np.ndarray, stddev: np.ndarray, y: np.ndarray) -> Prediction:
-        """Returns the prediction for normal distributions with these means and deviations."""
+        """Returns the prediction of a method that predicts normal distributions."""
         normal = stats.norm(mean, stddev)
         return cls(normal.logpdf(y), *normal.interval(_COVERAGE), mean)
 

@@ -243,7 +243,7 @@ class NormalMixture(NamedTuple):
         return joint_log_probs(self._coefficients(), rows)
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
-        """Conditions on the columns where `is_condition`, [D]; the other columns are the events."""
+        """Returns the density of the other columns given those where `is_condition`, [D]."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
         of_given, shared, of_other = (
             self.covariances[:, rows[:, np.newaxis], columns]
@@ -367,8 +367,8 @@ def fit_normal_mixtures(
 ) -> list[list[ConditionalMixture]]:
     """Selects mixtures by held-out likelihood on the first split, and fits them on all splits.
 
-    With `starts`, one affine map per split, the mixtures model (conditions, latents) instead of
-    (conditions, events). The conditional density of events can then be as narrow as the map's
+    `starts` has one affine map per split, from events to latents. With it, the mixtures are fitted to
+    conditions and latents instead of conditions and events. The conditional density of events can then be as narrow as the map's
     errors; otherwise `_LEAST_CONDITION_VARIANCE` times the squared slopes widens it.
     """
     if not _is_held_out(splits):

@@ -371,6 +371,6 @@ def _rounding_width(column: np.ndarray) -> float:
 
 
 def _are_values_shared(column: np.ndarray) -> bool:
-    """Returns whether most rows have repeated values, not counting the most frequent value."""
+    """Returns whether most values of a column occur often, leaving out the most frequent value."""
     counts = np.sort(np.unique(column, return_counts=True)[1])[:-1]
     return counts[counts >= _DISCRETE_ROWS].sum() >= _DISCRETE_PART * max(counts.sum(), 1)
