@@ -367,9 +367,10 @@ def fit_normal_mixtures(
 ) -> list[list[ConditionalMixture]]:
     """Selects mixtures by held-out likelihood on the first split, and fits them on all splits.
 
-    `starts` has one affine map per split, from events to latents. With it, the mixtures are fitted to
-    conditions and latents instead of conditions and events. The conditional density of events can then be as narrow as the map's
-    errors; otherwise `_LEAST_CONDITION_VARIANCE` times the squared slopes widens it.
+    `starts` has one affine map per split, from events to latents. With it, the mixtures are fitted
+    to conditions and latents instead of conditions and events. The conditional density of events
+    can then be as narrow as the map's errors; otherwise `_LEAST_CONDITION_VARIANCE` times the
+    squared slopes widens it.
     """
     if not _is_held_out(splits):
         return []
