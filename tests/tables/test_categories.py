@@ -1,6 +1,7 @@
 """Columns of categories."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -246,8 +247,14 @@ def test_errors(density, change, options, message):
 
 def test_other_columns_than_those_of_fit(density):
     frame = _frame(3)
-    for other in (frame.drop(columns="kind"), frame[frame.columns[::-1]], frame.to_numpy()[:, :4]):
-        with pytest.raises(ValueError, match="expected the 5 columns of fit, got"):
-            density.score_samples(other)
+    other = frame[frame.columns[::-1]]
+    for table in (frame.drop(columns="kind"), other, frame.to_numpy()[:, :4], frame.iloc[0]):
+        with pytest.raises(ValueError, match=r"expected the 5 columns of fit, `X.*, got") as error:
+            density.score_samples(table)
+    call, row = re.findall("`(.*?)`", str(error.value))
+    scores = density.score_samples(eval(call, {"X": other, "fitted": density}))
+    np.testing.assert_array_equal(scores, density.score_samples(frame))
+    row = eval(row, {"X": frame, "i": 2})
+    np.testing.assert_allclose(density.score_samples(row), scores[2:])
     with pytest.warns(UserWarning, match="does not have valid feature names"):
         assert np.isfinite(density.score_samples(frame.to_numpy())).all()

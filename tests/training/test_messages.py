@@ -118,9 +118,10 @@ def test_standardization_names_the_columns_of_nans():
 # Options.
 
 
-@pytest.mark.parametrize("name", ["m.h5", "m.hdf5"])
-def test_hdf5_is_refused(model, tmp_path, name):
-    with pytest.raises(ValueError, match=r"expected a file \*\.keras.*save_weights"):
+@pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "m"])
+def test_formats_of_earlier_versions_of_keras(model, tmp_path, name):
+    match = r"expected a file \*\.keras.*save_weights.*export\('folder'\) a SavedModel"
+    with pytest.raises(ValueError, match=match):
         model.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -112,7 +112,7 @@ class SavableModel(keras.Model):
             kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
             raise ValueError(
                 f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; "
-                "save_weights('model.weights.h5') saves weights alone."
+                "save_weights('model.weights.h5') saves weights, export('folder') a SavedModel."
             )
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")

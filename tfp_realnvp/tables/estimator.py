@@ -148,6 +148,8 @@ class TableEstimator(Options, EstimatorWithGaps):
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
+                if hasattr(self, "feature_names_in_"):
+                    expected += ", `X[fitted.feature_names_in_]` (one row: `X.iloc[[i]]`)"
                 validation.require(is_same, expected, list(X.columns))
             frames.check_columns(X, self._categories, self._name)
             X = frames.coded(X, self._categories, self._name)
