@@ -1,5 +1,7 @@
 """Errors say what was expected and what came."""
 
+import re
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -75,6 +77,27 @@ def test_too_low_a_rank(flow, shape):
     for bijector in (flow, tfr.PixelLogit(), tfr.Squeeze(), tfr.FlowChain([])):
         with pytest.raises(ValueError, match=r"expected images .*, got shape"):
             bijector.inverse(tf.zeros(shape))
+
+
+def test_a_base_of_scalars():
+    match = r"expected a distribution of \(2,\) events, got scalars; .*`(.*)`, or .*`(.*)`"
+    flow, bases = ft.vector_flow(2), [tfd.Normal(0.0, 1.0), tfd.Normal([0.0, 0.0], 1.0)]
+    for number, base in enumerate(bases, 1):
+        scalars = tfd.TransformedDistribution(base, flow)
+        with pytest.raises(ValueError, match=match) as error:
+            scalars.log_prob(tf.zeros([3, 2]))
+        call = re.search(match, str(error.value)).group(number)
+        events = eval(call, {"tfd": tfd, "base": base, "event_shape": [2]})
+        assert tfd.TransformedDistribution(events, flow).sample(3).shape == [3, 2]
+
+
+def test_a_base_of_another_dtype():
+    base = tfd.MultivariateNormalDiag(np.zeros(2))
+    match = "expected a distribution of float32, got float64; `dtype='float64'` is an option"
+    with pytest.raises(TypeError, match=match):
+        tfd.TransformedDistribution(base, tfr.RealNVPVector(2, num_couplings=1))
+    flow = tfr.RealNVPVector(2, num_couplings=1, dtype="float64")
+    assert tfd.TransformedDistribution(base, flow).sample(3).dtype == tf.float64
 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])

@@ -218,6 +218,13 @@ class FlowBijector(tfb.Bijector):
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
         """Returns the output shape for an input shape: a `tf.TensorShape`, or a shape tensor."""
         if isinstance(shape, tf.TensorShape):
+            if shape.rank == 0:
+                events = self._expected_shape(inverse)
+                raise ValueError(
+                    f"{self.name}: expected a distribution of {events} events, got scalars; use "
+                    "`tfd.Sample(base, event_shape)`, or for a batch of scalars "
+                    f"`tfd.Independent(base, {self.event_ndims})`."
+                )
             self._check_shape(shape, inverse)
         return shape
 
@@ -365,6 +372,15 @@ class FlowBijector(tfb.Bijector):
     def _call_inverse_log_det_jacobian(self, y: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
         y = self._as_input(y, inverse=True)
         return super()._call_inverse_log_det_jacobian(y, *args, **self._cache_key(kwargs))
+
+    def forward_dtype(self, *args: Any, **kwargs: Any) -> Any:
+        """As in TFP; `tfd.TransformedDistribution` calls it with the dtype of the base."""
+        if args and isinstance(args[0], tf.DType) and args[0] != self.dtype:
+            raise TypeError(
+                f"{self.name}: expected a distribution of {self.dtype.name}, got {args[0].name}; "
+                f"`dtype='{args[0].name}'` is an option of the flow."
+            )
+        return super().forward_dtype(*args, **kwargs)
 
     def _forward_event_shape(self, input_shape: Any) -> Any:
         return self._event_shape(input_shape, inverse=False)
