@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import Pass
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -13,8 +13,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
 __all__ = ["ConditionalBijector"]
-
-tfb = tfp.bijectors
 
 
 class ConditionalBijector(FlowChain):

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.bijectors.flow_chain import call_part
@@ -22,8 +22,6 @@ from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
 
 __all__ = ["AffineCoupling", "Coupling", "real_nvp_coupling", "takes_condition"]
-
-tfb = tfp.bijectors
 
 
 class Coupling(FlowBijector):

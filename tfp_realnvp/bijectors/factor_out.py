@@ -6,18 +6,12 @@ import functools
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
-from tfp_realnvp.bijectors.flow_chain import (
-    accepts_conditional_input,
-    call_part,
-    condition_spec_of,
-)
+from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, call_part, condition_spec_of
 
 __all__ = ["FactorOut"]
-
-tfb = tfp.bijectors
 
 
 class FactorOut(FlowBijector):

@@ -13,25 +13,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import (
-    broadcast_batch,
-    cut_to_batch,
-    flatten_batch,
-    may_be_empty,
-    unflatten_batch,
-    without_empty_axes,
-)
+from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.bijector_cache import OnePassCache
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 __all__ = ["FlowBijector", "Pass", "surround_with", "surrounding_pass"]
-
-tfb = tfp.bijectors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -481,30 +471,32 @@ class FlowBijector(tfb.Bijector):
         ndims = self.event_ndims
         if spec is not None:
             condition = spec.as_tensor(condition, self.name, self.dtype)
-            value, condition = broadcast_batch(value, ndims, condition, spec.event_ndims)
+            value, condition = batch_dims.broadcast_batch(value, ndims, condition, spec.event_ndims)
         like = value
         if like.shape.rank is None:
-            value = flatten_batch(value, ndims)
+            value = batch_dims.flatten_batch(value, ndims)
             if spec is not None:
-                condition = flatten_batch(condition, spec.event_ndims)
+                condition = batch_dims.flatten_batch(condition, spec.event_ndims)
         batch, event = value.shape[:-ndims], value.shape[-ndims:]
         shape = batch.concatenate(self._expected_shape(inverse).merge_with(event))
         if shape != value.shape:
             value = tf.ensure_shape(value, shape)
         events = value
-        is_filled = not (training or has_events) and may_be_empty(events, ndims)
+        is_filled = not (training or has_events) and batch_dims.may_be_empty(events, ndims)
         if is_filled:
-            value, condition = without_empty_axes(value), without_empty_axes(condition)
+            value = batch_dims.without_empty_axes(value)
+            condition = batch_dims.without_empty_axes(condition)
         p = (surrounding or surrounding_pass()).but(training=training, condition=condition)
         value, log_det = self._checked_pass(value, p, inverse)
         if log_det.shape.rank == 0:
             # The log det is equal for all events.
             log_det = tf.fill(tf.shape(value)[:-ndims], log_det)
         if is_filled:
-            value = cut_to_batch(value, events, ndims, ndims)
-            log_det = cut_to_batch(log_det, events, ndims, 0)
+            value = batch_dims.cut_to_batch(value, events, ndims, ndims)
+            log_det = batch_dims.cut_to_batch(log_det, events, ndims, 0)
         if like.shape.rank is None:
-            value, log_det = (unflatten_batch(each, like, ndims) for each in (value, log_det))
+            value = batch_dims.unflatten_batch(value, like, ndims)
+            log_det = batch_dims.unflatten_batch(log_det, like, ndims)
         return value, {"ildj": log_det if inverse else -log_det}
 
     _forward_with_ildj = functools.partialmethod(_outermost_pass, inverse=False)

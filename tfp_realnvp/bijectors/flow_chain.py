@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass, surround_with
 from tfp_realnvp.bijectors.invertible_conv1x1 import joined
@@ -23,8 +23,6 @@ __all__ = [
     "call_part",
     "condition_spec_of",
 ]
-
-tfb = tfp.bijectors
 
 
 class FlowChain(FlowBijector):

@@ -39,12 +39,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
     def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
         return self.add_weight(
-            shape=shape,
-            initializer=value,
-            autocast=False,
-            aggregation="mean",
-            name=name,
-            **options,
+            shape=shape, initializer=value, autocast=False, aggregation="mean", name=name, **options
         )
 
 
@@ -112,7 +107,6 @@ class LearnedAffine(ChannelVariables):
                 "ActNorm: no batch has set scale and shift, so training starts without "
                 "normalization. `FlowModel.fit` sets them; in your own loop, call "
                 "`flow.log_prob(x, bijector_kwargs={'training': True})` first.",
-                UserWarning,
                 stacklevel=2,
             )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions import routing
@@ -17,8 +17,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
 __all__ = ["class_log_joint", "class_log_prior", "class_log_probs"]
-
-tfd = tfp.distributions
 
 
 def class_log_probs(

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 
 __all__ = ["ClassMixture", "ConditionalBase", "ConditionalDistribution"]
-
-tfd = tfp.distributions
 
 
 class ConditionalDistribution:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
@@ -25,8 +25,6 @@ __all__ = [
     "route",
     "takes_condition",
 ]
-
-tfd = tfp.distributions
 
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:

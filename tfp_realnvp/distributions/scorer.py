@@ -6,15 +6,13 @@ import functools
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.internal.memoize import call_traced
 
 __all__ = ["log_prob_of", "score", "scores"]
-
-tfd = tfp.distributions
 
 
 def scores(

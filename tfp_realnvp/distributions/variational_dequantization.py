@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors.flow_bijector import surrounding_pass
@@ -18,8 +17,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ShallowConv
 
 __all__ = ["VariationalDequantization"]
-
-tfd = tfp.distributions
 
 
 class VariationalDequantization(tf.Module):

@@ -8,10 +8,4 @@ from tfp_realnvp.evaluation.summaries import (
     log_likelihood,
 )
 
-__all__ = [
-    "Classification",
-    "Evaluation",
-    "bits_per_dim",
-    "classification",
-    "log_likelihood",
-]
+__all__ = ["Classification", "Evaluation", "bits_per_dim", "classification", "log_likelihood"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
@@ -19,8 +19,6 @@ from tfp_realnvp.internal.memoize import call_traced
 from tfp_realnvp.training.flow_model import FlowModel
 
 __all__ = ["log_prob_map"]
-
-tfd = tfp.distributions
 
 
 def log_prob_map(

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions.routing import distribution_of
 from tfp_realnvp.distributions.scorer import scores
@@ -30,8 +30,6 @@ __all__ = [
     "model_of",
     "sampled_log_probs",
 ]
-
-tfd = tfp.distributions
 
 
 def log_prob(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, class_log_probs
@@ -25,8 +25,6 @@ __all__ = [
     "classification",
     "log_likelihood",
 ]
-
-tfd = tfp.distributions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
@@ -26,7 +26,6 @@ from tfp_realnvp.internal import validation
 
 __all__ = ["ConditionShape", "Layer", "NetworkFn", "coupling_layer", "network_of"]
 
-tfb = tfp.bijectors
 
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
@@ -19,15 +19,7 @@ from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = [
-    "ImageFlow",
-    "check_options",
-    "checked_image_shape",
-    "conditional_flow",
-    "image_flow",
-]
-
-tfb = tfp.bijectors
+__all__ = ["ImageFlow", "check_options", "checked_image_shape", "conditional_flow", "image_flow"]
 
 
 class ImageFlow(ComposedFlow):

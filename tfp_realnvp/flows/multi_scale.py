@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_chain import FlowChain
@@ -17,8 +17,6 @@ from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_f
 from tfp_realnvp.internal import validation
 
 __all__ = ["max_num_scales", "multi_scale"]
-
-tfb = tfp.bijectors
 
 
 def multi_scale(

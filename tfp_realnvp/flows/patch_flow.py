@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.masks import ChannelMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.squeeze import Squeeze
@@ -17,8 +17,6 @@ from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_f
 from tfp_realnvp.internal import validation
 
 __all__ = ["jet_masks", "patch_flow"]
-
-tfb = tfp.bijectors
 
 
 def patch_flow(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector
 from tfp_realnvp.bijectors.flow_chain import ComposedFlow
@@ -21,7 +21,6 @@ from tfp_realnvp.networks import DenseResNet
 
 __all__ = ["RealNVPVector", "VectorFlow"]
 
-tfb = tfp.bijectors
 
 _NAME = "RealNVPVector"
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 # The bijector cache must know in which `keras.StatelessScope` a result was computed.
 from keras.src.backend.common.stateless_scope import get_stateless_scope
@@ -44,6 +43,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 # No public function tells whether TensorFlow uses oneDNN, which depends on the processor.
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled as is_onednn_enabled
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 # `isinstance` needs these base classes: unless `b` is a composite tensor, `tfb.Invert(b)` returns a
 # `_Invert`, which is not a `tfb.Invert`.
@@ -60,9 +61,6 @@ from tensorflow_probability.python.internal.cache_util import (
     BijectorCacheWithGreedyAttrs,
     EphemeralDict,
 )
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 # Methods that our classes override, without those that TFP documents for subclasses.
 _ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks the input"

@@ -2,11 +2,7 @@
 
 from tfp_realnvp.latents.codec import Reconstruction, decode, encode, reconstruct
 from tfp_realnvp.latents.completion import Completion, complete
-from tfp_realnvp.latents.interpolation import (
-    interpolate,
-    manifold,
-    swap_condition,
-)
+from tfp_realnvp.latents.interpolation import interpolate, manifold, swap_condition
 from tfp_realnvp.latents.sampling import (
     ScaleStatistics,
     extrapolate,

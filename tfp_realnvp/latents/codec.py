@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.distributions import ConditionedDistribution
@@ -34,7 +34,6 @@ __all__ = [
     "without_model",
 ]
 
-tfd = tfp.distributions
 
 Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 

@@ -13,13 +13,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions.routing import (
-    as_conditions,
-    distribution_of,
-    find_num_values,
-    route,
-    takes_condition,
-)
+from tfp_realnvp.distributions import routing
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.sampling import stateless_seed
 
@@ -131,21 +125,22 @@ def complete(
       ValueError: if events do not match the model in shape or range, nothing is known or nothing is
         unknown, conditions are not as declared, or known values or log densities are not finite.
     """
-    flow = distribution_of(flow, "complete")
+    flow = routing.distribution_of(flow, "complete")
     expected = f"complete: expected num_samples of at least four of each chain, {4 * num_chains}"
     num_samples = validation.integer(num_samples, 4 * num_chains, expected)
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)
     support = _Support(flow, events, is_known)
     when = "for a distribution that takes a condition"
-    validation.only(conditional_input, "conditional_input", takes_condition(flow), when, "complete")
-    conditions = as_conditions(flow, conditional_input, "complete")
+    applies = routing.takes_condition(flow)
+    validation.only(conditional_input, "conditional_input", applies, when, "complete")
+    conditions = routing.as_conditions(flow, conditional_input, "complete")
     options = {}
     if conditions is not None:
         expected = f"complete: expected one condition for each of {len(events)} events"
         validation.require(len(conditions) == len(events), expected, conditions.shape)
         repeated = tf.concat([conditions] * num_chains, axis=0)
-        options = route(flow, conditional_input=repeated)
+        options = routing.route(flow, conditional_input=repeated)
     metric_seed, start_seed, chain_seed = tfp.random.split_seed(stateless_seed(seed), 3)
     mean, scale = _metric(flow, support, conditions, metric_seed)
     product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
@@ -186,7 +181,7 @@ class _Support:
     ) -> None:
         self._events, is_image = events, events.ndim == 4
         self._is_gray = is_image and np.issubdtype(events.dtype, np.integer)
-        self._num_values = find_num_values(distribution) if is_image else None
+        self._num_values = routing.find_num_values(distribution) if is_image else None
         if self._num_values is not None:
             pixels.check_gray_levels(events[is_known], "complete", self._num_values)
         dtype = distribution.dtype.as_numpy_dtype
@@ -244,10 +239,7 @@ def _known(
 
 
 def _metric(
-    distribution: tfd.Distribution,
-    support: _Support,
-    conditions: tf.Tensor | None,
-    seed: tf.Tensor,
+    distribution: tfd.Distribution, support: _Support, conditions: tf.Tensor | None, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the mean m, and L⁻ᵀ for the precision L Lᵀ, of the unknown coordinates.
 
@@ -259,7 +251,7 @@ def _metric(
     num_samples, options = max(_NUM_METRIC_SAMPLES, 2 * size), {}
     if conditions is not None:
         repeated = tf.gather(conditions, np.arange(num_samples) % len(support.is_known))
-        options = route(distribution, conditional_input=repeated)
+        options = routing.route(distribution, conditional_input=repeated)
     x = distribution.sample(num_samples, seed=seed, **options)
     t = support.unbounded(x.numpy().reshape(num_samples, size))
     t = t[np.isfinite(t).all(axis=1)].astype(np.float64)

@@ -9,15 +9,8 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.latents.codec import (
-    ConditionArray,
-    Flow,
-    bijector_of,
-    condition_of,
-    decode,
-    encode,
-    transformed,
-)
+from tfp_realnvp.latents import codec
+from tfp_realnvp.latents.codec import Flow
 
 __all__ = ["interpolate", "manifold", "swap_condition"]
 
@@ -71,15 +64,15 @@ def interpolate(
       TypeError, ValueError: as `encode`.
     """
     last = conditional_input if second_conditional_input is None else second_conditional_input
-    z1 = encode(flow, first, conditional_input=conditional_input)
-    z2 = encode(flow, second, conditional_input=last)
-    bijector = bijector_of(flow)
+    z1 = codec.encode(flow, first, conditional_input=conditional_input)
+    z2 = codec.encode(flow, second, conditional_input=last)
+    bijector = codec.bijector_of(flow)
     latents = _path(z1, z2, bijector.event_ndims, num_steps, spherical)
     condition, end = _embedded(flow, conditional_input), _embedded(flow, last)
     if condition is not None and end is not None:
         values = _path(condition.values, end.values, condition.event_ndims, num_steps)
         condition = condition._replace(values=values)
-    return transformed(bijector, "forward", "latents", latents, condition, 64)
+    return codec.transformed(bijector, "forward", "latents", latents, condition, 64)
 
 
 def manifold(
@@ -125,11 +118,11 @@ def manifold(
       TypeError: as `encode`.
       ValueError: if there are not four images, or as `encode`.
     """
-    shape, bijector = np.shape(four_images), bijector_of(flow)
+    shape, bijector = np.shape(four_images), codec.bijector_of(flow)
     axes = "images [4, H, W, C]" if bijector.event_ndims == 3 else "vectors [4, D]"
     is_four = len(shape) == 1 + bijector.event_ndims and shape[0] == 4
     validation.require(is_four, f"manifold: expected {axes}", shape)
-    latents = encode(flow, four_images, conditional_input=conditional_input)
+    latents = codec.encode(flow, four_images, conditional_input=conditional_input)
     angles = 2 * np.pi * np.arange(num_angles) / num_angles
     circle = np.stack([np.cos(angles), np.sin(angles)])
     condition = _embedded(flow, conditional_input)
@@ -138,7 +131,7 @@ def manifold(
         four = np.broadcast_to(values, (4, *values.shape[values.ndim - ndims :]))
         condition = condition._replace(values=_combined(four, circle**2).astype(four.dtype))
     latents = _combined(latents, circle)
-    return transformed(bijector, "forward", "latents", latents, condition, 64)
+    return codec.transformed(bijector, "forward", "latents", latents, condition, 64)
 
 
 def swap_condition(
@@ -160,8 +153,8 @@ def swap_condition(
     >>> latents.swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
     """
-    latents = encode(flow, images, batch_size=batch_size, conditional_input=source)
-    return decode(flow, latents, batch_size=batch_size, conditional_input=target)
+    latents = codec.encode(flow, images, batch_size=batch_size, conditional_input=source)
+    return codec.decode(flow, latents, batch_size=batch_size, conditional_input=target)
 
 
 def _path(
@@ -189,9 +182,9 @@ def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 
 
-def _embedded(flow: Flow, conditional_input: Any) -> ConditionArray | None:
+def _embedded(flow: Flow, conditional_input: Any) -> codec.ConditionArray | None:
     """Returns the embedding of conditions, which the networks of a flow get; `None` without one."""
-    bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
+    bijector, condition = codec.bijector_of(flow), codec.condition_of(flow, conditional_input)
     embedding = bijector.condition_embedding
     if embedding is None:
         return None
@@ -199,4 +192,4 @@ def _embedded(flow: Flow, conditional_input: Any) -> ConditionArray | None:
         values = embedding.spec.as_tensor(None, bijector.name, bijector.dtype)
     else:
         values = tf.constant(condition.values)
-    return ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape), True)
+    return codec.ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape), True)

@@ -9,20 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.latents.codec import (
-    Flow,
-    bijector_of,
-    decode,
-    encode,
-    given_condition,
-    without_model,
-)
+from tfp_realnvp.latents import codec
+from tfp_realnvp.latents.codec import Flow
 
 __all__ = [
     "ScaleStatistics",
@@ -32,8 +26,6 @@ __all__ = [
     "sample_latents",
     "stateless_seed",
 ]
-
-tfd = tfp.distributions
 
 
 def sample_latents(
@@ -116,9 +108,9 @@ def extrapolate(
     (2, 8, 16, 1)
     """
     options: dict[str, Any] = {"seed": seed, "temperature": temperature}
-    options["dtype"] = bijector_of(flow, ImageFlow).dtype
+    options["dtype"] = codec.bijector_of(flow, ImageFlow).dtype
     latents = sample_latents(image_shape, num_samples, **options)
-    return decode(flow, latents, conditional_input=conditional_input)
+    return codec.decode(flow, latents, conditional_input=conditional_input)
 
 
 def levels_of_representation(
@@ -161,9 +153,9 @@ def levels_of_representation(
       ValueError: if `mode` is unknown, or as `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
-    conditional_input = given_condition(flow, conditional_input)
-    flow, bijector = without_model(flow), bijector_of(flow, ImageFlow)
-    latents = encode(flow, images, conditional_input=conditional_input)
+    conditional_input = codec.given_condition(flow, conditional_input)
+    flow, bijector = codec.without_model(flow), codec.bijector_of(flow, ImageFlow)
+    latents = codec.encode(flow, images, conditional_input=conditional_input)
     if mode == "zero":
         others = tf.zeros_like(latents)
     else:
@@ -180,7 +172,7 @@ def levels_of_representation(
         for number in reversed(range(bijector.num_scales))
     ]
     # With the columns as first axis, the conditions broadcast.
-    decoded = decode(flow, tf.stack(columns), conditional_input=conditional_input)
+    decoded = codec.decode(flow, tf.stack(columns), conditional_input=conditional_input)
     return np.moveaxis(decoded, 0, -4)
 
 
@@ -227,8 +219,8 @@ def latent_statistics(
     Raises:
       TypeError, ValueError: as `encode`.
     """
-    bijector = bijector_of(flow, ImageFlow)
-    latents = encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
+    bijector = codec.bijector_of(flow, ImageFlow)
+    latents = codec.encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
     by_scale = bijector.split_latents(tf.constant(latents))
     return tuple(_statistics(z.numpy().astype(np.float64)) for z in by_scale)
 

@@ -21,10 +21,7 @@ _BACKGROUND = 255
 
 
 def image_grid(
-    images: np.ndarray,
-    columns: int | None = None,
-    padding: int = 1,
-    num_values: int = 256,
+    images: np.ndarray, columns: int | None = None, padding: int = 1, num_values: int = 256
 ) -> np.ndarray:
     """Arranges images row by row in one image with a white background.
 

@@ -18,10 +18,7 @@ _JITTER = 0.25  # largest noise on the integer codes of categories
 
 
 def pairs(
-    density: Any,
-    X: Any,
-    columns: Sequence[Any] | None = None,
-    num_lowest: int | None = None,
+    density: Any, X: Any, columns: Sequence[Any] | None = None, num_lowest: int | None = None
 ) -> Any:
     """Draws scatter plots of pairs of columns, for the rows of a table and samples of a density.
 

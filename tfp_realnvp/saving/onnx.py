@@ -10,15 +10,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving.saved_model import Progress, ServedFlow
 
 __all__ = ["export_onnx"]
-
-tfd = tfp.distributions
 
 
 def export_onnx(

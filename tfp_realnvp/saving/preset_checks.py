@@ -16,13 +16,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.saving import keras_config
 
-__all__ = [
-    "check_names",
-    "check_parameters",
-    "expecting",
-    "limited_variables",
-    "read_json",
-]
+__all__ = ["check_names", "check_parameters", "expecting", "limited_variables", "read_json"]
 
 tfd = tfp.distributions
 

@@ -12,22 +12,16 @@ from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.bijectors.flow_chain import call_options
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions import VariationalDequantization, routing
 from tfp_realnvp.distributions.classification import class_log_prior
 from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
-from tfp_realnvp.distributions.routing import (
-    distribution_of,
-    find_condition_spec,
-    route,
-    takes_condition,
-)
 from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
@@ -36,7 +30,6 @@ from tfp_realnvp.saving.folded_graph import folded
 
 __all__ = ["Progress", "ServedFlow", "export_saved_model"]
 
-tfd = tfp.distributions
 
 Outputs = dict[str, tf.Tensor]
 Condition: TypeAlias = tf.Tensor | None
@@ -174,7 +167,7 @@ class ServedFlow:
                 f"{caller}: expected a call in eager mode, got one in a `tf.function` or graph; "
                 "call it after the function that trains."
             )
-        self.distribution = distribution = distribution_of(model, caller)
+        self.distribution = distribution = routing.distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
         self._takes_noise = takes_noise
         self._mixture = distribution if isinstance(distribution, ClusterMixture) else None
@@ -193,11 +186,12 @@ class ServedFlow:
         self._base, self._bijector = flow.distribution, flow.bijector
         # Conditions of the served functions and of the flow. In a mixture, the flow's condition is
         # the cluster.
-        self._spec, self._given_spec = find_condition_spec(distribution), find_condition_spec(flow)
+        self._spec = routing.find_condition_spec(distribution)
+        self._given_spec = routing.find_condition_spec(flow)
         expected = (
             f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"
         )
-        is_declared = self._spec is not None or not takes_condition(distribution)
+        is_declared = self._spec is not None or not routing.takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
         self._is_standard_normal = is_standard_normal(self._base)
@@ -246,7 +240,7 @@ class ServedFlow:
         if self._mixture is not None:
             given = [tf.TensorSpec([None], tf.int32, "clusters")]
         # The base alone may depend on the condition.
-        takes_condition_itself = "bijector_kwargs" in route(flow, conditional_input=0)
+        takes_condition_itself = "bijector_kwargs" in routing.route(flow, conditional_input=0)
         self._bijector_condition = given if takes_condition_itself else []
         # All signatures call these functions, so that the SavedModel contains each graph once.
         self._folded: dict[Any, tf.Variable] = {}
@@ -331,11 +325,7 @@ class ServedFlow:
             return {self._name: self._decoded(latents, condition)}
 
     def _sample(
-        self,
-        num_samples: tf.Tensor,
-        seed: tf.Tensor,
-        temperature: tf.Tensor,
-        *others: tf.Tensor,
+        self, num_samples: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor, *others: tf.Tensor
     ) -> Outputs:
         guidance, condition = others[0] if self._guidance else None, None
         if self._condition:
@@ -358,7 +348,7 @@ class ServedFlow:
             seeds = tf.stack([seed, 0])
             if self._mixture is not None:
                 seeds, condition = self._mixture.draw_clusters([num_samples], seeds, condition)
-            options = route(base, conditional_input=condition)
+            options = routing.route(base, conditional_input=condition)
             latents = base.sample(num_samples, seed=seeds, **options)
             if self._is_standard_normal:
                 latents *= temperature
@@ -458,7 +448,7 @@ class ServedFlow:
         if self._has_any_size:
             # The base distribution has one event shape; images can have any size.
             base = self._standard_normal(tf.shape(latents)[1:])
-        return base.log_prob(latents, **route(base, conditional_input=condition))
+        return base.log_prob(latents, **routing.route(base, conditional_input=condition))
 
     def _standard_normal(self, shape: Any) -> tfd.Distribution:
         return tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), shape)

@@ -182,7 +182,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             warnings.warn(
                 f"TrainingCheckpoint: no epoch of the last {self._patience} was better, so "
                 "that `fit` does not train; a larger `patience` trains on.",
-                UserWarning,
                 stacklevel=2,
             )
         if self._writes:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions import class_log_probs, routing
 from tfp_realnvp.internal import batch_parts, private_api, replicas
@@ -18,7 +18,6 @@ from tfp_realnvp.training.learning_rate import step_of
 
 __all__ = ["LABEL_WEIGHT", "ClassSeparation", "mean_of_labeled", "parts_of"]
 
-tfd = tfp.distributions
 
 LABEL_WEIGHT = 0.1  # of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
@@ -79,7 +78,6 @@ class ClassSeparation(keras.callbacks.Callback):
             warnings.warn(
                 f"FlowModel.fit: found no labeled events of the classes {missing}, whose means "
                 "start at the center of the other class means.",
-                UserWarning,
                 stacklevel=3,
             )
 
@@ -120,7 +118,6 @@ class ClassSeparation(keras.callbacks.Callback):
             f"FlowModel.fit: {errors} of {self._labels.size} labeled events are classified as "
             f"another class{at_start}; other events of their class are likely to be. Train for "
             f"more epochs{equal}.",
-            UserWarning,
             stacklevel=3,
         )
 

@@ -10,34 +10,24 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector
-from tfp_realnvp.distributions import (
-    ClassMixture,
-    ClusterMixture,
-    VariationalDequantization,
-    routing,
-    sampler,
-)
+from tfp_realnvp.distributions import ClassMixture, ClusterMixture, routing, sampler
+from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training import execution, model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, warn_unless_finite
 from tfp_realnvp.training.few_labels import ClassSeparation, parts_of
 from tfp_realnvp.training.fused_adam import FusedAdam
-from tfp_realnvp.training.input_data import (
-    arguments_for_keras,
-    check_distribution,
-    checked_batch,
-)
+from tfp_realnvp.training.input_data import arguments_for_keras, check_distribution, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.steps import FlowSteps
 
 __all__ = ["FlowModel"]
 
-tfd = tfp.distributions
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}

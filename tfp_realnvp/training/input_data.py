@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.condition_spec import ConditionSpec
@@ -34,7 +34,6 @@ __all__ = [
     "warn_of_labels",
 ]
 
-tfd = tfp.distributions
 
 # Use other random numbers than the noise of the same step.
 _DROPOUT_STREAM = 0xD809
@@ -223,7 +222,6 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
     warnings.warn(
         f"FlowModel: the labels of the dataset are not used by {distribution.name}, "
         f"{_NO_CONDITION} `dataset.map(lambda x, y: x)` leaves labels out.",
-        UserWarning,
         stacklevel=2,
     )
 
@@ -324,7 +322,6 @@ def _warn_of_values(data: Any, model: Any) -> None:
             f"FlowModel.fit: the pixel values end at {events.max()}, and the model has "
             f"{num_values} gray levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images "
             "of n levels; images in [0, 1] are to be multiplied by 255.",
-            UserWarning,
             stacklevel=4,
         )
     share = np.mean(events % 1 != 0) if model.dequantize and events.dtype.kind == "f" else 0
@@ -333,7 +330,6 @@ def _warn_of_values(data: Any, model: Any) -> None:
             f"FlowModel.fit: {share:.0%} of the pixel values are not whole, and are rounded down "
             "to gray levels. `tf.round` rounds to the nearest level, for example after "
             "augmentation; dequantize=False takes values without noise.",
-            UserWarning,
             stacklevel=4,
         )
 

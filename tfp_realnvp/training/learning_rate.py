@@ -282,7 +282,6 @@ class LearningRateBudget(keras.callbacks.Callback):
             warnings.warn(
                 f"LearningRateBudget: the budget of {budget} is used up, so that `fit` does not "
                 "train; a new LearningRateBudget trains on.",
-                UserWarning,
                 stacklevel=2,
             )
         self._after_step.close()
