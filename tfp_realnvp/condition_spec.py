@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionSpec", "checked_condition_shape"]
-
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSpec:

@@ -13,19 +13,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 
-__all__ = [
-    "NoNoise",
-    "UniformNoise",
-    "batch_noise",
-    "bits_per_dim",
-    "check_gray_levels",
-    "dequantize",
-    "event_noise",
-    "gray_level_conditions",
-    "largest_noise",
-    "to_uint8",
-]
-
 # Makes evaluation noise differ from training noise with the same seed.
 _EVALUATION_STREAM = 0x5EED
 

@@ -12,8 +12,6 @@ from tfp_realnvp.bijectors.flow_chain import FlowChain
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["ConditionalBijector"]
-
 
 class ConditionalBijector(FlowChain):
     r"""Embeds `conditional_input`, and passes the embedding to all networks of a bijector.

@@ -21,8 +21,6 @@ from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute
 
-__all__ = ["AffineCoupling", "Coupling", "real_nvp_coupling", "takes_condition"]
-
 
 class Coupling(FlowBijector):
     r"""Transforms half of an event, with parameters that a network predicts from the other half.

@@ -11,8 +11,6 @@ from tensorflow_probability import bijectors as tfb
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, call_part, condition_spec_of
 
-__all__ = ["FactorOut"]
-
 
 class FactorOut(FlowBijector):
     r"""Applies a bijector to the first half of the channels, and keeps the second half.

@@ -21,8 +21,6 @@ from tfp_realnvp.internal.bijector_cache import OnePassCache
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
-__all__ = ["FlowBijector", "Pass", "surround_with", "surrounding_pass"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pass:

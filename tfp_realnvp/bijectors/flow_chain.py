@@ -15,15 +15,6 @@ from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = [
-    "ComposedFlow",
-    "FlowChain",
-    "accepts_conditional_input",
-    "call_options",
-    "call_part",
-    "condition_spec_of",
-]
-
 
 class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.

@@ -15,8 +15,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.internal.memoize import traced_once
 
-__all__ = ["InvertibleConv1x1", "joined"]
-
 
 class InvertibleConv1x1(FlowBijector):
     r"""Multiplies the channels at each position by a learned matrix, parametrized by PLU factors.

@@ -14,8 +14,6 @@ from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.configurable import Configurable
 from tfp_realnvp.networks.functional import check_parity, checkerboard
 
-__all__ = ["ChannelMask", "CheckerboardMask", "Mask", "SpatialMask"]
-
 _PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 

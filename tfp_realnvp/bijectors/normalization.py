@@ -12,8 +12,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import private_api, replicas, validation
 
-__all__ = ["ActNorm", "BatchNormalization"]
-
 
 class ChannelVariables(keras.layers.Layer, abc.ABC):
     """The variables of a normalization. `num_channels` is `None` until the variables are built."""

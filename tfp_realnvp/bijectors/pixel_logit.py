@@ -10,8 +10,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import validation
 
-__all__ = ["PixelLogit"]
-
 
 class PixelLogit(FlowBijector):
     r"""Maps the real line to the interval (-α', n + α'), which contains all pixel values [0, n).

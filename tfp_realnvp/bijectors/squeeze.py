@@ -11,8 +11,6 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
-__all__ = ["Squeeze"]
-
 _ORDERS = ("plain", "factor_out")
 
 

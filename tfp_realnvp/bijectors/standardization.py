@@ -11,8 +11,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import validation
 
-__all__ = ["Standardization"]
-
 
 class Standardization(FlowBijector):
     r"""Standardizes each element of a vector by a fixed mean and standard deviation.

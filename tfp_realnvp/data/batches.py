@@ -11,8 +11,6 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
-__all__ = ["batches"]
-
 
 def batches(
     images: Any,

@@ -13,8 +13,6 @@ import numpy as np
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.optional_packages import optional_module
 
-__all__ = ["Splits", "hold_out", "list_images", "read_array_file", "read_folder"]
-
 # Split name -> images [N, H, W, C], and labels [N] or `None`.
 Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 

@@ -12,8 +12,6 @@ from tfp_realnvp.data.image_files import Splits, hold_out, read_array_file, read
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.optional_packages import optional_module
 
-__all__ = ["ImageArrays", "load_arrays"]
-
 _NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
 # Columns of a photograph, and the stride of its patches. The splits are one patch width apart.

@@ -16,8 +16,6 @@ from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
-__all__ = ["class_log_joint", "class_log_prior", "class_log_probs"]
-
 
 def class_log_probs(
     distribution: tfd.Distribution,

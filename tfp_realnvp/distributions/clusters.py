@@ -17,8 +17,6 @@ from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.optional_packages import optional_module
 
-__all__ = ["ClusterMixture", "Clusters", "flow_of"]
-
 tfd = tfp.distributions
 
 # The flow would memorize smaller clusters, and a sum over more clusters would be slow.

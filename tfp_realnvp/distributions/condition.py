@@ -11,8 +11,6 @@ from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionedDistribution", "condition"]
-
 tfd = tfp.distributions
 
 

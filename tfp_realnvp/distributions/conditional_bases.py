@@ -11,8 +11,6 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 
-__all__ = ["ClassMixture", "ConditionalBase", "ConditionalDistribution"]
-
 
 class ConditionalDistribution:
     """Mixin of a distribution p(x | c): `given(c)` returns the distribution for a condition c."""

@@ -15,17 +15,6 @@ from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import memoized
 
-__all__ = [
-    "as_conditions",
-    "checked_conditions",
-    "distribution_of",
-    "find_condition_spec",
-    "find_num_values",
-    "find_part",
-    "route",
-    "takes_condition",
-]
-
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns a `FlowModel`'s distribution, or `model` itself if it is a distribution."""

@@ -16,8 +16,6 @@ from tfp_realnvp.distributions.routing import find_condition_spec, route
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import call_traced
 
-__all__ = ["has_dropout", "is_standard_normal", "sample"]
-
 tfd = tfp.distributions
 
 _CALLER = "FlowModel.sample"

@@ -12,8 +12,6 @@ from tfp_realnvp import pixels
 from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.internal.memoize import call_traced
 
-__all__ = ["log_prob_of", "score", "scores"]
-
 
 def scores(
     distribution: tfd.Distribution,

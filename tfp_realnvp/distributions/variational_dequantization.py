@@ -16,8 +16,6 @@ from tfp_realnvp.flows import ImageFlow, coupling_layer, multi_scale, network_of
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ShallowConv
 
-__all__ = ["VariationalDequantization"]
-
 
 class VariationalDequantization(tf.Module):
     r"""A conditional flow q(u | x) on [0, 1)^D that generates noise u for gray levels x.

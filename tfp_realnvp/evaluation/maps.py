@@ -18,8 +18,6 @@ from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import call_traced
 from tfp_realnvp.training.flow_model import FlowModel
 
-__all__ = ["log_prob_map"]
-
 
 def log_prob_map(
     model: FlowModel | tfd.Distribution,

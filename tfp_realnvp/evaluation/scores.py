@@ -21,16 +21,6 @@ from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.input_data import as_arrays, check_data
 
-__all__ = [
-    "check_no_weights",
-    "checked_num_samples",
-    "log_mean_exp",
-    "log_prob",
-    "map_batches",
-    "model_of",
-    "sampled_log_probs",
-]
-
 
 def log_prob(
     model: FlowModel | tfd.Distribution,

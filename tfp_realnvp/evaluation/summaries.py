@@ -17,15 +17,6 @@ from tfp_realnvp.evaluation import scores
 from tfp_realnvp.internal import batch_parts, validation
 from tfp_realnvp.training.flow_model import FlowModel
 
-__all__ = [
-    "Classification",
-    "Evaluation",
-    "bits_per_dim",
-    "calibration_error",
-    "classification",
-    "log_likelihood",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:

@@ -24,9 +24,6 @@ from tfp_realnvp.bijectors.transformers import (
 )
 from tfp_realnvp.internal import validation
 
-__all__ = ["ConditionShape", "Layer", "NetworkFn", "coupling_layer", "network_of"]
-
-
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
 Layer = Callable[..., list[tfb.Bijector]]

@@ -19,8 +19,6 @@ from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding
 
-__all__ = ["ImageFlow", "check_options", "checked_image_shape", "conditional_flow", "image_flow"]
-
 
 class ImageFlow(ComposedFlow):
     r"""A `FlowChain` between latents and images, with a shape and scales.

@@ -16,8 +16,6 @@ from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.internal import validation
 
-__all__ = ["max_num_scales", "multi_scale"]
-
 
 def multi_scale(
     image_shape: Sequence[int | None],

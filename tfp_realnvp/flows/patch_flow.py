@@ -16,8 +16,6 @@ from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.internal import validation
 
-__all__ = ["jet_masks", "patch_flow"]
-
 
 def patch_flow(
     image_shape: Sequence[int],

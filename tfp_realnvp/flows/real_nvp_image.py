@@ -16,8 +16,6 @@ from tfp_realnvp.flows.patch_flow import jet_masks, patch_flow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConvResNet, ShallowConv, VisionTransformer
 
-__all__ = ["PAPER_CONFIGURATIONS", "RealNVPImage"]
-
 _NAME = "RealNVPImage"
 _CIFAR = {"image_shape": (32, 32, 3), "num_scales": 2, "num_blocks": 8, "num_filters": 64}
 _IMAGENET_32 = {"image_shape": (32, 32, 3), "num_scales": 4, "num_blocks": 4, "num_filters": 32}

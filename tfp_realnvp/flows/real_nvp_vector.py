@@ -19,9 +19,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.networks import DenseResNet
 
-__all__ = ["RealNVPVector", "VectorFlow"]
-
-
 _NAME = "RealNVPVector"
 
 

@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["atomic_replace", "current_path", "replace_together", "write_json", "write_text"]
-
 # The folder of complete new files that have not yet replaced the old ones.
 _PENDING = ".tfp_realnvp.pending"
 

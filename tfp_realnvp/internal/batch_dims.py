@@ -8,16 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = [
-    "broadcast_batch",
-    "cut_to_batch",
-    "flatten_batch",
-    "may_be_empty",
-    "slices",
-    "unflatten_batch",
-    "without_empty_axes",
-]
-
 
 def broadcast_batch(
     event: tf.Tensor, event_ndims: int, condition: tf.Tensor, condition_ndims: int

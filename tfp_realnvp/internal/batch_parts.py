@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["condition_in", "events_in", "weights_in"]
-
 
 def events_in(data: Any) -> Any:
     """Returns the events: `data`, its first element, or its `'image'`."""

@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["OnePassCache"]
-
 _STORAGES = "_tfp_realnvp_one_pass_storages"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-__all__ = ["Configurable"]
-
 
 class Configurable:
     """A base for classes that store each constructor argument as an attribute of that name."""

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 
 import filelock
 
-__all__ = ["folder_lock"]
-
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:

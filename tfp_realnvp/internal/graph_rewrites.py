@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["few_graph_rewrites"]
-
 # Inline functions, and remove needless control dependencies, which speeds up training of flows of
 # vectors.
 _REWRITES = ("function", "dependency")

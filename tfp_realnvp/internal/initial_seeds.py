@@ -7,8 +7,6 @@ import contextvars
 import random
 from collections.abc import Iterator
 
-__all__ = ["initial_seed", "initial_seeds_from"]
-
 _generator = contextvars.ContextVar[random.Random | None]("initial_seeds", default=None)
 
 

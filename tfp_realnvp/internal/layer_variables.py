@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["LayerVariables", "link_trainable"]
-
 
 class LayerVariables(Sequence):
     """A live view of layers' variables as `tf.Variable`s.

@@ -11,8 +11,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["call_traced", "memoized", "traced_once"]
-
 
 def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
     """Memoizes a function until its first argument, the owner, is freed."""

@@ -6,8 +6,6 @@ import importlib
 import shlex
 from typing import Any
 
-__all__ = ["optional_module"]
-
 
 def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
     """Imports a module; an `ImportError` names the package, the first of pip's `requirements`."""

@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["recompute"]
-
 
 def recompute(
     function: Callable[..., tuple[Sequence[tf.Tensor], Any]], inputs: Sequence[tf.Tensor]

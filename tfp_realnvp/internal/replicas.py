@@ -11,24 +11,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = [
-    "LOCAL_STATISTICS",
-    "BatchPart",
-    "ReplicatedMean",
-    "Statistics",
-    "assert_not_empty",
-    "assign",
-    "average",
-    "broadcast_from_chief",
-    "check_scope",
-    "is_chief",
-    "num_replicas",
-    "num_workers",
-    "part_of_batch",
-    "restore_unless",
-    "sum_over_replicas",
-]
-
 
 def num_replicas() -> int:
     """Returns the number of replicas that run the current code; 1 in a cross-replica context."""

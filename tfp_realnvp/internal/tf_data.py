@@ -4,8 +4,6 @@ import os
 
 import tensorflow as tf
 
-__all__ = ["PARALLEL_CALLS", "PREFETCHED_BATCHES", "without_autotune"]
-
 # One call per core. If the consumer is slow, parallel calls cost only memory.
 PARALLEL_CALLS = min(os.cpu_count() or 1, 16)
 # One batch for the next step, and three to bridge batches that load more slowly.

@@ -12,22 +12,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = [
-    "choice",
-    "columns_apart",
-    "count",
-    "flag",
-    "float_dtype",
-    "fraction",
-    "integer",
-    "known_keywords",
-    "known_options",
-    "only",
-    "positive",
-    "real",
-    "require",
-]
-
 
 def require(condition: bool, expected: str, value: Any, error: type = ValueError) -> None:
     """Raises `error` with "`expected`, got `value`." if the condition is false."""

@@ -20,21 +20,6 @@ from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.internal.memoize import call_traced
 
-__all__ = [
-    "ConditionArray",
-    "Flow",
-    "Reconstruction",
-    "bijector_of",
-    "condition_of",
-    "decode",
-    "encode",
-    "given_condition",
-    "reconstruct",
-    "transformed",
-    "without_model",
-]
-
-
 Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 
 

@@ -17,8 +17,6 @@ from tfp_realnvp.distributions import routing
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.sampling import stateless_seed
 
-__all__ = ["Completion", "complete"]
-
 tfd = tfp.distributions
 
 # Variance of logit(u) for uniform u.

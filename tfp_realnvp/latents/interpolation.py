@@ -12,8 +12,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.latents import codec
 from tfp_realnvp.latents.codec import Flow
 
-__all__ = ["interpolate", "manifold", "swap_condition"]
-
 
 def interpolate(
     flow: Flow,

@@ -18,15 +18,6 @@ from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents import codec
 from tfp_realnvp.latents.codec import Flow
 
-__all__ = [
-    "ScaleStatistics",
-    "extrapolate",
-    "latent_statistics",
-    "levels_of_representation",
-    "sample_latents",
-    "stateless_seed",
-]
-
 
 def sample_latents(
     shape: Sequence[int],

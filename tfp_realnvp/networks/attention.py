@@ -11,8 +11,6 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.functional import layer_norm
 
-__all__ = ["SelfAttention"]
-
 _EPSILON = 1e-4
 
 

@@ -13,8 +13,6 @@ from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
 
-__all__ = ["ConditionEmbedding"]
-
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ConditionEmbedding(keras.layers.Layer):

@@ -13,8 +13,6 @@ from tfp_realnvp.condition_spec import checked_condition_shape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.functional import check_parity, checkerboard
 
-__all__ = ["Conditioner"]
-
 
 class Conditioner(keras.layers.Layer):
     r"""A network that predicts a coupling's parameters [B, H, W, K] from [B, H, W, C].

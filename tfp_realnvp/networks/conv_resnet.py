@@ -15,8 +15,6 @@ from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weight_norm
 
-__all__ = ["ConvResNet"]
-
 # For smaller images, computing all positions is faster than selecting half of them.
 _MIN_HALVED_POSITIONS = 128
 # For smaller maps, plain operations are faster than oneDNN's FusedBatchNorm, which starts threads.

@@ -13,8 +13,6 @@ from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.functional import modulated
 
-__all__ = ["DenseResNet"]
-
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class DenseResNet(Conditioner):

@@ -11,17 +11,6 @@ import tensorflow as tf
 from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
-__all__ = [
-    "batch_norm",
-    "check_parity",
-    "checkerboard",
-    "convolve",
-    "layer_norm",
-    "modulated",
-    "shifted",
-    "weight_norm",
-]
-
 
 @traced_once
 def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -12,8 +12,6 @@ from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.functional import convolve, modulated
 
-__all__ = ["ShallowConv"]
-
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ShallowConv(Conditioner):

@@ -13,8 +13,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.conditioner import Conditioner
 from tfp_realnvp.networks.functional import layer_norm, shifted
 
-__all__ = ["VisionTransformer"]
-
 _EPSILON = 1e-6
 
 

@@ -12,8 +12,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import optional_module
 
-__all__ = ["matplotlib_module", "new_figure", "save_curves", "save_figure", "save_history"]
-
 
 def matplotlib_module(name: str) -> Any:
     """Returns a module of Matplotlib; raises `ImportError` with the command that installs it."""

@@ -14,8 +14,6 @@ from tfp_realnvp.internal.atomic_files import atomic_replace
 from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.plots.figures import matplotlib_module, new_figure, save_figure
 
-__all__ = ["draw_grid", "heat_map", "image_grid", "save_image_grid", "save_labelled_grid"]
-
 _MIN_TILE_SIZE = 64  # output pixels; smaller images are enlarged to about this size
 _BACKGROUND = 255
 

@@ -8,8 +8,6 @@ import numpy as np
 from tfp_realnvp.internal import validation
 from tfp_realnvp.plots.figures import new_figure
 
-__all__ = ["pairs"]
-
 _MAX_PANELS = 8  # in a row of a figure
 _MAX_POINTS = 1_000  # in a panel
 _NUM_LOWEST = 5  # rows of the lowest density to mark

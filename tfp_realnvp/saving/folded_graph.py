@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-__all__ = ["folded"]
-
 # Larger values become variables, which a SavedModel stores once for all functions. Reading a
 # variable takes 3 µs a call.
 _MAX_CONSTANT_SIZE = 2**14

@@ -17,8 +17,6 @@ from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.internal import validation
 
-__all__ = ["deserialize", "find_class", "parts", "serialize"]
-
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 _PARTS = (

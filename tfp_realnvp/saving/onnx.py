@@ -16,8 +16,6 @@ from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving.saved_model import Progress, ServedFlow
 
-__all__ = ["export_onnx"]
-
 
 def export_onnx(
     distribution: tfd.Distribution | keras.Model,

@@ -16,8 +16,6 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.saving import keras_config
 
-__all__ = ["check_names", "check_parameters", "expecting", "limited_variables", "read_json"]
-
 tfd = tfp.distributions
 
 _MAX_JSON_BYTES = 2**26

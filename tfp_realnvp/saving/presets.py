@@ -20,8 +20,6 @@ from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
 
-__all__ = ["from_preset", "save_to_preset"]
-
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _CARD = "README.md"
 _FILES = [_CONFIG, _METADATA, _WEIGHTS, _CARD]

@@ -18,8 +18,6 @@ from tfp_realnvp.saving.onnx import export_onnx
 from tfp_realnvp.saving.saved_model import export_saved_model
 from tfp_realnvp.saving.weights_file import save_weights
 
-__all__ = ["SavableModel"]
-
 Model = TypeVar("Model", bound="SavableModel")
 
 

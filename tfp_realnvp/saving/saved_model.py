@@ -28,9 +28,6 @@ from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving.folded_graph import folded
 
-__all__ = ["Progress", "ServedFlow", "export_saved_model"]
-
-
 Outputs = dict[str, tf.Tensor]
 Condition: TypeAlias = tf.Tensor | None
 

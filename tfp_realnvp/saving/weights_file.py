@@ -13,8 +13,6 @@ import numpy as np
 
 from tfp_realnvp.internal import atomic_files, private_api, validation
 
-__all__ = ["declared_arrays", "load_weights", "save_weights", "weights_of"]
-
 # Dtype and shape of arrays by name.
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
 

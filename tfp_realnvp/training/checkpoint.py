@@ -19,8 +19,6 @@ from tfp_realnvp.internal.folder_lock import folder_lock
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 
-__all__ = ["TrainingCheckpoint"]
-
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves the state of training, and separately the weights of the best epoch.

@@ -14,8 +14,6 @@ from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.internal import replicas
 from tfp_realnvp.training.packing import Packing
 
-__all__ = ["FiniteGuard", "FiniteRecord", "NonFiniteLossError", "warn_unless_finite"]
-
 _GRADIENT = "the gradient"
 
 

@@ -15,8 +15,6 @@ from absl import logging
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 
-__all__ = ["RequireBatch", "advise_no_xla", "advise_onednn", "made_faster"]
-
 
 def made_faster(
     model: Any,

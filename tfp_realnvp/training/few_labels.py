@@ -16,9 +16,6 @@ from tfp_realnvp.internal import batch_parts, private_api, replicas
 from tfp_realnvp.training.input_data import ArrayBatches
 from tfp_realnvp.training.learning_rate import step_of
 
-__all__ = ["LABEL_WEIGHT", "ClassSeparation", "mean_of_labeled", "parts_of"]
-
-
 LABEL_WEIGHT = 0.1  # of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels

@@ -26,9 +26,6 @@ from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudg
 from tfp_realnvp.training.muon import Muon
 from tfp_realnvp.training.steps import FlowSteps
 
-__all__ = ["FlowModel"]
-
-
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
 

@@ -12,8 +12,6 @@ import tensorflow as tf
 from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.packing import Group, Packing
 
-__all__ = ["FusedAdam"]
-
 # Variables with at least this many elements are not packed: the copies would take longer than the
 # saved operations.
 _LARGE = 2**16

@@ -19,22 +19,6 @@ from tfp_realnvp.internal import batch_parts, private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 from tfp_realnvp.training.diagnosis import FiniteRecord
 
-__all__ = [
-    "ArrayBatches",
-    "arguments_for_keras",
-    "as_arrays",
-    "check_data",
-    "check_distribution",
-    "check_no_labels",
-    "check_training_batch",
-    "checked_batch",
-    "drop_conditions",
-    "events_and_weights",
-    "record_of_data",
-    "warn_of_labels",
-]
-
-
 # Use other random numbers than the noise of the same step.
 _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"

@@ -14,8 +14,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api, replicas, validation
 
-__all__ = ["CosineAnnealing", "LearningRateBudget", "RateFactors", "step_of"]
-
 # The default warm-up: number of steps, and largest share of a budget.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
 # The rows of a batch between which `RateFactors` can raise the learning rate.

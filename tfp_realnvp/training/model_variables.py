@@ -17,14 +17,6 @@ from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.layer_variables import link_trainable
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
-__all__ = [
-    "TrackedVariables",
-    "build_networks",
-    "find_scales",
-    "gains_from_rewrites",
-    "variable_names",
-]
-
 tfd = tfp.distributions
 
 

@@ -14,8 +14,6 @@ import tensorflow as tf
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group
 
-__all__ = ["Muon"]
-
 # a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
 # [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5

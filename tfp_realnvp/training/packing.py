@@ -12,8 +12,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import replicas
 
-__all__ = ["Group", "Packing", "apply_if", "packing_of"]
-
 
 class Group(NamedTuple):
     """The common properties of tensors that share a packed tensor.

@@ -19,8 +19,6 @@ from tfp_realnvp.training.diagnosis import FiniteRecord
 from tfp_realnvp.training.few_labels import LABEL_WEIGHT, mean_of_labeled
 from tfp_realnvp.training.packing import apply_if, packing_of
 
-__all__ = ["FlowSteps"]
-
 
 class FlowSteps(SavableModel):
     """The steps of a `FlowModel`, which `keras.Model.fit`, `evaluate` and `predict` call."""

@@ -13,8 +13,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.transformers.transformer import Transformer
 from tfp_realnvp.internal import validation
 
-__all__ = ["LogisticMixture"]
-
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LogisticMixture(Transformer):

@@ -14,8 +14,6 @@ import tensorflow as tf
 from tfp_realnvp.bijectors.transformers.transformer import Transformer
 from tfp_realnvp.internal import validation
 
-__all__ = ["RationalQuadraticSpline"]
-
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class RationalQuadraticSpline(Transformer):

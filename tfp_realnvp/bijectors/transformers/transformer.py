@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal.configurable import Configurable
 
-__all__ = ["Transformer", "TransformerFn"]
-
 
 class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters per element.
