@@ -42,8 +42,8 @@ import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
 from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.internal.batch_parts import condition_in, events_in
 from tfp_realnvp.internal.folder_lock import folder_lock
+from tfp_realnvp.training.input_data import condition_in, events_in
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in datasets.py; default: the preset's."

@@ -1,24 +1,18 @@
 """Bijectors of flows, with the interface of `tfb.Bijector`. `forward` maps latents to data."""
 
-from tfp_realnvp.bijectors.conditional_bijector import ConditionalBijector
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, real_nvp_coupling
 from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
-from tfp_realnvp.bijectors.flow_chain import FlowChain
+from tfp_realnvp.bijectors.flow_chain import ConditionalBijector, FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
+from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
+from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.standardization import Standardization
-from tfp_realnvp.bijectors.transformers import (
-    Additive,
-    Affine,
-    LogisticMixture,
-    RationalQuadraticSpline,
-    SigmoidAffine,
-    Transformer,
-)
+from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, Transformer
 
 __all__ = [
     "ActNorm",

@@ -14,12 +14,12 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions.routing import distribution_of
 from tfp_realnvp.distributions.scorer import scores
-from tfp_realnvp.internal import batch_parts, validation
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.training.diagnosis import warn_unless_finite
 from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.input_data import as_arrays, check_data
+from tfp_realnvp.training.input_data import as_arrays, check_data, events_in, weights_in
 
 
 def log_prob(
@@ -141,12 +141,11 @@ def map_batches(
     condition. Error messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
-    distribution, gray_levels = model.distribution, model.dequantize
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)
-    check_data(data, distribution, gray_levels=gray_levels)
+    check_data(data, model)
 
     def split(part: Any) -> tuple[Any, ...]:
-        events, condition = np.asarray(batch_parts.events_in(part)), model.condition_of(part)
+        events, condition = np.asarray(events_in(part)), model.condition_of(part)
         if condition is None:
             return (events,)
         expected = f"{caller}: expected one condition for each of {len(events)} events"
@@ -155,10 +154,10 @@ def map_batches(
 
     def checked(part: Any) -> tuple[Any, ...]:
         batch = split(as_arrays(part))
-        check_data(batch, distribution, gray_levels=gray_levels)
+        check_data(batch, model)
         return batch
 
-    if hasattr(batch_parts.events_in(data), "__array__"):
+    if hasattr(events_in(data), "__array__"):
         events, *condition = split(data)
         batches = slices(batch_size, events, *condition)
         steps = steps or -(-len(events) // batch_size)
@@ -166,7 +165,7 @@ def map_batches(
         batches = map(checked, _batches_of(data, caller, steps))
     progress, results = keras.utils.Progbar(steps, verbose=verbose), []
     for events, *condition in itertools.islice(batches, steps):
-        events = events.astype(distribution.dtype.as_numpy_dtype)
+        events = events.astype(model.distribution.dtype.as_numpy_dtype)
         results.append(function(tf.constant(events), *condition))
         progress.add(1)
     if not results:
@@ -187,7 +186,7 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
 def check_no_weights(data: Any, caller: str) -> None:
     """Raises `ValueError` if data contain sample weights, which `tfr.evaluation` does not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
-    weights = batch_parts.weights_in(structure)
+    weights = weights_in(structure)
     expected = f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them"
     validation.require(weights is None, expected, weights)
 

@@ -14,8 +14,9 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, class_log_probs
 from tfp_realnvp.evaluation import scores
-from tfp_realnvp.internal import batch_parts, validation
+from tfp_realnvp.internal import validation
 from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.input_data import events_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +237,7 @@ def classification(
     model = scores.model_of(model, caller, **noise)
     scores.check_no_weights(data, caller)
     if labels is not None:
-        data = (batch_parts.events_in(data), labels)
+        data = (events_in(data), labels)
     num_samples = scores.checked_num_samples(caller, model, num_samples)
     number = num_samples if model.dequantize else None
 

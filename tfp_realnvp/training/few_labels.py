@@ -12,8 +12,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions import class_log_probs, routing
-from tfp_realnvp.internal import batch_parts, private_api, replicas
-from tfp_realnvp.training.input_data import ArrayBatches
+from tfp_realnvp.internal import private_api, replicas
+from tfp_realnvp.training.input_data import ArrayBatches, condition_in, events_in, weights_in
 from tfp_realnvp.training.learning_rate import step_of
 
 LABEL_WEIGHT = 0.1  # of the mean log p(y | x) of the labeled events in a batch
@@ -134,8 +134,8 @@ class ClassSeparation(keras.callbacks.Callback):
         missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
         events, labels, num_searched = [], np.zeros([0], int), 0
         for batch in batches:
-            values, weights = batch_parts.events_in(batch), batch_parts.weights_in(batch)
-            condition = batch_parts.condition_in(batch)
+            values, weights = events_in(batch), weights_in(batch)
+            condition = condition_in(batch)
             condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is not None:
                 # Ignore events of weight zero.

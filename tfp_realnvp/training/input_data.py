@@ -1,4 +1,4 @@
-"""Checks the data of `FlowModel` early, and lets Keras make batches of them."""
+"""Takes the parts of a batch, checks data of `FlowModel` early, lets Keras make batches of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import routing
-from tfp_realnvp.internal import batch_parts, private_api, validation
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 from tfp_realnvp.training.diagnosis import FiniteRecord
 
@@ -24,6 +24,37 @@ _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
 # Names of events and of their axes, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
+
+
+def events_in(data: Any) -> Any:
+    """Returns the events: `data`, its first element, or its `'image'`."""
+    if isinstance(data, (tuple, list)):
+        return events_in(data[0])
+    if isinstance(data, dict):
+        if "image" not in data:
+            raise ValueError(f"expected a key 'image', got {sorted(data)}.")
+        data = data["image"]
+    return data
+
+
+def condition_in(data: Any) -> Any:
+    """Returns the condition, or `None`: the second element, `'conditional_input'` or `'label'`."""
+    if isinstance(data, (tuple, list)):
+        has_condition = len(data) > 1 and data[1] is not None
+        return data[1] if has_condition else condition_in(data[0])
+    if isinstance(data, dict):
+        return data.get("conditional_input", data.get("label"))
+    return None
+
+
+def weights_in(data: Any) -> Any:
+    """Returns the weights of the events, or `None`: the third element, or `'sample_weight'`."""
+    if isinstance(data, (tuple, list)):
+        has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
+        return data[2] if has_weights else weights_in(data[0])
+    if isinstance(data, dict):
+        return data.get("sample_weight")
+    return None
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -60,7 +91,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         data, held_out = _split(tuple(map(as_arrays, data)), fraction)
     class_weight = arguments.get("class_weight")
     data = checked_batch(model, data, class_weight)
-    if method == "fit" and hasattr(batch_parts.events_in(data), "__array__"):
+    if method == "fit" and hasattr(events_in(data), "__array__"):
         _warn_of_values(data, model)
     dtype = model.distribution.dtype
     if held_out is not None:
@@ -85,17 +116,16 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     return {**arguments, **{name: part for name, part in data if part is not None}}
 
 
-def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, Any, Any]:
+def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, ...]:
     """Checks events, conditions and weights, and converts lists of numbers and frames to arrays.
 
     Raises the errors of `check_data`, or `ValueError` for a `class_weight` without labels.
     """
-    x, y, sample_weight = map(as_arrays, data)
-    data = (x, y, sample_weight)
-    has_labels = model.condition_spec is not None and model.condition_spec.num_classes is not None
+    data = tuple(map(as_arrays, data))
+    has_labels = getattr(model.condition_spec, "num_classes", None) is not None
     expected = "FlowModel: expected class_weight only for a distribution that takes labels"
     validation.require(class_weight is None or has_labels, expected, class_weight)
-    check_data(data, model.distribution, gray_levels=model.dequantize)
+    check_data(data, model)
     return data
 
 
@@ -138,7 +168,7 @@ def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: 
         if y is None and sample_weight is not None:
             # Keras drops weights if there are no labels.
             names = ("image", "conditional_input", "sample_weight")
-            parts = batch_parts.events_in(x), batch_parts.condition_in(x), sample_weight
+            parts = events_in(x), condition_in(x), sample_weight
             x = {n: part for n, part in zip(names, parts, strict=True) if part is not None}
             sample_weight = None
         return ArrayBatches(x, y, sample_weight, dtype=dtype, **options)
@@ -186,7 +216,7 @@ def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
     # A list may contain images.
-    condition = None if isinstance(data, list) else batch_parts.condition_in(data)
+    condition = None if isinstance(data, list) else condition_in(data)
     if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
             f"FlowModel: expected events without labels or conditions, {_NO_CONDITION} "
@@ -210,15 +240,16 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
     )
 
 
-def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) -> None:
+def check_data(data: Any, model: Any) -> None:
     """Checks data before training: arrays, and the shapes and dtypes of a `tf.data.Dataset`.
 
     Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
     with the gray levels of the model or [B, D]; conditions are not as declared; or weights are not
-    finite, negative or all zero. With `gray_levels`, values must be integers, of any dtype.
+    finite, negative or all zero.
     """
+    distribution = model.distribution
     check_no_labels(distribution, data)
-    events = batch_parts.events_in(data)
+    events = events_in(data)
     is_empty = isinstance(events, tf.data.Dataset) and events.cardinality() == 0
     if events is None or is_empty:
         what = "an empty dataset" if is_empty else "None"
@@ -228,21 +259,20 @@ def check_data(data: Any, distribution: tfd.Distribution, *, gray_levels: bool) 
         with tf.Graph().as_default():
             batch = tf.nest.map_structure(_placeholder, events.element_spec)
             events_and_weights(batch, distribution)
-            condition = batch_parts.condition_in(batch)
+            condition = condition_in(batch)
             routing.checked_conditions(distribution, condition, "FlowModel")
     elif hasattr(events, "__array__"):
-        _check_values(data, distribution, gray_levels=gray_levels)
+        _check_values(data, model)
 
 
 def _placeholder(spec: Any) -> Any:
     return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
 
 
-def _check_values(
-    data: Any, distribution: tfd.Distribution, *, gray_levels: bool, is_whole: bool = True
-) -> None:
+def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
     """Checks arrays or eager tensors, like `check_data`. A part of them may have no weight."""
-    name, events = _name(distribution), batch_parts.events_in(data)
+    distribution = model.distribution
+    name, events = _name(distribution), events_in(data)
     _check_event_shape(events, distribution.event_shape)
     if not len(events):
         raise ValueError(
@@ -269,10 +299,9 @@ def _check_values(
             f"FlowModel: expected finite {name}, got {np.count_nonzero(~are_finite)} of "
             f"{len(events)} with a NaN or an infinity, first in row {np.argmin(are_finite)}."
         )
-    if gray_levels:
-        num_values = routing.find_num_values(distribution)
-        pixels.check_gray_levels(events, "FlowModel", num_values)
-    weights = batch_parts.weights_in(data)
+    if model.dequantize:
+        pixels.check_gray_levels(events, "FlowModel", routing.find_num_values(distribution))
+    weights = weights_in(data)
     if weights is not None:
         weights = np.asarray(weights)
         is_valid = (
@@ -283,7 +312,7 @@ def _check_values(
         )
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
         validation.require(bool(is_valid), expected, weights)
-    routing.checked_conditions(distribution, batch_parts.condition_in(data), "FlowModel")
+    routing.checked_conditions(distribution, condition_in(data), "FlowModel")
 
 
 def check_training_batch(model: Any, data: Any) -> None:
@@ -291,13 +320,13 @@ def check_training_batch(model: Any, data: Any) -> None:
 
     All weights of a single batch may be zero. Ignore labels if the distribution has no condition.
     """
-    _check_values(data, model.distribution, gray_levels=model.dequantize, is_whole=False)
+    _check_values(data, model, is_whole=False)
     _warn_of_values(data, model)
 
 
 def _warn_of_values(data: Any, model: Any) -> None:
     """Makes checks for training only: columns in float32, and values of gray levels."""
-    events, distribution = np.asarray(batch_parts.events_in(data)), model.distribution
+    events, distribution = np.asarray(events_in(data)), model.distribution
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
     num_values = routing.find_num_values(distribution)
@@ -322,12 +351,12 @@ def events_and_weights(
     data: Any, distribution: tfd.Distribution
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the events of a batch, and their weights [B] in its dtype, or `None`."""
-    events = tf.convert_to_tensor(batch_parts.events_in(data))
+    events = tf.convert_to_tensor(events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
         name, dtype = _name(distribution), events.dtype.name
         raise ValueError(f"FlowModel: expected {name} of real numbers, got dtype {dtype}.")
-    weights = batch_parts.weights_in(data)
+    weights = weights_in(data)
     if weights is not None:
         weights, number = tf.cast(weights, distribution.dtype), events.shape[0]
         is_valid = any(weights.shape.is_compatible_with(s) for s in ([number], [number, 1]))

@@ -12,7 +12,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ClusterMixture, routing, scorer
-from tfp_realnvp.internal import batch_parts, private_api, replicas
+from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.saving.savable_model import SavableModel
 from tfp_realnvp.training import input_data
 from tfp_realnvp.training.diagnosis import FiniteRecord
@@ -190,12 +190,12 @@ class FlowSteps(SavableModel):
         """
         input_data.check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
-        images = tf.cast(batch_parts.events_in(images), self.distribution.dtype)
+        images = tf.cast(input_data.events_in(images), self.distribution.dtype)
         return scorer.log_prob_of(self.distribution, images, condition, training)
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, `None` for a distribution that takes none."""
-        condition = batch_parts.condition_in(data)
+        condition = input_data.condition_in(data)
         if condition is not None and not self.takes_condition:
             input_data.warn_of_labels(self.distribution)
             condition = None

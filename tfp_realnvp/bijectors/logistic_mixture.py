@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.transformers.transformer import Transformer
+from tfp_realnvp.bijectors.transformers import Transformer
 from tfp_realnvp.internal import validation
 
 
