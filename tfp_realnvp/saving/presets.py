@@ -10,7 +10,7 @@ import operator
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -19,6 +19,8 @@ from tfp_realnvp.internal import atomic_files, validation
 from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
+
+Model = TypeVar("Model", bound=keras.Model)
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _CARD = "README.md"
@@ -32,14 +34,51 @@ _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+# Methods of `SavableModel`.
+
+
 def save_to_preset(
-    model: keras.Model,
+    self: keras.Model,
     folder: str | os.PathLike[str],
     *,
     card: Mapping[str, Any] | None = None,
     weights: bool = True,
 ) -> None:
-    """Writes a model to a folder; see `FlowModel.save_to_preset`."""
+    """Writes the model to a folder, for `from_preset`.
+
+    | file | content |
+    | --- | --- |
+    | `config.json` | Keras' configuration of the model, without that of `compile` |
+    | `model.weights.h5` | the weights, also for `load_weights`; without the optimizer's |
+    | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
+    | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
+
+    If the process is killed, the old or the new preset is complete. Other files stay.
+
+    #### Example
+
+    >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+    ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
+    ...     loaded = tfr.FlowModel.from_preset(folder)
+    >>> loaded.count_params() == model.count_params()
+    True
+
+    Args:
+      folder: created if it is missing; `~` is the user's home.
+      card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
+        `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
+      weights: `False` keeps the weights file in the folder, which for example a
+        `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
+
+    Raises:
+      TypeError: if a part of the distribution could not be loaded; the message names it.
+      ValueError: if `card` cannot be written as JSON, which has only finite numbers.
+      OSError: if the files cannot be written. The folder then does not change.
+    """
     folder = pathlib.Path(os.path.expanduser(folder))
     try:
         numbers_of_numpy = operator.methodcaller("tolist")
@@ -49,7 +88,7 @@ def save_to_preset(
             f"save_to_preset: expected a card of JSON, whose numbers are finite, got {card!r}: "
             f"{error}."
         ) from error
-    serialized = keras.saving.serialize_keras_object(model)
+    serialized = keras.saving.serialize_keras_object(self)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
     try:
         preset_checks.check_names(config["config"])
@@ -61,25 +100,55 @@ def save_to_preset(
         "tfp_realnvp_version": next((package.version for package in packages), "unknown"),
         "keras_version": keras.__version__,
         "tensorflow_version": tf.__version__,
-        "parameter_count": model.count_params(),
+        "parameter_count": self.count_params(),
         "date_saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "card": facts,
     }
     with atomic_files.replace_together(folder) as new:
         if weights:
-            (new / _WEIGHTS).write_bytes(weights_file.weights_of(model).getbuffer())
+            (new / _WEIGHTS).write_bytes(weights_file.weights_of(self).getbuffer())
         atomic_files.write_json(new / _CONFIG, config)
         atomic_files.write_text(new / _CARD, _model_card(folder.absolute().name, metadata))
         atomic_files.write_json(new / _METADATA, metadata)
 
 
 def from_preset(
+    cls: type[Model],
     handle: str | os.PathLike[str],
-    model_class: type[keras.Model],
     custom_objects: Mapping[str, Any] | None = None,
     network_dtype: str | None = None,
-) -> keras.Model:
-    """Returns the model of a preset; see `model_class.from_preset`."""
+) -> Model:
+    """Returns the model of a preset, with its weights, not compiled.
+
+    On a subclass, `from_preset` returns a model of this subclass.
+
+    | handle | |
+    | --- | --- |
+    | a name | of a preset that comes with this package |
+    | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
+    | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
+    | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
+
+    Loading runs no code from the preset. The configuration may name layers, initializers,
+    regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
+    package, `custom_objects`, and objects registered with
+    `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
+    the described model and no others. A model that is much larger than its weights file, or has
+    invalid distribution parameters, such as a negative scale, raises an error.
+
+    Args:
+      handle: see the table. A name of this package takes precedence over a folder of that name;
+        `./name` is the folder.
+      custom_objects: the caller's own classes and functions, by their registered names.
+      network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the
+        one they were trained with. After training with `'mixed_bfloat16'`, `'float32'` makes
+        `decode(encode(x))` exact.
+
+    Raises:
+      ValueError: if the preset does not exist or is invalid, its class is neither this class
+        nor a base or subclass of it, or no network has a dtype that can be replaced.
+      ImportError: if the handle needs a library that is not installed.
+    """
     folder = _folder_of(os.fspath(handle))
     names = (_METADATA, _CONFIG, _WEIGHTS)
     metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)
@@ -96,17 +165,17 @@ def from_preset(
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
     # Keras also names classes that are not registered.
-    own_name = keras.saving.get_registered_name(model_class)
-    custom_objects = {own_name: model_class, **(custom_objects or {})}
+    own_name = keras.saving.get_registered_name(cls)
+    custom_objects = {own_name: cls, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
         is_class = isinstance(saved_class, type) and "config" in config
-        if is_class and issubclass(saved_class, model_class):
-            model_class = saved_class
-        elif not (is_class and issubclass(model_class, saved_class)):
+        if is_class and issubclass(saved_class, cls):
+            cls = saved_class
+        elif not (is_class and issubclass(cls, saved_class)):
             raise ValueError(
-                f"from_preset: expected the configuration of a {model_class.__name__}, or of one "
+                f"from_preset: expected the configuration of a {cls.__name__}, or of one "
                 f"of its base classes, in {_CONFIG}, got {name!r:.80}; call from_preset of that "
                 "class."
             )
@@ -118,7 +187,7 @@ def from_preset(
             expecting(f"a {_CONFIG} from which a model can be constructed"),
             preset_checks.limited_variables(num_elements),
         ):
-            model = model_class.from_config(config["config"], custom_objects)
+            model = cls.from_config(config["config"], custom_objects)
     with expecting(f"the finite weights of the model in {_CONFIG} in {weights}"):
         weights_file.load_weights(model, weights)
     preset_checks.check_parameters(model)

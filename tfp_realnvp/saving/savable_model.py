@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -183,86 +182,5 @@ class SavableModel(keras.Model):
         validation.require(input_signature is None, expected, input_signature)
         exporters[format](self, filepath, verbose=verbose, **kwargs)
 
-    def save_to_preset(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        card: Mapping[str, Any] | None = None,
-        weights: bool = True,
-    ) -> None:
-        """Writes the model to a folder, for `from_preset`.
-
-        | file | content |
-        | --- | --- |
-        | `config.json` | Keras' configuration of the model, without that of `compile` |
-        | `model.weights.h5` | the weights, also for `load_weights`; without the optimizer's |
-        | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
-        | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
-
-        If the process is killed, the old or the new preset is complete. Other files stay.
-
-        #### Example
-
-        >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
-        >>> tfd = tfp.distributions
-        >>> model = tfr.FlowModel(tfd.TransformedDistribution(
-        ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
-        ...     loaded = tfr.FlowModel.from_preset(folder)
-        >>> loaded.count_params() == model.count_params()
-        True
-
-        Args:
-          folder: created if it is missing; `~` is the user's home.
-          card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
-            `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
-          weights: `False` keeps the weights file in the folder, which for example a
-            `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
-
-        Raises:
-          TypeError: if a part of the distribution could not be loaded; the message names it.
-          ValueError: if `card` cannot be written as JSON, which has only finite numbers.
-          OSError: if the files cannot be written. The folder then does not change.
-        """
-        presets.save_to_preset(self, folder, card=card, weights=weights)
-
-    @classmethod
-    def from_preset(
-        cls: type[Model],
-        handle: str | os.PathLike[str],
-        custom_objects: Mapping[str, Any] | None = None,
-        network_dtype: str | None = None,
-    ) -> Model:
-        """Returns the model of a preset, with its weights, not compiled.
-
-        On a subclass, `from_preset` returns a model of this subclass.
-
-        | handle | |
-        | --- | --- |
-        | a name | of a preset that comes with this package |
-        | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
-        | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
-        | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
-
-        Loading runs no code from the preset. The configuration may name layers, initializers,
-        regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
-        package, `custom_objects`, and objects registered with
-        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
-        the described model and no others. A model that is much larger than its weights file, or has
-        invalid distribution parameters, such as a negative scale, raises an error.
-
-        Args:
-          handle: see the table. A name of this package takes precedence over a folder of that name;
-            `./name` is the folder.
-          custom_objects: the caller's own classes and functions, by their registered names.
-          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the
-            one they were trained with. After training with `'mixed_bfloat16'`, `'float32'` makes
-            `decode(encode(x))` exact.
-
-        Raises:
-          ValueError: if the preset does not exist or is invalid, its class is neither this class
-            nor a base or subclass of it, or no network has a dtype that can be replaced.
-          ImportError: if the handle needs a library that is not installed.
-        """
-        return presets.from_preset(handle, cls, custom_objects, network_dtype)
+    save_to_preset = presets.save_to_preset
+    from_preset = classmethod(presets.from_preset)
