@@ -26,19 +26,11 @@ def scores(
 ) -> tf.Tensor:
     r"""Returns log p(x + u_k) - log q(u_k | x), [K, B], in nats, for noise samples u_1 … u_K.
 
-    The noise of an event depends only on the seed and the event's gray levels. TensorFlow traces
-    one graph per distribution, and runs it once per noise sample.
-
-    Args:
-      distribution: p, over images or vectors.
-      noise: q, a `UniformNoise`, `NoNoise` or `VariationalDequantization`.
-      events: gray levels or continuous values, [B, ...], in the distribution's dtype.
-      *condition: conditions [B, ...] from `as_conditions`, unless these are `None`.
-      num_samples: number of noise samples K.
-      seed: an int32.
-      num_classes: if given, the number of classes C; returns log p(x + u_k | y), [K, B, C].
-      training: as in `FlowBijector`.
-      jit_compile: whether XLA compiles the graph.
+    The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. The noise of an event
+    depends only on the int32 seed and the event's gray levels. `events`, [B, ...], have the
+    distribution's dtype, and `condition` is a result of `as_conditions`, unless it is `None`. With
+    C classes, `num_classes`, the result is log p(x + u_k | y), [K, B, C]. TensorFlow traces one
+    graph per distribution, which XLA compiles with `jit_compile`, and runs it once per sample.
     """
     options = noise, num_classes, training
     call = functools.partial(call_traced, score, distribution, options, jit_compile=jit_compile)

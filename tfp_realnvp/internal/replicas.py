@@ -21,17 +21,13 @@ def num_replicas() -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """The events that batch statistics average over, and their weights.
+    """The events that batch statistics average over, and their weights."""
 
-    Attributes:
-      are_global: whether to average over the batch of all replicas, as in `FlowModel.fit`, or over
-        this replica's part. If global, each normalization sums `2 C + 1` numbers over replicas in
-        the forward pass, and as many in the backward pass.
-      weights: weights of this replica's events, [B], or `None`.
-    """
-
+    # Whether to average over the batch of all replicas, as in `FlowModel.fit`, or over this
+    # replica's part. If global, each normalization sums `2 C + 1` numbers over replicas in the
+    # forward pass, and as many in the backward pass.
     are_global: bool = False
-    weights: tf.Tensor | None = None
+    weights: tf.Tensor | None = None  # of this replica's events, [B]
 
     @property
     def span_replicas(self) -> bool:
@@ -81,17 +77,11 @@ LOCAL_STATISTICS = Statistics()
 
 
 class BatchPart(NamedTuple):
-    """A replica's part of a batch.
+    """A replica's part of a batch."""
 
-    Attributes:
-      first: total number of events of the preceding replicas; the integer 0 for one replica.
-      number: number of events of all replicas, float32.
-      total: `number`, or the sum of the weights of these events.
-    """
-
-    first: tf.Tensor | int
-    number: tf.Tensor
-    total: tf.Tensor
+    first: tf.Tensor | int  # total number of events of the preceding replicas; 0 for one replica
+    number: tf.Tensor  # of the events of all replicas, float32
+    total: tf.Tensor  # `number`, or the sum of the weights of these events
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:

@@ -14,22 +14,16 @@ from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 @traced_once
 def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    r"""Scales the filters of a kernel to the norms `scale`.
+    r"""Scales the filters of a kernel to the norms `scale`. A filter of zeros stays zero.
 
     ```
     w[..., k] = scale[k] * kernel[..., k] / ||kernel[..., k]||
     ```
 
-    Kernels may be stacked along leading axes. A filter's norm is taken over the axes of `kernel`
-    that `scale` lacks. A filter of zeros stays zero.
+    Kernels may be stacked, [N₁, ..., h, w, C, K], with any number of axes before K. A filter's norm
+    is taken over the axes of the kernel that `scale`, [N₁, ..., K], lacks.
 
-    Args:
-      kernel: [N₁, ..., h, w, C, K], with any number of stacking axes N and of axes before K.
-      scale: [N₁, ..., K], of the same dtype.
-
-    #### References
-
-    Salimans, Kingma: Weight Normalization, eq. 2.
+    Source: Salimans, Kingma: Weight Normalization, eq. 2.
     """
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
@@ -78,9 +72,7 @@ def batch_norm(
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
     statistics are [C] in float64 or float32. `statistics` has the events and weights.
 
-    #### References
-
-    Ioffe, Szegedy: Batch Normalization, algorithm 1.
+    Source: Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas

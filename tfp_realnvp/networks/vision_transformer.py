@@ -164,11 +164,7 @@ class VisionTransformer(Conditioner):
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """Returns `tf.nn.gelu(x, approximate=True)`, without its slow `tf.pow`.
-
-    ```
-    x / 2 (1 + tanh(u)) = x sigmoid(2 u),   u = sqrt(2 / π) (x + 0.044715 x³)
-    ```
-    """
+    """Returns `tf.nn.gelu(x, approximate=True)`, without its slow `tf.pow`."""
+    # x / 2 (1 + tanh(u)) = x sigmoid(2 u),   u = sqrt(2 / π) (x + 0.044715 x³)
     slope = 2 * math.sqrt(2 / math.pi)
     return x * tf.sigmoid(x * (slope + slope * 0.044715 * tf.square(x)))

@@ -22,14 +22,10 @@ def made_faster(
     step: Callable[[Any], Any] | None = None,
     fuse: bool = False,
 ) -> Callable[[Any], Any]:
-    """Returns a faster version of Keras' function: one graph with few rewrites.
+    """Returns a faster version of Keras' function of an iterator: one graph with few rewrites.
 
-    Args:
-      model: a compiled `FlowModel`.
-      function: Keras' function of an iterator.
-      step: function of a batch, traced into a single graph in place of Keras' two graphs, except
-        under a strategy, with XLA or with several steps per execution. `None` keeps Keras' graphs.
-      fuse: as in `few_graph_rewrites`.
+    `step`, a function of a batch, is traced into a single graph in place of Keras' two graphs,
+    except under a strategy, with XLA or with several steps per execution.
     """
     # Rewrites speed up a loop of several steps.
     if model.steps_per_execution > 1:

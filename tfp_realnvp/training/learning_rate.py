@@ -94,9 +94,7 @@ class CosineAnnealing(keras.callbacks.Callback):
     once per epoch. The count of epochs includes `initial_epoch` and epochs before
     `keras.callbacks.BackupAndRestore` resumed.
 
-    #### References
-
-    Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
+    Source: Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
 
     def __init__(self, power: float = 0.0) -> None:

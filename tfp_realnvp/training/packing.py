@@ -14,34 +14,24 @@ from tfp_realnvp.internal import replicas
 
 
 class Group(NamedTuple):
-    """The common properties of tensors that share a packed tensor.
-
-    Attributes:
-      dtype: dtype of the tensors.
-      element_shape: shape of the elements that are concatenated, `()` for numbers.
-      decays: whether the variables have weight decay.
-      single: index of the only tensor in the group, or `None`.
-    """
+    """The common properties of tensors that share a packed tensor."""
 
     dtype: tf.DType
-    element_shape: tuple[int, ...] = ()
-    decays: bool = False
-    single: int | None = None
+    element_shape: tuple[int, ...] = ()  # of the elements that are concatenated, `()` for numbers
+    decays: bool = False  # whether the variables have weight decay
+    single: int | None = None  # index of the only tensor in the group
 
 
 class Packing:
     """Packs the tensors of each group into one, [N, *element_shape].
 
     An optimizer then runs a few operations per group, instead of per variable.
-
-    Attributes:
-      groups: the distinct groups.
-      indices: for each group the indices of its tensors.
     """
 
     def __init__(self, shapes: Sequence[Sequence[int]], groups: Sequence[Group]) -> None:
         """Constructs the packing of tensors, given the shape and the group of each."""
         self.groups = list(dict.fromkeys(groups))
+        # For each group, the indices of its tensors.
         self.indices = [[i for i, g in enumerate(groups) if g == group] for group in self.groups]
         self._shapes = [tuple(shape) for shape in shapes]
 
