@@ -136,7 +136,7 @@ class NormalizedConv1x1:
             return value, ildj + another
         if inverse:
             tensors = learned.shift.value, learned.log_scale.value
-            matrix, offset, total = _normalized_product(*factors.values(), *tensors)
+            matrix, offset, total = _normalized_product(*tensors, *factors.values())
             value = conv.multiply(value, matrix, offset=offset)
             return value, conv._log_det_of_positions(value, total, p)
         log_scale = tf.convert_to_tensor(learned.log_scale.value)
@@ -233,13 +233,9 @@ def _product(
 
 @traced_once
 def _normalized_product(
-    off_diagonal: tf.Tensor,
-    log_scale: tf.Tensor,
-    sign: tf.Tensor,
-    order: tf.Tensor,
-    shift: tf.Tensor,
-    norm_log_scale: tf.Tensor,
+    shift: tf.Tensor, norm_log_scale: tf.Tensor, *factors: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns `W diag(exp(norm_log_scale))`, `-shift`, and the sum of all log scales."""
+    off_diagonal, log_scale, sign, order = factors
     product = tf.gather(tf.matmul(*_triangular(off_diagonal, log_scale, sign)), order)
     return product * tf.exp(norm_log_scale), -shift, tf.reduce_sum(log_scale + norm_log_scale)

@@ -12,9 +12,9 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.configurable import Configurable
-from tfp_realnvp.networks.functional import check_parity, checkerboard
+from tfp_realnvp.networks.functional import check_parity, checkerboard, sides
 
-_PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
+PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 
 @runtime_checkable
@@ -117,9 +117,7 @@ class ChannelMask(Mask, Configurable):
         self.parity = check_parity(self.parity)
         if self.num_first is not None:
             expected = "ChannelMask: expected num_first, a whole number or a fraction in (-1, 1)"
-            self.num_first = validation.real(
-                self.num_first, lambda x: abs(x) < 1 or x % 1 == 0, expected
-            )
+            validation.real(self.num_first, lambda x: abs(x) < 1 or x % 1 == 0, expected)
         if (order := self.permutation) is not None:
             expected = "ChannelMask: expected a permutation of 0, 1, ..., n - 1"
             is_permutation = np.array_equal(np.sort(order), np.arange(np.size(order)))
@@ -137,9 +135,8 @@ class ChannelMask(Mask, Configurable):
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves in the original order, [..., C]."""
         x = tf.concat([changed, kept] if self.parity else [kept, changed], axis=-1)
-        return (
-            x if self.permutation is None else tf.gather(x, np.argsort(self.permutation), axis=-1)
-        )
+        order = self.permutation
+        return x if order is None else tf.gather(x, np.argsort(order), axis=-1)
 
     def changed_channels(self, channels: int) -> int:
         """Returns the number of transformed channels; `ValueError` if the mask does not fit."""
@@ -199,7 +196,7 @@ class SpatialMask(Mask, Configurable):
     parity: int = 0
 
     def __post_init__(self) -> None:
-        validation.choice(self.pattern, _PATTERNS, "SpatialMask: expected a pattern")
+        validation.choice(self.pattern, PATTERNS, "SpatialMask: expected a pattern")
         self.parity = check_parity(self.parity)
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -207,7 +204,7 @@ class SpatialMask(Mask, Configurable):
         are_even = all(side is None or side % 2 == 0 for side in x.shape[-3:-1])
         expected = "SpatialMask: expected images of an even height and width"
         validation.require(are_even, expected, tuple(x.shape))
-        (height, width), half = _sides(x), self.changed_channels(x.shape[-1])
+        (height, width), half = sides(x), self.changed_channels(x.shape[-1])
         positions = tf.reshape(flatten_batch(x), [-1, height * width, 2 * half])
         halves = tf.split(tf.gather(positions, self._order(height, width), axis=1), 2, axis=1)
         kept, changed = (tf.reshape(part, [-1, height, width, half]) for part in halves)
@@ -215,7 +212,7 @@ class SpatialMask(Mask, Configurable):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their original positions, [..., H, W, C]."""
-        (height, width), channels = _sides(kept), 2 * kept.shape[-1]
+        (height, width), channels = sides(kept), 2 * kept.shape[-1]
         shape = [-1, height * width // 2, channels]
         halves = [tf.reshape(flatten_batch(part), shape) for part in (kept, changed)]
         order = tf.argsort(self._order(height, width))
@@ -234,11 +231,3 @@ class SpatialMask(Mask, Configurable):
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])
         return tf.argsort(is_changed, stable=True)
-
-
-def _sides(image: tf.Tensor) -> tuple[int, int]:
-    """Returns height and width: integers, or scalar tensors if one is unknown."""
-    height, width = image.shape[-3:-1]
-    if height is None or width is None:
-        height, width = tf.unstack(tf.shape(image)[-3:-1])
-    return height, width

@@ -10,10 +10,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
-from tfp_realnvp.bijectors.flow_chain import ComposedFlow, ConditionalBijector, FlowChain
-from tfp_realnvp.bijectors.pixel_logit import PixelLogit
-from tfp_realnvp.bijectors.squeeze import Squeeze
+from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, Squeeze
+from tfp_realnvp.bijectors.flow_chain import ComposedFlow, ConditionalBijector
 from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks import ConditionEmbedding

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.masks import ChannelMask, Mask, SpatialMask
+from tfp_realnvp.bijectors.masks import PATTERNS, ChannelMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
@@ -79,8 +79,7 @@ def patch_flow(
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
     """Returns Jet's masks: repeatedly four with permuted channels, then a spatial one."""
-    patterns = ("checkerboard", "vertical_stripes", "horizontal_stripes")
-    spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(patterns, (0, 1)))
+    spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(PATTERNS, (0, 1)))
     # The permutations are the same in each process: NumPy never changes `RandomState`.
     return [
         next(spatial)

@@ -8,10 +8,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector
+from tfp_realnvp.bijectors import ChannelMask, FlowBijector, Standardization
 from tfp_realnvp.bijectors.flow_chain import ComposedFlow
-from tfp_realnvp.bijectors.masks import ChannelMask
-from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
 from tfp_realnvp.flows.image_flow import check_options, conditional_flow

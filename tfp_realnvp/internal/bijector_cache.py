@@ -136,7 +136,12 @@ class _State:
 
     def holds(self, inputs: list[tf.Tensor], results: list[tf.Tensor]) -> bool:
         """Returns whether a new computation would give the same values and gradients."""
-        if self._written_eagerly() if tf.executing_eagerly() else self._written_in_graph():
+        if tf.executing_eagerly():
+            pairs = zip(self._values, _read(self._variables), strict=True)
+            is_written = not all(_same_value(old, new) for old, new in pairs)
+        else:
+            is_written = self._written_in_graph()
+        if is_written:
             return False
         before, now = self._stateless_values, _stateless_values()
         if before.keys() != now.keys() or any(now[key] is not before[key] for key in now):
@@ -149,12 +154,6 @@ class _State:
         # computation.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
-
-    def _written_eagerly(self) -> bool:
-        return not all(
-            _same_value(old, new)
-            for old, new in zip(self._values, _read(self._variables), strict=True)
-        )
 
     def _written_in_graph(self) -> bool:
         """Returns whether the graph has a later operation on a variable, other than a read."""
