@@ -1,7 +1,5 @@
 """Declares a condition: its shape, its classes, and whether it may be missing."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

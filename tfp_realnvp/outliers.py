@@ -17,8 +17,6 @@ turns any score into a decision. `tfr.log_prob(model, images, num_samples=16)` a
 noise on gray levels. `examples/outliers.py` compares all four scores.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import zlib

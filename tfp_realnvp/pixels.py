@@ -1,7 +1,5 @@
 """Converts between integer gray levels and continuous pixel values, and to bits per dimension."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """Factors out half of the dimensions, for the multi-scale architecture."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

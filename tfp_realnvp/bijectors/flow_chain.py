@@ -1,7 +1,5 @@
 """Compositions of bijectors, of this package and of TFP; one embeds its condition."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

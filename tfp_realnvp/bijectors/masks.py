@@ -1,7 +1,5 @@
 """Masks of coupling layers. Masks split an event into a kept and a transformed half."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable

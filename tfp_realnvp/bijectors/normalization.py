@@ -1,7 +1,5 @@
 """Normalizations of channels: `ActNorm` and `BatchNormalization`."""
 
-from __future__ import annotations
-
 import abc
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """A logit transform of pixel values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Squeezing: space to depth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

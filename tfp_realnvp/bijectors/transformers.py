@@ -3,8 +3,6 @@
 Transformers are elementwise bijections of couplings, whose parameters a network predicts.
 """
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Training batches in a reproducible order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

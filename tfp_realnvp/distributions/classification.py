@@ -1,7 +1,5 @@
 """Classification by a class-conditional density: log p(y | x) by Bayes' rule."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

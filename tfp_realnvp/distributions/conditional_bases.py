@@ -1,7 +1,5 @@
 """Base distributions that depend on a condition: any family, and mixtures of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

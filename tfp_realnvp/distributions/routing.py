@@ -1,7 +1,5 @@
 """Finds the condition of a distribution, and routes keyword arguments to its parts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

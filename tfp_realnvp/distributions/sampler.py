@@ -1,7 +1,5 @@
 """Samples a distribution by one graph that takes any number of samples."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Log densities of events with noise, given their conditions or given each class."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Variational dequantization: learned noise instead of uniform noise."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Decomposes the log density of an image by position."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Log densities of each event of a dataset, in batches."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Log likelihood, bits per dimension, and classification by Bayes' rule on a dataset."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """A coupling with its network, its normalization and its mixing of channels: `coupling_layer`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A whole flow of images, and the properties of its images: `ImageFlow`."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

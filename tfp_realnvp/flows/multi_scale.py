@@ -1,7 +1,5 @@
 """The multi-scale architecture: the sequence of couplings, squeezes and factor-outs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

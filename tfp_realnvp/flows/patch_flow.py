@@ -1,7 +1,5 @@
 """Flows of patches, such as Jet."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

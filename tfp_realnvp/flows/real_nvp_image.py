@@ -1,7 +1,5 @@
 """The complete Real NVP for images, as one bijector: the paper's model, `compact`, and Jet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

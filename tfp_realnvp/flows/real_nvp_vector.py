@@ -1,7 +1,5 @@
 """The complete Real NVP for vectors, as one bijector."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

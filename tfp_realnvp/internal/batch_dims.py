@@ -1,7 +1,5 @@
 """Flattens sample and batch dimensions to the one batch dimension that networks take."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Gets constructor arguments from attributes."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Limits the optimizers that TensorFlow applies to a graph before its first run."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Iterator

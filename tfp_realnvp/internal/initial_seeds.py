@@ -1,7 +1,5 @@
 """The seeds of initial weights."""
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import random

@@ -1,7 +1,5 @@
 """Makes the variables of Keras layers visible to TFP and `tf.Module`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Memoizes functions: results per owner, and traced graphs per shapes."""
 
-from __future__ import annotations
-
 import functools
 import weakref
 from collections.abc import Callable, Hashable

@@ -1,7 +1,5 @@
 """Imports optional packages, and says how to install missing ones."""
 
-from __future__ import annotations
-
 import importlib
 import shlex
 from typing import Any

@@ -6,8 +6,6 @@ here; `OVERRIDDEN` and `INHERITED` list these methods and attributes.
 `tests/internal/test_private_api.py` fails for any other use, and if a new release moves a name.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Gradients that recompute activations instead of storing them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Communication between replicas and workers. With one replica, communication costs nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple

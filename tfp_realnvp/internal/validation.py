@@ -1,7 +1,5 @@
 """Checks of arguments. The errors state the expected and the actual value."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math

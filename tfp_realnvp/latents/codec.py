@@ -1,7 +1,5 @@
 """Encodes images or vectors to latents, and decodes latents."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple, TypeAlias
 
 import keras

@@ -1,7 +1,5 @@
 """Completes images and rows of tables: samples unknown values given the known values."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Decodes latents between and beyond the latents of events, or changes their conditions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

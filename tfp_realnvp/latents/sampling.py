@@ -1,7 +1,5 @@
 """Samples latents, also for other image sizes or only some scales; moments by scale."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Self-attention over the positions of feature maps."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Embeds a condition for all networks of a flow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The base class of this package's conditioners."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any

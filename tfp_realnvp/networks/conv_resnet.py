@@ -1,7 +1,5 @@
 """The paper's conditioner: a weight-normalized convolutional ResNet with skip connections."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

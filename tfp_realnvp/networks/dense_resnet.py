@@ -1,7 +1,5 @@
 """A conditioner for vectors: a residual network of dense layers."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

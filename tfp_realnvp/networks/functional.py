@@ -1,7 +1,5 @@
 """Operations of networks as pure functions: normalization, convolution, modulation, the board."""
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Sequence
 

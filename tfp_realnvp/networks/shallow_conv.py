@@ -1,7 +1,5 @@
 """A small conditioner: three convolutions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """A vision transformer as conditioner, for images of one size."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

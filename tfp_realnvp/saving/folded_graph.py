@@ -1,7 +1,5 @@
 """Precomputes the parts of a graph that depend only on weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

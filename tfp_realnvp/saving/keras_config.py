@@ -1,7 +1,5 @@
 """Converts a part of a model to a JSON-compatible configuration and back."""
 
-from __future__ import annotations
-
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Exports a distribution as ONNX models, which run without TensorFlow."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import os

@@ -1,7 +1,5 @@
 """Checks a preset from an untrusted source, before and after constructing its model."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

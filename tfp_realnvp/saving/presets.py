@@ -1,7 +1,5 @@
 """Presets: a trained model as a folder, in the layout of keras-hub."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json

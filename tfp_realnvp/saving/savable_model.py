@@ -1,7 +1,5 @@
 """Saves a `FlowModel` as a `.keras` file, weights, a preset or a SavedModel."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Weights files: atomic writing, and reading of plain arrays only."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """Checkpoints: a killed process resumes training from them."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

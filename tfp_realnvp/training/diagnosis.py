@@ -1,7 +1,5 @@
 """Finds the first value of a training step that is not finite, and undoes the step."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

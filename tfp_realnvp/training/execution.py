@@ -1,7 +1,5 @@
 """Faster execution of Keras' steps: one graph, few rewrites, and advice on the processor."""
 
-from __future__ import annotations
-
 import functools
 import os
 import platform

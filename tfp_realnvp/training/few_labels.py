@@ -1,7 +1,5 @@
 """Training of a `ClassMixture` with few labels."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """Adam on all variables at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container, Sequence
 from typing import Any

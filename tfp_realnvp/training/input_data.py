@@ -1,7 +1,5 @@
 """Takes the parts of a batch, checks data of `FlowModel` early, lets Keras make batches of them."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Learning rate schedules that apply to each step, even within an execution of several steps."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

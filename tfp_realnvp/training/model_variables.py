@@ -1,7 +1,5 @@
 """Exposes the variables and options of a distribution to Keras."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Sequence
 from typing import Any

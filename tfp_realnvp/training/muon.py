@@ -1,7 +1,5 @@
 """Muon: orthogonalized momentum updates for kernels."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -1,7 +1,5 @@
 """Packs gradients of many shapes into a few large tensors, and makes steps with them."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

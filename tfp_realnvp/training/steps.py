@@ -1,7 +1,5 @@
 """The steps of a `FlowModel` on a batch: loss, gradients, update and metrics."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from typing import Any
