@@ -331,15 +331,13 @@ class AffineCoupling(Coupling):
             transformer = Affine(scale, dtype) if use_scale else Additive()
         # Copies share the variable.
         parameters["scale"] = getattr(transformer, "scale", None)
-        super().__init__(
-            mask,
-            network,
-            transformer,
-            conditional_event_shape=conditional_event_shape,
-            event_ndims=event_ndims,
-            parameters=parameters,
-            name=name,
-        )
+        options: dict[str, Any] = {
+            "event_ndims": event_ndims,
+            "parameters": parameters,
+            "name": name,
+        }
+        options["conditional_event_shape"] = conditional_event_shape
+        super().__init__(mask, network, transformer, **options)
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables."""

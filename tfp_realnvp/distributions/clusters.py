@@ -239,15 +239,9 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         self.accepts_conditional_input = classes is not None
         self.condition_spec = None if classes is None else ConditionSpec(num_classes=classes)
         self._layer_variables = LayerVariables((clusters,))
+        dtype, kind, nan_stats = components_distribution.dtype, tfd.NOT_REPARAMETERIZED, True
         with tf.name_scope(name) as name:
-            super().__init__(
-                dtype=components_distribution.dtype,
-                reparameterization_type=tfd.NOT_REPARAMETERIZED,
-                validate_args=validate_args,
-                allow_nan_stats=True,
-                parameters=parameters,
-                name=name,
-            )
+            super().__init__(dtype, kind, validate_args, nan_stats, parameters, name=name)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:

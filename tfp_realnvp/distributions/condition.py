@@ -71,14 +71,9 @@ class ConditionedDistribution(tfd.Distribution):
             self.distribution, self.conditional_input = distribution, condition
             parameters["conditional_input"] = condition
             self._static_batch_shape = self._no_dependency(shape)
-            super().__init__(
-                dtype=distribution.dtype,
-                reparameterization_type=distribution.reparameterization_type,
-                validate_args=distribution.validate_args,
-                allow_nan_stats=distribution.allow_nan_stats,
-                parameters=parameters,
-                name=name,
-            )
+            names = ("dtype", "reparameterization_type", "validate_args", "allow_nan_stats")
+            options = {key: getattr(distribution, key) for key in names}
+            super().__init__(parameters=parameters, name=name, **options)
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:

@@ -88,14 +88,8 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
             self._make = make_distribution
             self._parameter_variables = tuple(variables)
             self._static_event_shape = self._no_dependency(tf.TensorShape(event_shape))
-            super().__init__(
-                dtype=tf.as_dtype(dtype),
-                reparameterization_type=tfd.FULLY_REPARAMETERIZED,
-                validate_args=validate_args,
-                allow_nan_stats=allow_nan_stats,
-                parameters=parameters,
-                name=name,
-            )
+            dtype, kind = tf.as_dtype(dtype), tfd.FULLY_REPARAMETERIZED
+            super().__init__(dtype, kind, validate_args, allow_nan_stats, parameters, name=name)
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
         """Calls `make_distribution`; raises `ValueError` if the condition is `None`."""

@@ -76,28 +76,20 @@ class VariationalDequantization(tf.Module):
         super().__init__(name=name)
         self.num_values = validation.count(num_values, "num_values", 2, name)
         self.dtype = validation.float_dtype(dtype, name)
-        of_g: dict[str, Any] = {
-            "num_scales": num_scales,
-            "num_couplings": num_couplings,
-            "num_filters": num_filters,
-        }
-        of_g |= {"network_dtype": network_dtype, "recompute": recompute or None}
+        of_g: dict[str, Any] = {"num_scales": num_scales, "num_couplings": num_couplings}
+        of_g |= {"num_filters": num_filters, "network_dtype": network_dtype}
+        of_g |= {"recompute": recompute or None}
         for option, value in of_g.items():
             validation.only(value, option, bijector is None, "without a bijector", name)
         if bijector is None:
             filters = 32 if num_filters is None else num_filters
-            dtypes: dict[str, Any] = {"network_dtype": network_dtype}
-            layer = coupling_layer(network_of(ShallowConv), filters, filter_growth=2.0, **dtypes)
-            bijector = multi_scale(
-                image_shape,
-                1 if num_scales is None else num_scales,
-                layer,
-                num_couplings=4 if num_couplings is None else num_couplings,
-                conditional_event_shape=image_shape,
-                recompute=recompute,
-                dtype=self.dtype,
-                name=f"{name}_flow",
-            )
+            widths: dict[str, Any] = {"filter_growth": 2.0, "network_dtype": network_dtype}
+            layer = coupling_layer(network_of(ShallowConv), filters, **widths)
+            num_scales = 1 if num_scales is None else num_scales
+            options: dict[str, Any] = {"conditional_event_shape": image_shape, "dtype": self.dtype}
+            options |= {"num_couplings": 4 if num_couplings is None else num_couplings}
+            options |= {"recompute": recompute, "name": f"{name}_flow"}
+            bijector = multi_scale(image_shape, num_scales, layer, **options)
         self.bijector = bijector
 
     def dequantize(

@@ -131,9 +131,8 @@ class RealNVPImage(ImageFlow):
             validation.require(None not in image_shape, expected, image_shape)
             # The recursion ends when the input of the last scale is 4 × 4 (section 4.1).
             num_scales = max(1, max_num_scales(image_shape, least_side=4))
-        validation.only(
-            num_blocks, "num_blocks", network_fn is None, "with the default network", _NAME
-        )
+        is_default, when = network_fn is None, "with the default network"
+        validation.only(num_blocks, "num_blocks", is_default, when, _NAME)
         validation.only(num_values, "num_values", alpha is not None, "with an alpha", _NAME)
         of_scales: dict[str, Any] = {"filter_growth": filter_growth}
         of_scales |= {"split_prior": split_prior or None, "attention": attention or None}
@@ -144,30 +143,15 @@ class RealNVPImage(ImageFlow):
         pixels = None
         if alpha is not None:
             pixels = PixelLogit(alpha, 256 if num_values is None else num_values, dtype=dtype)
-        widths: dict[str, Any] = {
-            "num_filters": num_filters,
-            "filter_growth": 2.0 if filter_growth is None else filter_growth,
-            "attention": attention,
-            "network_dtype": network_dtype,
-        }
-        layer = coupling_layer(
-            network_fn,
-            transformer=transformer,
-            normalization=normalization,
-            mixing="lu" if invertible_conv else None,
-            **widths,
-        )
-        flow = multi_scale(
-            image_shape,
-            num_scales,
-            layer,
-            num_couplings=num_couplings,
-            prior=coupling_layer(network_of(ShallowConv), **widths) if split_prior else None,
-            pixels=pixels,
-            dtype=dtype,
-            name=name,
-            **options,
-        )
+        filter_growth = 2.0 if filter_growth is None else filter_growth
+        widths: dict[str, Any] = {"num_filters": num_filters, "filter_growth": filter_growth}
+        widths |= {"attention": attention, "network_dtype": network_dtype}
+        kinds: dict[str, Any] = {"transformer": transformer, "normalization": normalization}
+        kinds |= {"mixing": "lu" if invertible_conv else None}
+        layer = coupling_layer(network_fn, **kinds, **widths)
+        prior = coupling_layer(network_of(ShallowConv), **widths) if split_prior else None
+        options |= {"num_couplings": num_couplings, "prior": prior, "pixels": pixels}
+        flow = multi_scale(image_shape, num_scales, layer, dtype=dtype, name=name, **options)
         super().__init__(**flow.parameters)
 
     @staticmethod
@@ -319,19 +303,10 @@ class RealNVPImage(ImageFlow):
         """
         check_options(RealNVPImage.jet, options, f"{_NAME}.jet")
         channels = checked_image_shape(image_shape, f"{_NAME}.jet")[-1]
-        layer = coupling_layer(
-            network_of(VisionTransformer, num_blocks=num_blocks, num_heads=num_heads),
-            width,
-            transformer="sigmoid_affine",
-            network_dtype=network_dtype,
-        )
-        return patch_flow(
-            image_shape,
-            patch_size,
-            jet_masks(num_couplings, channels * patch_size**2),
-            layer,
-            pixels=PixelLogit(None, num_values, dtype=dtype),
-            dtype=dtype,
-            name=name,
-            **options,
-        )
+        network_fn = network_of(VisionTransformer, num_blocks=num_blocks, num_heads=num_heads)
+        kinds: dict[str, Any] = {"transformer": "sigmoid_affine", "network_dtype": network_dtype}
+        layer = coupling_layer(network_fn, width, **kinds)
+        masks = jet_masks(num_couplings, channels * patch_size**2)
+        pixels = PixelLogit(None, num_values, dtype=dtype)
+        options |= {"pixels": pixels, "dtype": dtype, "name": name}
+        return patch_flow(image_shape, patch_size, masks, layer, **options)

@@ -163,14 +163,9 @@ class RealNVPVector(VectorFlow):
             num_blocks = 1 if num_blocks is None else num_blocks
             activation = "tanh" if activation is None else activation
             network_fn = network_of(DenseResNet, num_blocks=num_blocks, activation=activation)
-        layer = coupling_layer(
-            network_fn,
-            num_filters,
-            transformer=transformer,
-            normalization=normalization,
-            mixing=mixing,
-            network_dtype=network_dtype,
-        )
+        kinds: dict[str, Any] = {"transformer": transformer, "normalization": normalization}
+        kinds |= {"mixing": mixing, "network_dtype": network_dtype}
+        layer = coupling_layer(network_fn, num_filters, **kinds)
 
         def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
             of_all = {"condition_shape": condition_shape, "dtype": dtype}
@@ -181,14 +176,7 @@ class RealNVPVector(VectorFlow):
                 bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
             return bijectors
 
+        options |= {"event_size": size, "dtype": dtype, "name": name}
         with initial_seeds_from(seed):
-            flow = conditional_flow(
-                VectorFlow,
-                layers,
-                standardization,
-                event_size=size,
-                dtype=dtype,
-                name=name,
-                **options,
-            )
+            flow = conditional_flow(VectorFlow, layers, standardization, **options)
         super().__init__(**flow.parameters)

@@ -34,13 +34,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         self._thread = threading.local()
 
     def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
-        return type(self)(
-            forward_name=self._forward_name,
-            inverse_name=self._inverse_name,
-            bijector=bijector,
-            bijector_class=bijector_class,
-            storage=self._storage_here(),
-        )
+        names = self._forward_name, self._inverse_name
+        return type(self)(*names, bijector, bijector_class, self._storage_here())
 
     def _storage_here(self) -> _Storage:
         # Other threads must not get a result that is incomplete or on this thread's tape.

@@ -150,14 +150,9 @@ def complete(
         return tf.reshape(log_probs, fldj.shape) + fldj
 
     shape = [num_chains, len(events), support.size]
-    states, is_accepted, step_sizes = _sample_chains(
-        log_prob,
-        tf.random.stateless_normal(shape, start_seed, dtype=flow.dtype),
-        math.ceil(num_samples / num_chains),
-        num_burnin_steps,
-        num_leapfrog_steps,
-        chain_seed,
-    )
+    starts = tf.random.stateless_normal(shape, start_seed, dtype=flow.dtype)
+    numbers = math.ceil(num_samples / num_chains), num_burnin_steps, num_leapfrog_steps
+    states, is_accepted, step_sizes = _sample_chains(log_prob, starts, *numbers, chain_seed)
     x = np.stack([to_values(z)[0].numpy() for z in states])
     reduction = tfp.mcmc.potential_scale_reduction(x, split_chains=True).numpy()
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
@@ -278,13 +273,11 @@ def _sample_chains(
     seed: tf.Tensor,
 ) -> tuple[list[tf.Tensor], np.ndarray, np.ndarray]:
     """Returns states and acceptance after burn-in, [C, N, ...], and the step sizes [N]."""
+    # Each event has a step size.
+    step_size = tf.fill([1, starts.shape[1], 1], tf.constant(0.2, starts.dtype))
+    kernel = tfp.mcmc.HamiltonianMonteCarlo(target_log_prob, step_size, num_leapfrog_steps=1)
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(
-        tfp.mcmc.HamiltonianMonteCarlo(
-            target_log_prob,
-            # Each event has a step size.
-            step_size=tf.fill([1, starts.shape[1], 1], tf.constant(0.2, starts.dtype)),
-            num_leapfrog_steps=1,
-        ),
+        kernel,
         num_burnin_steps,
         target_accept_prob=0.75,
         # The acceptance rate is averaged over the chains of an event. An arithmetic mean would hide

@@ -55,21 +55,17 @@ class ConditionEmbedding(keras.layers.Layer):
             shape = num_classes, self.size
             self.table = self.add_weight(name="table", shape=shape, initializer="random_normal")
         elif self.spec.event_ndims == 1:
-            self.dense = [
-                keras.layers.Dense(
-                    self.size,
-                    activation,
-                    kernel_initializer=keras.initializers.GlorotUniform(seed=initial_seed()),
-                    dtype=self.dtype_policy,
-                    name=name,
-                )
-                for name, activation in (("dense1", "swish"), ("dense2", None))
-            ]
+            self.dense = [self._dense("dense1", "swish"), self._dense("dense2", None)]
             self.dense[0].build([None, *self.spec.event_shape])
             self.dense[1].build([None, self.size])
         if self.spec.may_be_missing:
             options = {"shape": self.embedded_shape[-1:], "initializer": "zeros"}
             self.no_condition = self.add_weight(name="no_condition", **options)
+
+    def _dense(self, name: str, activation: str | None) -> keras.layers.Dense:
+        glorot = keras.initializers.GlorotUniform(seed=initial_seed())
+        options = {"kernel_initializer": glorot, "dtype": self.dtype_policy, "name": name}
+        return keras.layers.Dense(self.size, activation, **options)
 
     @property
     def embedded_shape(self) -> Sequence[int | None]:

@@ -65,15 +65,9 @@ class ShallowConv(Conditioner):
     def _conv(
         self, filters: int, size: int, name: str, initializer: str, **kwargs: Any
     ) -> keras.layers.Conv2D:
+        kwargs |= {"padding": "same", "data_format": "channels_last", "dtype": self.dtype_policy}
         return keras.layers.Conv2D(
-            filters,
-            size,
-            padding="same",
-            data_format="channels_last",
-            kernel_initializer=initializer,
-            dtype=self.dtype_policy,
-            name=name,
-            **kwargs,
+            filters, size, kernel_initializer=initializer, name=name, **kwargs
         )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -166,11 +166,9 @@ def _column(table: Any, i: int) -> np.ndarray:
         cells = table.iloc[:, i].astype(object)
         return cells.where(cells.notna(), np.nan).to_numpy()
     cells = np.asarray(table)[:, i]
-    return (
-        np.array([np.nan if c is None else c for c in cells], object)
-        if cells.dtype.kind == "O"
-        else cells
-    )
+    if cells.dtype.kind == "O":
+        cells = np.array([np.nan if c is None else c for c in cells], object)
+    return cells
 
 
 def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:

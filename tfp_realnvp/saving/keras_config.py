@@ -13,17 +13,12 @@ import tensorflow_probability as tfp
 from tfp_realnvp import bijectors, distributions, flows
 from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import validation
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-_PARTS = (
-    tfd.Distribution,
-    tfb.Bijector,
-    Mask,
-    Transformer,
-    distributions.VariationalDequantization,
-)
+_PARTS = (tfd.Distribution, tfb.Bijector, Mask, Transformer, VariationalDequantization)
 # The public classes by their names in configurations. Loading constructs only these, and classes
 # that the user has registered with Keras.
 _CLASSES = {

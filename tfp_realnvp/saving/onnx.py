@@ -99,17 +99,14 @@ def _write(path: pathlib.Path, function: Any) -> None:
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
     # The check below raises the errors that tf2onnx only logs.
     logging.disable()
+    handlers = {"BroadcastArgs": _broadcast_args, "Log1p": _log1p, "Ndtri": _ndtri}
     try:
         model, _ = tf2onnx.convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             input_names=inputs,
             output_names=[output.name],
             tensors_to_rename=names,
-            custom_op_handlers={
-                "BroadcastArgs": (_broadcast_args, []),
-                "Log1p": (_log1p, []),
-                "Ndtri": (_ndtri, []),
-            },
+            custom_op_handlers={name: (handler, []) for name, handler in handlers.items()},
         )
     finally:
         logging.disable(logging.NOTSET)

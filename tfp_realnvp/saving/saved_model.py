@@ -203,10 +203,9 @@ class ServedFlow:
             and isinstance(self._bijector, FlowBijector)
             and not any(flow.has_fixed_size for flow in flows)
         )
+        is_image = self._event_ndims == 3
+        validation.only(image_shape, "an image_shape", is_image, "of images", caller)
         if image_shape is not None:
-            validation.only(
-                image_shape, "an image_shape", self._event_ndims == 3, "of images", caller
-            )
             image_shape = checked_image_shape(image_shape, caller)
         else:
             sizes = (None, None) if self._has_any_size else event_shape[:-1]
@@ -220,7 +219,7 @@ class ServedFlow:
         validation.require(fits, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
         # The name of inputs and outputs that are events.
-        self._name = "images" if self._event_ndims == 3 else "x"
+        self._name = "images" if is_image else "x"
         self._events = tf.TensorSpec([None, *image_shape], self._dtype, self._name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
         self._divisor = 2 ** max((flow.num_scales - 1 for flow in flows), default=0)

@@ -113,13 +113,8 @@ class FusedAdam(keras.optimizers.Adam):
 
     def takes_packed(self, variables: Sequence[Any]) -> bool:
         """Returns whether `apply_packed` can replace `apply` for these variables."""
-        options = (
-            self.clipnorm,
-            self.clipvalue,
-            self.loss_scale_factor,
-            self.gradient_accumulation_steps,
-            self.use_ema,
-        )
+        scalings = self.clipnorm, self.clipvalue, self.loss_scale_factor
+        options = *scalings, self.gradient_accumulation_steps, self.use_ema
         constraints = [getattr(variable, "constraint", None) for variable in variables]
         keys, built_for = (map(self._var_key, vs) for vs in (variables, self._trainable_variables))
         return list(keys) == list(built_for) and not (any(options) or any(constraints))

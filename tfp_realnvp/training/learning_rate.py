@@ -279,7 +279,12 @@ class LearningRateBudget(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._after_step.close()
-        self._initial_rate = self._checked_rate()
+        optimizer = self.model.optimizer
+        rate = optimizer.learning_rate
+        is_variable = isinstance(rate, keras.Variable)
+        rate = float(rate.numpy()) if is_variable else optimizer.get_config()["learning_rate"]
+        expected = "LearningRateBudget: expected an optimizer with a positive learning rate"
+        self._initial_rate = validation.positive(rate, f"{expected}, and no schedule")
         self._start, self._after_first_step = time.monotonic(), None
         # Other Keras models do not call `on_train_end` if `fit` raises an error.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
@@ -310,15 +315,6 @@ class LearningRateBudget(keras.callbacks.Callback):
             rate = float(variable.numpy())
             self._after_step.callback(variable.assign, rate)
             variable.assign(rate * self._factor)
-
-    def _checked_rate(self) -> float:
-        optimizer = self.model.optimizer
-        rate = optimizer.learning_rate
-        is_variable = isinstance(rate, keras.Variable)
-        rate = float(rate.numpy()) if is_variable else optimizer.get_config()["learning_rate"]
-        expected = "LearningRateBudget: expected an optimizer with a positive learning rate"
-        validation.positive(rate, f"{expected}, and no schedule")
-        return rate
 
     def _rate(self, step: int, fraction: float) -> float:
         if self.warmup:
