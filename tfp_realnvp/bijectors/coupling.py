@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
 from tfp_realnvp.bijectors.flow_chain import call_part
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
@@ -154,7 +154,7 @@ class Coupling(FlowBijector):
             raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
         self.mask.changed_channels(shape[-1])
 
-    def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         if p.recompute and self.can_recompute and self.is_built:
             return self._recomputed_pass(event, p.but(recompute=False), inverse)
         if self._condition_spec is not None:
@@ -210,9 +210,7 @@ class Coupling(FlowBijector):
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
     _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
 
-    def _recomputed_pass(
-        self, event: tf.Tensor, p: Pass, inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _recomputed_pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         """Like `_pass`, but the backward pass recomputes activations."""
         weights = [v for layer in self.layers for v in layer.trainable_variables]
         state = [v for layer in self.layers for v in layer.non_trainable_variables]
@@ -331,13 +329,9 @@ class AffineCoupling(Coupling):
             transformer = Affine(scale, dtype) if use_scale else Additive()
         # Copies share the variable.
         parameters["scale"] = getattr(transformer, "scale", None)
-        options: dict[str, Any] = {
-            "event_ndims": event_ndims,
-            "parameters": parameters,
-            "name": name,
-        }
-        options["conditional_event_shape"] = conditional_event_shape
-        super().__init__(mask, network, transformer, **options)
+        shapes: dict[str, Any] = {"conditional_event_shape": conditional_event_shape}
+        shapes["event_ndims"] = event_ndims
+        super().__init__(mask, network, transformer, parameters=parameters, name=name, **shapes)
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables."""

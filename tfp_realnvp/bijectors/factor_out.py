@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
 from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, call_part, condition_spec_of
 
 
@@ -59,7 +59,7 @@ class FactorOut(FlowBijector):
         if shape[-1] is None or shape[-1] % 2:
             raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
 
-    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         h, z = tf.split(value, 2, axis=-1)
         h, log_det = call_part(self.bijector, h, p, inverse, self.event_ndims)
         return tf.concat([h, z], axis=-1), log_det

@@ -70,6 +70,9 @@ class Pass:
             self.terms.append(tf.reduce_sum(elements, axis=-1))
 
 
+# A value, and the log |det| of the Jacobian of the map that returned it.
+Mapped = tuple[tf.Tensor, tf.Tensor]
+
 _NOTHING = Pass()
 _surrounding = contextvars.ContextVar[Pass]("surrounding_pass", default=_NOTHING)
 
@@ -500,9 +503,7 @@ class FlowBijector(tfb.Bijector):
     _forward_with_ildj = functools.partialmethod(_outermost_pass, inverse=False)
     _inverse_with_ildj = functools.partialmethod(_outermost_pass, inverse=True)
 
-    def _checked_pass(
-        self, value: tf.Tensor, p: Pass, inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _checked_pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         """Returns the value and log det in one direction, with the checks of `validate_args`."""
         self._check_shape(value.shape, inverse)
         if self.validate_args:

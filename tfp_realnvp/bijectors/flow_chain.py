@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass, surround_with
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass, surround_with
 from tfp_realnvp.bijectors.invertible_conv1x1 import joined
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
@@ -90,7 +90,7 @@ class FlowChain(FlowBijector):
         """The embedding of the condition that all layers share; `None` without one."""
         return next((p.embedding for p in self._bijectors if hasattr(p, "embedding")), None)
 
-    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         p, log_dets = self._of_parts(value, p), []
         for part in self._in_order(joined(self._bijectors), inverse):
             value, log_det = call_part(part, value, p, inverse, self.event_ndims)
@@ -221,9 +221,7 @@ def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, nam
     return ranks.pop() if ranks else 3
 
 
-def call_part(
-    part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:
     """Returns the value and log det of a part in one direction, and calls the observer."""
     if isinstance(part, private_api.Invert):
         return call_part(part.bijector, value, p, not inverse, event_ndims)
@@ -245,7 +243,7 @@ def call_part(
 
 def _call_tfp(
     bijector: tfb.Bijector, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> Mapped:
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     options = call_options(bijector, training=p.training, conditional_input=p.condition)

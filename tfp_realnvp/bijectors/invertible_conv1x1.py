@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
 from tfp_realnvp.bijectors.normalization import ActNorm
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
@@ -120,9 +120,7 @@ class NormalizedConv1x1:
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
         self._norm, self._conv, self.name = norm, conv, conv.name
 
-    def _checked_pass(
-        self, value: tf.Tensor, p: Pass, inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _checked_pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         norm, conv = self._norm, self._conv
         for part in (norm, conv):
             part._check_shape(value.shape, inverse)
@@ -225,10 +223,9 @@ def _triangular(
 
 
 @traced_once
-def _product(
-    off_diagonal: tf.Tensor, log_scale: tf.Tensor, sign: tf.Tensor, order: tf.Tensor
-) -> tf.Tensor:
-    return tf.gather(tf.matmul(*_triangular(off_diagonal, log_scale, sign)), order)
+def _product(*factors: tf.Tensor) -> tf.Tensor:
+    *triangles, order = factors
+    return tf.gather(tf.matmul(*_triangular(*triangles)), order)
 
 
 @traced_once

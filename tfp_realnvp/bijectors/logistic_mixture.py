@@ -106,9 +106,8 @@ class LogisticMixture(Transformer):
 
     def _solve(self, logit: tf.Tensor, mixture: _Mixture) -> tf.Tensor:
         # The mixture's quantile lies between the quantiles of its components.
-        quantiles = [
-            mean + scale * logit for mean, scale in zip(mixture.means, mixture.scales, strict=True)
-        ]
+        components = zip(mixture.means, mixture.scales, strict=True)
+        quantiles = [mean + scale * logit for mean, scale in components]
         low, high = functools.reduce(tf.minimum, quantiles), functools.reduce(tf.maximum, quantiles)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 

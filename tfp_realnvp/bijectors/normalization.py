@@ -324,9 +324,8 @@ class BatchNormalization(ChannelNormalization):
         batch = statistics.moments(y, shift=before[0])[:2]
         # The first update replaces the initial values.
         momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
-        updated = [
-            momentum * old + (1 - momentum) * new for old, new in zip(before, batch, strict=True)
-        ]
+        pairs = zip(before, batch, strict=True)
+        updated = [momentum * old + (1 - momentum) * new for old, new in pairs]
         replicas.assign(moving.mean, updated[0])
         replicas.assign(moving.variance, updated[1])
         replicas.assign(moving.num_updates, num_updates + 1)

@@ -294,9 +294,7 @@ def list_images(folder: str | pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
-    )
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
 
 
 def _read_folder(folder: pathlib.Path, image_size: int | None) -> _Splits:

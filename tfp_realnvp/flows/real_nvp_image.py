@@ -216,10 +216,9 @@ class RealNVPImage(ImageFlow):
         Raises:
           ValueError, TypeError: as `RealNVPImage`.
         """
-        check_options(
-            RealNVPImage.__init__, {*options} - {"num_channel_couplings"}, f"{_NAME}.compact"
-        )
-        image_shape = checked_image_shape(image_shape, f"{_NAME}.compact")
+        caller = f"{_NAME}.compact"
+        check_options(RealNVPImage.__init__, {*options} - {"num_channel_couplings"}, caller)
+        image_shape = checked_image_shape(image_shape, caller)
         if num_scales is None:
             num_scales = max(1, min(3, max_num_scales(image_shape)))
         is_single = num_scales == 1

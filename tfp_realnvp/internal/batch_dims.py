@@ -105,9 +105,8 @@ def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: i
     Events have `ndims` axes in `results`, and `event_ndims` axes in `like`.
     """
     batch = tf.shape(like)[:-event_ndims]
-    cut = tf.slice(
-        results, tf.zeros_like(tf.shape(results)), tf.concat([batch, [-1] * ndims], axis=0)
-    )
+    start = tf.zeros_like(tf.shape(results))
+    cut = tf.slice(results, start, tf.concat([batch, [-1] * ndims], axis=0))
     static = _leading(like.shape, event_ndims)
     if static.rank is not None:
         cut.set_shape([*static, *_event(results.shape, ndims)])

@@ -18,9 +18,8 @@ def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
     the lock.
     """
     path = pathlib.Path(os.path.realpath(folder))
-    lock = filelock.FileLock(
-        path / ".tfp_realnvp.lock", timeout=0, thread_local=False, is_singleton=True
-    )
+    file = path / ".tfp_realnvp.lock"
+    lock = filelock.FileLock(file, timeout=0, thread_local=False, is_singleton=True)
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)

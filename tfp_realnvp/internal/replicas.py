@@ -32,9 +32,7 @@ class Statistics:
         """Whether statistics average over several replicas."""
         return self.are_global and num_replicas() > 1
 
-    def moments(
-        self, images: tf.Tensor, shift: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Returns mean and biased variance, [C], and the number of values or sum of weights.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal

@@ -167,15 +167,13 @@ class _Support:
     Arrays are [N, D]. The log density is constant in the coordinates of exactly known values.
     """
 
-    def __init__(
-        self, distribution: tfd.Distribution, events: np.ndarray, is_known: np.ndarray
-    ) -> None:
+    def __init__(self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray) -> None:
         self._events, is_image = events, events.ndim == 4
         self._is_gray = is_image and np.issubdtype(events.dtype, np.integer)
-        self._num_values = routing.find_num_values(distribution) if is_image else None
+        self._num_values = routing.find_num_values(flow) if is_image else None
         if self._num_values is not None:
             pixels.check_gray_levels(events[is_known], "complete", self._num_values)
-        dtype = distribution.dtype.as_numpy_dtype
+        dtype = flow.dtype.as_numpy_dtype
         self.is_known = is_known.reshape(len(events), -1)
         self.size = self.is_known.shape[1]
         self._low = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
@@ -210,11 +208,9 @@ class _Support:
         return np.log(share) - np.log1p(-share)
 
 
-def _known(
-    events: np.ndarray, is_known: ArrayLike | None, event_shape: tf.TensorShape
-) -> np.ndarray:
-    is_shape = event_shape.is_compatible_with(events.shape[1:]) and events.size > 0
-    expected = f"complete: expected events [{', '.join(['N', *map(str, event_shape)])}]"
+def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape) -> np.ndarray:
+    is_shape = shape.is_compatible_with(events.shape[1:]) and events.size > 0
+    expected = f"complete: expected events [{', '.join(['N', *map(str, shape)])}]"
     validation.require(is_shape, expected, events.shape)
     is_known = np.asarray(~np.isnan(events) if is_known is None else is_known)
     expected = "complete: expected booleans as is_known"

@@ -74,16 +74,9 @@ class Conditioner(keras.layers.Layer):
         if conditional_event_shape is not None:
             conditional_event_shape = checked_condition_shape(conditional_event_shape)
         self.conditional_event_shape = conditional_event_shape
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether the condition is a vector."""
-        return len(self.conditional_event_shape or ()) == 1
-
-    @property
-    def takes_image(self) -> bool:
-        """Whether the condition is an image."""
-        return len(self.conditional_event_shape or ()) == 3
+        # Whether the condition is a vector, or an image.
+        ndims = len(conditional_event_shape or ())
+        self.takes_vector, self.takes_image = ndims == 1, ndims == 3
 
     def required(self, condition: tf.Tensor | None) -> tf.Tensor:
         """Returns the condition; raises `ValueError` if it is `None`."""

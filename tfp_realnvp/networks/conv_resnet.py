@@ -264,9 +264,7 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 
 
 @traced_once
-def _joined_skip(
-    kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
     The last skip connection is linear in `h + conv(x)`, which nothing else uses. Therefore the

@@ -63,12 +63,10 @@ class ShallowConv(Conditioner):
             self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")
 
     def _conv(
-        self, filters: int, size: int, name: str, initializer: str, **kwargs: Any
+        self, filters: int, size: int, name: str, init: str, **kwargs: Any
     ) -> keras.layers.Conv2D:
         kwargs |= {"padding": "same", "data_format": "channels_last", "dtype": self.dtype_policy}
-        return keras.layers.Conv2D(
-            filters, size, kernel_initializer=initializer, name=name, **kwargs
-        )
+        return keras.layers.Conv2D(filters, size, kernel_initializer=init, name=name, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""

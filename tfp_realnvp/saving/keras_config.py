@@ -66,9 +66,8 @@ def deserialize(config: Any, kind: type) -> Any:
     try:
         value = _Deserializer().restore(config)
     except Exception as error:
-        raise ValueError(
-            f"{expected}, but constructing it failed: {type(error).__name__}: {error}"
-        ) from error
+        cause = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{expected}, but constructing it failed: {cause}") from error
     validation.require(isinstance(value, kind), expected, value)
     return value
 
@@ -146,9 +145,7 @@ class _Serializer:
                 for key, argument in arguments.items()
                 if key not in signature or argument is not signature[key].default
             }
-        described = {
-            key: self.describe(argument, f"{path}.{key}") for key, argument in arguments.items()
-        }
+        described = {k: self.describe(v, f"{path}.{k}") for k, v in arguments.items()}
         return {"class": name, "arguments": described}
 
     def _claim(self, variables: Sequence[tf.Variable | keras.Variable], path: str) -> None:

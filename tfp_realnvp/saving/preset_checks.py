@@ -54,9 +54,8 @@ def expecting(expected: str) -> Iterator[None]:
         first: BaseException = error
         while cause := first.__cause__ or (not first.__suppress_context__ and first.__context__):
             first = cause
-        raise ValueError(
-            f"from_preset: expected {expected}, got {type(first).__name__}: {first}"
-        ) from error
+        got = f"{type(first).__name__}: {first}"
+        raise ValueError(f"from_preset: expected {expected}, got {got}") from error
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -80,14 +79,12 @@ def check_names(config: Any) -> None:
     """Raises `ValueError` if a configuration names a class or function that is not allowed."""
     for part in keras_config.parts(config):
         if "class_name" in part and not _is_allowed(part):
-            name, module, registered_name = (
-                part.get(key) for key in ("class_name", "module", "registered_name")
-            )
+            name, module, registered = map(part.get, ("class_name", "module", "registered_name"))
             raise ValueError(
                 "from_preset: expected layers, initializers, regularizers and constraints of Keras "
                 "in config.json, or classes and functions that are registered with Keras or given "
                 f"as custom_objects, got {name!r:.80} of the module {module!r:.80}, registered as "
-                f"{registered_name!r:.80}."
+                f"{registered!r:.80}."
             )
         if part.get("kind") == "object":
             keras_config.find_class(part.get("class"))

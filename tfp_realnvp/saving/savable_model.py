@@ -32,15 +32,14 @@ class SavableModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be described."""
+        frozen = [i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable]
         return {
             "name": self.name,
             "distribution": serialize(self.distribution, "distribution"),
             "dequantize": self.dequantize,
             "dequantizer": serialize(self.dequantizer, "dequantizer"),
             "seed": self.seed,
-            "frozen_layers": [
-                i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable
-            ],
+            "frozen_layers": frozen,
         }
 
     @classmethod

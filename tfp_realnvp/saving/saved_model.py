@@ -365,15 +365,13 @@ class ServedFlow:
         labels = tf.tile(tf.range(num_classes), [batch_size])
         if self._mixture is not None:
             log_prob = self._log_prob(tf.repeat(events, num_classes, axis=0), labels)["log_prob"]
-            return self._classified(tf.reshape(log_prob, [batch_size, num_classes]))
-        # The bijector gets each event once per class, or only once if it ignores the class.
-        num_passes = num_classes if self._bijector_condition else 1
-        encoded = self._encoded(tf.repeat(events, num_passes, axis=0), labels)
-        latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
-        log_prob = self._base_log_prob(latents, labels) + ildj
-        return self._classified(tf.reshape(log_prob, [batch_size, num_classes]))
-
-    def _classified(self, log_prob: tf.Tensor) -> Outputs:
+        else:
+            # The bijector gets each event once per class, or only once if it ignores the class.
+            num_passes = num_classes if self._bijector_condition else 1
+            encoded = self._encoded(tf.repeat(events, num_passes, axis=0), labels)
+            latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
+            log_prob = self._base_log_prob(latents, labels) + ildj
+        log_prob = tf.reshape(log_prob, [batch_size, num_classes])
         log_probs = tf.nn.log_softmax(log_prob + class_log_prior(self.distribution))
         labels = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
         return {"log_probs": log_probs, "labels": labels}

@@ -87,10 +87,8 @@ class FiniteGuard:
     def __init__(self) -> None:
         # The first non-finite step, the number of its first non-finite part, and the position of
         # the first non-finite element in the packed gradients; or -1, -1, -1.
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        self._failure = tf.Variable(
-            [-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=first
-        )
+        kind = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self._failure = tf.Variable([-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=kind)
         # Numbers of the parts in all graphs, since several graphs may be in use.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None

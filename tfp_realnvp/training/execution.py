@@ -13,13 +13,12 @@ from absl import logging
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 
+Function = Callable[[Any], Any]
+
 
 def made_faster(
-    model: Any,
-    function: Callable[[Any], Any],
-    step: Callable[[Any], Any] | None = None,
-    fuse: bool = False,
-) -> Callable[[Any], Any]:
+    model: Any, function: Function, step: Function | None = None, fuse: bool = False
+) -> Function:
     """Returns a faster version of Keras' function of an iterator: one graph with few rewrites.
 
     `step`, a function of a batch, is traced into a single graph in place of Keras' two graphs,
@@ -42,9 +41,7 @@ def made_faster(
     return rewritten
 
 
-def _as_one_graph(
-    function: Callable[[Any], Any], step: Callable[[Any], Any]
-) -> Callable[[Any], Any]:
+def _as_one_graph(function: Function, step: Function) -> Function:
     """Returns a function of an iterator that traces `step` into its own graph.
 
     Keras traces a step, and then a second graph that calls it. TensorFlow copies the first graph

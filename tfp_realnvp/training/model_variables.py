@@ -24,17 +24,15 @@ class TrackedVariables(keras.layers.Layer):
     Files store each variable under its name, not its position.
     """
 
-    def __init__(
-        self, networks: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]
-    ) -> None:
+    def __init__(self, layers: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]) -> None:
         """Constructs the layer of a distribution, and of its dequantizer if there is one."""
         super().__init__(name="other_variables")
-        of_networks = {id(v.value) for layer in networks for v in layer.variables}
+        of_layers = {id(v.value) for layer in layers for v in layer.variables}
         variables: dict[str, tf.Variable] = {}
         for root, module in zip(("distribution", "dequantizer"), modules, strict=False):
             names = variable_names(module, root)
             for variable in module.variables:
-                if id(variable) not in of_networks:
+                if id(variable) not in of_layers:
                     variables.setdefault(names[id(variable)], variable)
         self.wrapped = [
             keras.Variable(v, trainable=v.trainable, dtype=v.dtype.name, name=key)
