@@ -13,29 +13,3 @@ from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpl
 from tfp_realnvp.bijectors.squeeze import Squeeze
 from tfp_realnvp.bijectors.standardization import Standardization
 from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, Transformer
-
-__all__ = [
-    "ActNorm",
-    "Additive",
-    "Affine",
-    "AffineCoupling",
-    "BatchNormalization",
-    "ChannelMask",
-    "CheckerboardMask",
-    "ConditionalBijector",
-    "Coupling",
-    "FactorOut",
-    "FlowBijector",
-    "FlowChain",
-    "InvertibleConv1x1",
-    "LogisticMixture",
-    "Pass",
-    "PixelLogit",
-    "RationalQuadraticSpline",
-    "SigmoidAffine",
-    "SpatialMask",
-    "Squeeze",
-    "Standardization",
-    "Transformer",
-    "real_nvp_coupling",
-]

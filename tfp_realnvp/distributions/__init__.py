@@ -5,15 +5,3 @@ from tfp_realnvp.distributions.clusters import ClusterMixture, Clusters
 from tfp_realnvp.distributions.condition import ConditionedDistribution, condition
 from tfp_realnvp.distributions.conditional_bases import ClassMixture, ConditionalBase
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
-
-__all__ = [
-    "ClassMixture",
-    "ClusterMixture",
-    "Clusters",
-    "ConditionalBase",
-    "ConditionedDistribution",
-    "VariationalDequantization",
-    "class_log_joint",
-    "class_log_probs",
-    "condition",
-]

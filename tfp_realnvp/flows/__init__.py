@@ -6,16 +6,3 @@ from tfp_realnvp.flows.multi_scale import multi_scale
 from tfp_realnvp.flows.patch_flow import patch_flow
 from tfp_realnvp.flows.real_nvp_image import PAPER_CONFIGURATIONS, RealNVPImage
 from tfp_realnvp.flows.real_nvp_vector import RealNVPVector, VectorFlow
-
-__all__ = [
-    "PAPER_CONFIGURATIONS",
-    "ImageFlow",
-    "RealNVPImage",
-    "RealNVPVector",
-    "VectorFlow",
-    "coupling_layer",
-    "image_flow",
-    "multi_scale",
-    "network_of",
-    "patch_flow",
-]

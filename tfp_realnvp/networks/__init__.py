@@ -6,12 +6,3 @@ from tfp_realnvp.networks.conv_resnet import ConvResNet
 from tfp_realnvp.networks.dense_resnet import DenseResNet
 from tfp_realnvp.networks.shallow_conv import ShallowConv
 from tfp_realnvp.networks.vision_transformer import VisionTransformer
-
-__all__ = [
-    "ConditionEmbedding",
-    "Conditioner",
-    "ConvResNet",
-    "DenseResNet",
-    "ShallowConv",
-    "VisionTransformer",
-]

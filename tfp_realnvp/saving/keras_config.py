@@ -30,7 +30,7 @@ _CLASSES = {
         ("tfp_realnvp", flows),
         ("tfp_realnvp.distributions", distributions),
     )
-    for name in module.__all__
+    for name in getattr(module, "__all__", vars(module))
     if isinstance(found := getattr(module, name), type) and issubclass(found, _PARTS)
 }
 # Constructors of TFP return private base classes: `tfd.Independent(...)` is an `_Independent`.

@@ -241,10 +241,9 @@ class FlowModel(FlowSteps):
     @property
     def networks(self) -> list[keras.layers.Layer]:
         """Networks and condition embeddings of the distribution and of the dequantizer."""
-        of_parts = [
-            (p, getattr(p, "network", getattr(p, "embedding", None))) for p in self._bijectors()
-        ]
-        return list(dict.fromkeys(network for part, network in of_parts if network in part.layers))
+        kinds = ("network", "embedding")
+        parts = [(part, getattr(part, kind, None)) for part in self._bijectors() for kind in kinds]
+        return list(dict.fromkeys(layer for part, layer in parts if layer in part.layers))
 
     def build_optimizer(self) -> None:
         """Creates the optimizer's variables if they do not exist, as `fit` does at its start."""
