@@ -8,7 +8,7 @@ import operator
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,8 +17,6 @@ from tfp_realnvp.internal import atomic_files, validation
 from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
-
-Model = TypeVar("Model", bound=keras.Model)
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _CARD = "README.md"
@@ -30,9 +28,6 @@ _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hf": ("huggingface_hub", "snapshot_download", {"allow_patterns": _FILES}),
     "kaggle": ("kagglehub", "model_download", {}),
 }
-
-
-# Methods of `SavableModel`.
 
 
 def save_to_preset(
@@ -111,42 +106,12 @@ def save_to_preset(
 
 
 def from_preset(
-    cls: type[Model],
+    cls: type[keras.Model],
     handle: str | os.PathLike[str],
-    custom_objects: Mapping[str, Any] | None = None,
-    network_dtype: str | None = None,
-) -> Model:
-    """Returns the model of a preset, with its weights, not compiled.
-
-    On a subclass, `from_preset` returns a model of this subclass.
-
-    | handle | |
-    | --- | --- |
-    | a name | of a preset that comes with this package |
-    | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
-    | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
-    | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
-
-    Loading runs no code from the preset. The configuration may name layers, initializers,
-    regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
-    package, `custom_objects`, and objects registered with
-    `keras.saving.register_keras_serializable`. The weights file must have the finite weights of the
-    described model and no others. A model that is much larger than its weights file, or has invalid
-    distribution parameters, such as a negative scale, raises an error.
-
-    Args:
-      handle: see the table. A name of this package takes precedence over a folder of that name;
-        `./name` is the folder.
-      custom_objects: the caller's own classes and functions, by their registered names.
-      network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the one
-        they were trained with. After `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))`
-        exact.
-
-    Raises:
-      ValueError: if the preset does not exist or is invalid, its class is neither this class
-        nor a base or subclass of it, or no network has a dtype that can be replaced.
-      ImportError: if the handle needs a library that is not installed.
-    """
+    custom_objects: Mapping[str, Any] | None,
+    network_dtype: str | None,
+) -> keras.Model:
+    """Returns the model of a preset; see `SavableModel.from_preset`."""
     folder = _folder_of(os.fspath(handle))
     names = (_METADATA, _CONFIG, _WEIGHTS)
     metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -180,4 +181,43 @@ class SavableModel(keras.Model):
         exporters[format](self, filepath, verbose=verbose, **kwargs)
 
     save_to_preset = presets.save_to_preset
-    from_preset = classmethod(presets.from_preset)
+
+    @classmethod
+    def from_preset(
+        cls: type[Model],
+        handle: str | os.PathLike[str],
+        custom_objects: Mapping[str, Any] | None = None,
+        network_dtype: str | None = None,
+    ) -> Model:
+        """Returns the model of a preset, with its weights, not compiled.
+
+        On a subclass, `from_preset` returns a model of this subclass.
+
+        | handle | |
+        | --- | --- |
+        | a name | of a preset that comes with this package |
+        | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
+        | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
+        | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
+
+        Loading runs no code from the preset. The configuration may name layers, initializers,
+        regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
+        package, `custom_objects`, and objects registered with
+        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of the
+        described model and no others. A model that is much larger than its weights file, or has invalid
+        distribution parameters, such as a negative scale, raises an error.
+
+        Args:
+          handle: see the table. A name of this package takes precedence over a folder of that name;
+            `./name` is the folder.
+          custom_objects: the caller's own classes and functions, by their registered names.
+          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the one
+            they were trained with. After `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))`
+            exact.
+
+        Raises:
+          ValueError: if the preset does not exist or is invalid, its class is neither this class
+            nor a base or subclass of it, or no network has a dtype that can be replaced.
+          ImportError: if the handle needs a library that is not installed.
+        """
+        return presets.from_preset(cls, handle, custom_objects, network_dtype)
