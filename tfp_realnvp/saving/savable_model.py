@@ -22,15 +22,6 @@ Model = TypeVar("Model", bound="SavableModel")
 class SavableModel(keras.Model):
     """A Keras model of a distribution that is saved completely or not at all."""
 
-    distribution: Any
-    layers_of_bijectors: list[keras.layers.Layer]
-    dequantize: bool
-    dequantizer: Any
-    seed: int
-    scale_l2: float
-    global_statistics: bool
-    _is_annealed: bool
-
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be described."""
         frozen = [i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable]
@@ -203,17 +194,17 @@ class SavableModel(keras.Model):
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
         package, `custom_objects`, and objects registered with
-        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of the
-        described model and no others. A model that is much larger than its weights file, or has invalid
-        distribution parameters, such as a negative scale, raises an error.
+        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
+        the described model and no others. A model that is much larger than its weights file, or has
+        invalid distribution parameters, such as a negative scale, raises an error.
 
         Args:
           handle: see the table. A name of this package takes precedence over a folder of that name;
             `./name` is the folder.
           custom_objects: the caller's own classes and functions, by their registered names.
-          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the one
-            they were trained with. After `'mixed_bfloat16'`, `'float32'` makes `decode(encode(x))`
-            exact.
+          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the
+            one they were trained with. After training with `'mixed_bfloat16'`, `'float32'` makes
+            `decode(encode(x))` exact.
 
         Raises:
           ValueError: if the preset does not exist or is invalid, its class is neither this class
