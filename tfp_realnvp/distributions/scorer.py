@@ -26,7 +26,7 @@ def scores(
 
     The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. The noise of an event
     depends only on the int32 seed and the event's gray levels. `events`, [B, ...], have the
-    distribution's dtype, and `condition` is a result of `as_conditions`, unless it is `None`. With
+    distribution's dtype, and `condition` comes from `as_conditions`, unless it is `None`. With
     C classes, `num_classes`, the result is log p(x + u_k | y), [K, B, C]. TensorFlow traces one
     graph per distribution, which XLA compiles with `jit_compile`, and runs it once per sample.
     """
