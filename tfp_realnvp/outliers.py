@@ -91,8 +91,8 @@ def complexity_corrected(
     ```
 
     A general-purpose code needs few bits for simple events, such as blank or blurred images. If the
-    model needs many more bits, the event is an outlier, even if its density is high. A better code
-    than PNG, such as lossless WebP, can help.
+    model needs many more bits, the event is an outlier, even if its density is high. A better
+    lossless codec than PNG, such as WebP, can help.
 
     #### Example
 

@@ -51,7 +51,7 @@ def dequantize(
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
     """Raises `ValueError` if images are not gray levels 0, …, `num_values - 1`.
 
-    Fractions are allowed, because `dequantize` replaces them. Fractions are an error if all values
+    Fractions are allowed, because `dequantize` replaces them. They are an error if all values
     are at most 1, as after a division by 255, or if some are negative.
     """
     for is_valid, expected, advice in gray_level_conditions(images, num_values):

@@ -76,7 +76,7 @@ class ChannelNormalization(FlowBijector):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
-    """The trainable shift and log scale of each channel, and a flag that a batch has set them."""
+    """The trainable shift and log scale of each channel, and whether a batch has set them."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""

@@ -141,8 +141,8 @@ def image_flow(
 
     Args:
       image_shape, num_scales, has_fixed_size: as in `ImageFlow`.
-      layers: function of the shape of an embedded condition, or of `None` without a condition, that
-        returns bijectors in order from data to latents.
+      layers: a function that takes the shape of the embedded condition, or `None`, and returns
+        bijectors in order from data to latents.
       pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default, events
         are unbounded real numbers.
       dtype: `tf.float32` or `tf.float64`, of values and log det.

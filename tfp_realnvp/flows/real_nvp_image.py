@@ -36,8 +36,8 @@ class RealNVPImage(ImageFlow):
 
     Each scale but the last has three checkerboard couplings, a squeeze, three channel-wise
     couplings, and factors out half of the dimensions; the last has four checkerboard couplings.
-    Masks alternate, and each coupling is followed by batch normalization of its output. The feature
-    maps of the networks double with each scale, and for the channel-wise couplings within a scale.
+    Masks alternate, and each coupling is followed by batch normalization of its output. The number
+    of feature maps doubles with each scale, and again for the channel-wise couplings of a scale.
     The last step towards the data is `PixelLogit`, so that events are pixel values:
 
     ```

@@ -121,7 +121,7 @@ def check_parameters(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def limited_variables(num_elements: int) -> Iterator[None]:
-    """Raises `ValueError` once new variables have more elements in total, beyond a small margin."""
+    """Raises `ValueError` once new variables have more elements, beyond a small margin."""
     left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:

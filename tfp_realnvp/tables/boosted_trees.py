@@ -10,8 +10,6 @@ from threadpoolctl import ThreadpoolController
 
 from tfp_realnvp.tables.table import Rows
 
-__all__ = ["BoostedTrees", "GivenTrees", "fit_boosted_trees"]
-
 _OPTIONS = {"early_stopping": False, "random_state": 0}
 _MEAN_OPTIONS = {**_OPTIONS, "max_iter": 100, "max_leaf_nodes": 15}
 # Absolute errors carry less information than events, so the trees of the scale are smaller.

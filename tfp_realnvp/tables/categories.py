@@ -10,8 +10,6 @@ from scipy.special import logsumexp, softmax
 
 from tfp_realnvp.tables.table import Columns, Rows, Splits, drawn, one_hot, split_categories
 
-__all__ = ["CategoryMixture", "fit_category_mixture"]
-
 _NUM_COMPONENTS = (1, 2, 4, 8, 16, 32)
 _NUM_STEPS = 100
 

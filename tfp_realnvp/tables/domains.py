@@ -14,8 +14,6 @@ from scipy.stats import norm, truncnorm
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.frames import position
 
-__all__ = ["Circle", "Interval", "Limits", "checked_limits"]
-
 # Bounds move outwards by this many standard deviations, or by half the rounding width.
 _LEAST_MARGIN = 1e-3
 # Limits of the standardized mean and of the log scale of a truncated normal distribution.

@@ -21,8 +21,6 @@ from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import StackFit
 from tfp_realnvp.tables.table import Columns, Rows, one_hot
 
-__all__ = ["EstimatorWithGaps", "TableEstimator", "generator"]
-
 # The warning names the caller of `fit`, over the frames of `_fit_flows`, `_fit`, `_fit_or_keep` and
 # `fit`.
 _STACK_LEVEL = 5

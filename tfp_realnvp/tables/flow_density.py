@@ -22,8 +22,6 @@ from tfp_realnvp.tables.missing import all_categories, given, patterns
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 
-__all__ = ["FlowDensity"]
-
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18

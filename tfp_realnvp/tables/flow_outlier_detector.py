@@ -12,8 +12,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.estimator import EstimatorWithGaps
 from tfp_realnvp.tables.flow_density import FlowDensity
 
-__all__ = ["FlowOutlierDetector"]
-
 
 class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     """A scikit-learn detector that reports rows of low density as outliers.

@@ -18,8 +18,6 @@ from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import fill, mixture_with_gaps
 from tfp_realnvp.tables.table import Rows, checked_weights, slices
 
-__all__ = ["FlowRegressor"]
-
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
 # Relative tolerance of the smaller tail probability at a quantile.

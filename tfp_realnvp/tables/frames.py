@@ -10,8 +10,6 @@ import pandas as pd
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["as_frame", "categories_of", "coded", "decoded", "listed", "position", "rows_as_frame"]
-
 _MAX_CATEGORIES = 255
 
 

@@ -14,8 +14,6 @@ from tfp_realnvp.tables.categories import CategoryMixture
 from tfp_realnvp.tables.simple_densities import ConditionalMixture, NormalMixture, StudentT
 from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
 
-__all__ = ["all_categories", "fill", "given", "mixture_with_gaps", "with_draws"]
-
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 # Importance sampling for densities other than normal mixtures. A quarter of the proposals is

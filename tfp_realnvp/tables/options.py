@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 from tfp_realnvp.internal import validation
 
-__all__ = ["Options", "resolved"]
-
 # Defaults for few and for many rows. Many rows need only one, larger flow: a held-out tenth of the
 # rows suffices for early stopping and for the mixture weights.
 _MIN_MANY_ROWS = 50_000

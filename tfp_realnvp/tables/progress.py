@@ -6,8 +6,6 @@ import math
 import time
 from typing import Any
 
-__all__ = ["Progress"]
-
 _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 

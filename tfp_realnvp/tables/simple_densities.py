@@ -19,14 +19,6 @@ from sklearn.cluster import kmeans_plusplus
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.table import Rows, Splits, drawn, slices
 
-__all__ = [
-    "ConditionalMixture",
-    "NormalMixture",
-    "StudentT",
-    "fit_normal_mixtures",
-    "fit_student_t",
-]
-
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
 # Joint mixtures of conditions and events add this to the variances of standardized conditions.

@@ -16,8 +16,6 @@ from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student
 from tfp_realnvp.tables.table import Columns, Rows, Splits
 from tfp_realnvp.tables.table_flow import fit_table_flow
 
-__all__ = ["StackFit", "TableStack"]
-
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
 # With trees and the default `num_flows`. On smaller tables, flows added nothing to trees.
 _MIN_ROWS_OF_DEFAULT = 2_000

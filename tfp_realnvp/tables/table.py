@@ -16,8 +16,6 @@ from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.domains import Circle, Interval, Limits
 from tfp_realnvp.tables.frames import listed
 
-__all__ = ["Columns", "Rows", "checked_weights", "slices"]
-
 _LEAST_VARIANCE = 1e-6
 # Rounding is coarse if the rounding width is at least this many standard deviations.
 _COARSE_ROUNDING = 0.1
@@ -56,6 +54,7 @@ def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
 
 
 def split_categories(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Splits indicators [..., H] into those of each column."""
     return np.split(indicators, np.cumsum(sizes), axis=-1)[: len(sizes)]
 
 

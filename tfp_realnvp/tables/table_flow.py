@@ -23,8 +23,6 @@ from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import StudentT
 from tfp_realnvp.tables.table import Rows, slices
 
-__all__ = ["TableFlow", "fit_table_flow"]
-
 tfd = tfp.distributions
 
 _MIN_ROWS_TO_COMPILE, _MIN_STEPS_TO_COMPILE = 1_000, 200

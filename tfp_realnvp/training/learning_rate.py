@@ -248,7 +248,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     def remaining_seconds(self) -> float:
         """Seconds until the budget is used up; NaN for a budget of steps before the first step.
 
-        For a budget of steps, this is an estimate from the current `fit` without its first step.
+        A budget of steps estimates them from the steps of the current `fit`, without the first.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)
@@ -343,7 +343,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds rate and time to the logs; stops if the budget ran out during the validation."""
-        # Keras does not call `on_train_batch_end` if the data end before the batch.
+        # Keras does not call `on_train_batch_end` of a batch for which the data do not suffice.
         self._after_step.close()
         if logs is not None:
             rate = float(self.model.optimizer.learning_rate.numpy())
