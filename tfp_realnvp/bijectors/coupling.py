@@ -34,7 +34,7 @@ class Coupling(FlowBijector):
     ```
 
     The network outputs `P c` channels, for c transformed channels and P parameters per element.
-    Neither direction inverts the network. The coupling tracks its variables.
+    Neither direction inverts the network. The coupling tracks the network's variables.
 
     Without a transformer, the network returns the bijection itself; see `real_nvp_coupling`.
 
@@ -82,22 +82,23 @@ class Coupling(FlowBijector):
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
-            `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
-            must pass `statistics` on to it; otherwise it ignores sample weights and other replicas.
+            `statistics` if the network's call declares them. A layer must pass `statistics` on to
+            any `ConvResNet` inside it, which otherwise ignores sample weights and other replicas.
           transformer: the elementwise bijection. Copies share the transformer and the network.
-            `None`: the network returns a `tfb.Bijector` for the changed half, or `(shift,
-            log_scale)` for `x = z exp(log_scale) + shift`. A function also gets the number of
-            changed channels as second argument; a Keras layer does not.
+            With `None`, the network returns a `tfb.Bijector` for the changed half, or `(shift,
+            log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
+            the number of changed channels; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of this name. If both are
-            `None`, the coupling passes conditions on unchecked. The coupling squeezes condition
-            images with fewer channels, 2×2 pixels to 4 channels, until they have K.
+            `None`, the coupling passes conditions on unchecked. If condition images have fewer
+            channels, the coupling squeezes blocks of 2×2 pixels to 4 channels until there are K.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
           TypeError, ValueError: if an argument has a wrong type, the network does not take the
-            declared condition, vectors have an image mask, or a `CheckerboardMask` no transformer.
+            declared condition, vectors have an image mask, or a `CheckerboardMask` lacks a
+            transformer.
         """
         if parameters is None:
             parameters = dict(locals())
@@ -240,7 +241,7 @@ class Coupling(FlowBijector):
         return result, log_det
 
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
-        """Returns the changed half's bijector from the network, without a transformer."""
+        """Returns the changed half's bijector, which the network returns or parametrizes."""
         # Keras layers take tensors only, not the number of channels.
         arguments = arguments[:1] if isinstance(self.network, keras.layers.Layer) else arguments
         is_first = self._read_variables is None
@@ -257,7 +258,7 @@ class Coupling(FlowBijector):
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
-        """Returns the kept half, [B, ..., k]; without channels, returns the condition or ones."""
+        """Returns the kept half, [B, ..., k]; if it has no channels, the condition or ones."""
         if kept.shape[-1] != 0:
             return flatten_batch(kept, self.event_ndims)
         spec = self._condition_spec
@@ -362,12 +363,12 @@ def real_nvp_coupling(
 
     or, for another map, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
 
-    The densities equal those of `tfb.RealNVP`, which calls the function twice in `log_prob`; this
-    coupling calls it once. The function gets the kept elements as [B, d].
+    The densities equal the densities of `tfb.RealNVP`. In `log_prob`, `tfb.RealNVP` calls the
+    function twice, and this coupling once. The function gets the kept elements as [B, d].
 
     If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables.
-    From any other function, for example `tfb.real_nvp_default_template`, it tracks the trainable
-    variables that the first call reads. To freeze or save a network, pass it as a Keras layer.
+    If it is any other function, for example `tfb.real_nvp_default_template`, the coupling tracks
+    the variables that the first call reads. To freeze or save a network, pass it as a Keras layer.
 
     #### Example
 
@@ -383,12 +384,12 @@ def real_nvp_coupling(
     (TensorShape([5]), 4)
 
     Args:
-      num_masked: number of first elements to keep; if negative, of last elements.
+      num_masked: number of elements to keep: the first ones, or the last ones if negative.
       fraction_masked: instead of `num_masked`, a fraction of D in (-1, 1).
-      shift_and_log_scale_fn: a function of the kept elements [B, d] and the number D - d, or a
-        Keras layer of the elements alone. Returns shift and log scale, each broadcastable to [B, D
-        - d] or `None` for zeros.
-      bijector_fn: instead of `shift_and_log_scale_fn`, a function of the same arguments that
+      shift_and_log_scale_fn: a function that takes the kept elements [B, d] and the number D - d,
+        or a Keras layer that takes the elements only. It returns the shift and the log scale. Each
+        is broadcastable to [B, D - d], or `None` for zeros.
+      bijector_fn: instead of `shift_and_log_scale_fn`, a function that takes the same arguments and
         returns a `tfb.Bijector` on vectors [B, D - d].
       **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`.
         The function's argument `conditional_input` gets the condition.
@@ -413,7 +414,7 @@ def real_nvp_coupling(
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network takes conditions; `conditional_event_shape=None` means no."""
+    """Returns whether a network takes conditions; `conditional_event_shape=None` says no."""
     has_argument = "conditional_input" in _arguments(network)
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
 
@@ -424,7 +425,7 @@ def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
 
 
 class _NetworkCondition(ConditionSpec):
-    """A network's condition. It squeezes condition images with too few channels."""
+    """Declares a network's condition, and squeezes condition images with too few channels."""
 
     def _fits(self, shape: tf.TensorShape) -> bool:
         if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:

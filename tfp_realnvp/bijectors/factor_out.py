@@ -45,7 +45,7 @@ class FactorOut(FlowBijector):
         """Constructs the bijector.
 
         Args:
-          bijector: bijector on the first half, [..., H, W, C/2], of unchanged shape.
+          bijector: bijector on the first half, [..., H, W, C/2], that keeps the shape.
           dtype, validate_args, name: as in `FlowBijector`.
         """
         parameters = dict(locals())

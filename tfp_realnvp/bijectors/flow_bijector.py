@@ -26,8 +26,8 @@ from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 class Pass:
     """The options of a call, which a flow passes to its parts and their networks.
 
-    The bijector that the user calls makes the pass from its keyword arguments. Compositions pass it
-    on: `part._inverse_and_log_det(y, p)`.
+    The bijector that the user calls creates the `Pass` from its keyword arguments. A composition
+    hands the `Pass` to each part: `part._inverse_and_log_det(y, p)`.
 
     #### Example
 
@@ -44,11 +44,11 @@ class Pass:
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each part, nested parts first.
-      guidance: the scalar weight w of guidance, or `None`. Couplings combine the parameters a for
-        the condition c and for the missing condition ∅: (1 + w) a(c) - w a(∅).
-      no_condition: with `guidance`, the embedding of ∅, of the shape of `condition`.
-      terms: a list that collects terms of the log density by position, [..., h, w]. In terms from
-        squeezed images, each position covers a block of pixels.
+      guidance: the scalar weight w of classifier-free guidance, or `None`. With the network outputs
+        a(c) for the condition c and a(∅) without one, couplings use (1 + w) a(c) - w a(∅).
+      no_condition: with `guidance`, the embedding of ∅, which has the shape of `condition`.
+      terms: a list to which bijectors append their terms of the log density at each position, [...,
+        h, w]. In squeezed images, a position is a block of pixels.
     """
 
     training: bool = False
@@ -65,12 +65,12 @@ class Pass:
         return dataclasses.replace(self, **fields)
 
     def record(self, elements: tf.Tensor) -> None:
-        """Sums elements of the log density, [..., H, W, C], over channels, for `terms`."""
+        """Appends log densities of elements, [..., H, W, C], to `terms`, summed over channels."""
         if self.terms is not None:
             self.terms.append(tf.reduce_sum(elements, axis=-1))
 
 
-# A value, and the log |det| of the Jacobian of the map that returned it.
+# A map's output, and the log |det| of the map's Jacobian.
 Mapped = tuple[tf.Tensor, tf.Tensor]
 
 _NOTHING = Pass()
@@ -102,19 +102,19 @@ class FlowBijector(tfb.Bijector):
     _inverse_and_log_det(y, p) -> (x, ildj)   # data -> latent
     ```
 
-    with `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, of the leading shape of
-    images [..., H, W, C], or of vectors [..., D] with `event_ndims=1`. A log det that is equal for
-    all events may be a scalar. The `Pass` p holds the options of the call.
+    where `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, have the leading shape of
+    the images [..., H, W, C], or of the vectors [..., D] if `event_ndims=1`. A log det that is
+    equal for all events may be a scalar. The `Pass` p holds the options of the call.
 
-    The base class implements all methods of `tfb.Bijector` by these two methods. A cache lets
-    `log_prob` evaluate each network once. All methods take two keyword arguments:
+    The base class derives all methods of `tfb.Bijector` from these two. A cache ensures that
+    `log_prob` evaluates each network only once. All methods take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch
         statistics and update the moving statistics.
-    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. Raises
-        `ValueError` if no network takes one.
+    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. A call raises
+        `ValueError` if no network takes a condition.
 
-    Through a distribution: `dist.log_prob(x, bijector_kwargs={'training': True})`.
+    Distributions pass them on: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
     #### Example
 
@@ -131,7 +131,7 @@ class FlowBijector(tfb.Bijector):
     (TensorShape([5]), 2.773)
     """
 
-    # Name of the constructor argument that holds shared variables, which `get_config` leaves out.
+    # Name of the constructor argument with shared variables; `get_config` omits this argument.
     _shared_argument: str | None = None
 
     # Whether a network takes a condition, and the condition that networks declare.
@@ -158,8 +158,8 @@ class FlowBijector(tfb.Bijector):
     ) -> None:
         """Constructs the base.
 
-        If `None`, `event_ndims`, `dtype`, `validate_args` and `name` come from `parameters`, and
-        otherwise default to 3, `tf.float32`, `False` and the class name.
+        `event_ndims`, `dtype`, `validate_args` and `name` default to their values in `parameters`.
+        If `parameters` lacks them, they are 3, `tf.float32`, `False` and the class name.
 
         Args:
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].
@@ -171,7 +171,7 @@ class FlowBijector(tfb.Bijector):
           name: name scope of the operations, and the start of error messages.
 
         Raises:
-          TypeError, ValueError: if `dtype` or `event_ndims` has another value.
+          TypeError, ValueError: if `dtype` or `event_ndims` is not one of these values.
         """
 
         def option(key: str, value: Any, default: Any) -> Any:
@@ -220,7 +220,7 @@ class FlowBijector(tfb.Bijector):
         return shape
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        """Raises `ValueError` if events of this partially known shape do not fit."""
+        """Raises `ValueError` if the bijector cannot take events of this (partly known) shape."""
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions about an input that `validate_args` adds."""
@@ -247,8 +247,8 @@ class FlowBijector(tfb.Bijector):
         self._layer_variables = LayerVariables(self._layers)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # `tf.train.Checkpoint` silently skips some variables of Keras 3 layers, for example of
-        # layers in a list of tuples.
+        # `tf.train.Checkpoint` silently skips some variables of Keras 3 layers, for example the
+        # variables of layers in a list of tuples.
         children = super()._trackable_children(*args, **kwargs)
         variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
         return {**children, **variables}
@@ -266,7 +266,7 @@ class FlowBijector(tfb.Bijector):
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables.
 
-        Saved models store them. Register your own class with
+        Saved models store these arguments. Register your own class with
         `keras.saving.register_keras_serializable()`.
         """
         return {k: v for k, v in self.parameters.items() if k != self._shared_argument}
@@ -277,13 +277,13 @@ class FlowBijector(tfb.Bijector):
         """Returns the sum of an elementwise map's log dets over each event."""
         p.record(log_dets)
         axes = list(range(-self.event_ndims, 0))
-        # With `keepdims=False`, the gradient of the sum would compute many shapes.
+        # With `keepdims=False`, the gradient of the sum would need many shape operations.
         return tf.squeeze(tf.reduce_sum(log_dets, axis=axes, keepdims=True), axis=axes)
 
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the scalar log det of a map that has the log det `log_det` at each position."""
+        """Returns the total log det, a scalar, of a map with log det `log_det` at each position."""
         if p.terms is not None:
             log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])
@@ -365,7 +365,7 @@ class FlowBijector(tfb.Bijector):
         return super()._call_inverse_log_det_jacobian(y, *args, **self._cache_key(kwargs))
 
     def forward_dtype(self, *args: Any, **kwargs: Any) -> Any:
-        """As in TFP; `tfd.TransformedDistribution` calls it with the dtype of the base."""
+        """Returns the output dtype. `tfd.TransformedDistribution` passes the dtype of the base."""
         if args and isinstance(args[0], tf.DType) and args[0] != self.dtype:
             raise TypeError(
                 f"{self.name}: expected a distribution of {self.dtype.name}, got {args[0].name}; "
@@ -456,9 +456,9 @@ class FlowBijector(tfb.Bijector):
         surrounding: Pass | None = None,
         has_events: bool = False,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the value in one direction and `{"ildj": ...}`, for a call by the user.
+        """Returns the mapped value and `{"ildj": ...}`, as the bijector that the user calls.
 
-        `has_events` promises that the batch is not empty, which saves operations.
+        With `has_events=True`, the batch must not be empty, which saves operations.
         """
         if training and value.shape.rank is not None and 0 in value.shape:
             # An empty batch has no moments.
@@ -528,7 +528,7 @@ def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tenso
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """A copy of an array as a cache key, because the array can change between calls."""
+    """A cache key that copies its array, because the array can change between calls."""
 
     dtype: np.dtype
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Compositions of bijectors, of this package and of TFP; one embeds its condition."""
+"""Compositions of this package's and TFP's bijectors, and a flow that embeds its condition."""
 
 import functools
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from tfp_realnvp.networks import ConditionEmbedding
 class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.
 
-    The first bijector outputs data, the last one takes latents. One pass gives the value and the
-    sum of the log dets. The chain passes `training` and `conditional_input` to all bijectors of
-    this package, whereas `tfb.Chain` routes keyword arguments by bijector name.
+    In `forward`, the last bijector takes the latents and the first one returns the data. One pass
+    computes the value and the sum of the log dets. `training` and `conditional_input` go to all
+    bijectors of this package, whereas `tfb.Chain` routes arguments by bijector name.
 
     #### Example
 
@@ -47,7 +47,7 @@ class FlowChain(FlowBijector):
         Args:
           bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on [..., D].
           recompute: whether the backward pass recomputes the networks' activations, one coupling at
-            a time. This saves memory, costs one forward pass, and needs Keras layers.
+            a time. This saves memory, adds a forward pass, and needs Keras layers as networks.
           event_ndims: defaults to the `event_ndims` of this package's bijectors, or 3.
           dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
@@ -82,7 +82,7 @@ class FlowChain(FlowBijector):
 
     @property
     def bijectors(self) -> tuple[tfb.Bijector, ...]:
-        """The bijectors. The first one outputs data."""
+        """The bijectors. In `forward`, the first one returns the data."""
         return tuple(self._bijectors)
 
     @property
@@ -114,7 +114,7 @@ class FlowChain(FlowBijector):
         return bijectors if inverse else bijectors[::-1]
 
     def _outermost(self, inverse: bool) -> Any:
-        """Returns the part that takes the input, or `super()` if it is a TFP bijector."""
+        """Returns the part that is applied first, or `super()` if that part is a TFP bijector."""
         first = self._in_order(self._bijectors, inverse)[:1]
         return first[0] if first and isinstance(first[0], FlowBijector) else super()
 
@@ -133,18 +133,18 @@ class FlowChain(FlowBijector):
 
 
 class ComposedFlow(FlowChain):
-    """A chain whose subclasses may build the bijectors from other constructor arguments."""
+    """A chain. Subclasses can construct the bijectors from other arguments of their own."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Returns a flow of this class from its bijectors, the result of `get_config`."""
+        """Returns a flow of this class from the result of `get_config`, with its bijectors."""
         flow = cls.__new__(cls)
         of_parts = next(base for base in cls.__mro__ if ComposedFlow in base.__bases__)
         of_parts.__init__(flow, **config)  # type: ignore[misc]
         return flow
 
     def copy(self, **overrides: Any) -> Any:
-        """Returns a flow that shares the networks, with some arguments replaced."""
+        """Returns a copy with some arguments replaced. The copy shares the networks."""
         return self.from_config({**self.parameters, **overrides})
 
 
@@ -155,7 +155,7 @@ class ConditionalBijector(FlowChain):
     forward(x, c) = bijector.forward(x, embedding(c))
     ```
 
-    Leading shapes broadcast. A condition image must have the height and width of the data.
+    Leading shapes of x and c broadcast. Condition images must have the data's height and width.
     """
 
     def __init__(
@@ -276,7 +276,7 @@ def condition_spec_of(bijector: tfb.Bijector) -> ConditionSpec | None:
 def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
     """Returns keyword arguments that pass `options` to each `FlowBijector` in `bijector`.
 
-    `tfb.Chain` routes by bijector name. Only bijectors with a condition get `conditional_input`.
+    `tfb.Chain` routes arguments by bijector name. Only bijectors that take a condition get one.
     """
     if isinstance(bijector, FlowBijector):
         if not bijector.accepts_conditional_input:

@@ -113,8 +113,8 @@ class NormalizedConv1x1:
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    This halves the operations. The shift is applied to the data, because a bias after the product
-    would lose digits of a large shift.
+    Joining them halves the number of operations. Both directions apply the shift to the data: in
+    the inverse, a bias after the product would lose digits of a large shift.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
@@ -145,7 +145,7 @@ class NormalizedConv1x1:
 
 
 def joined(bijectors: Sequence[Any]) -> list[Any]:
-    """Returns `bijectors` with each `ActNorm` and following `InvertibleConv1x1` joined."""
+    """Joins each `ActNorm` with the `InvertibleConv1x1` that directly follows it in `bijectors`."""
     parts: list[Any] = []
     for bijector in bijectors:
         if parts and type(parts[-1]) is ActNorm and type(bijector) is InvertibleConv1x1:
@@ -167,7 +167,7 @@ class PLUFactors(keras.layers.Layer):
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # Not trained, but saved. Reordering the rows of L U gives P L U.
+            # These are saved, but not trained. Reordering the rows of L U gives P L U.
             self.order = self._add("order", tf.argsort(permutation), "int32")
             self.sign = self._add("sign", tf.sign(diagonal), "int32")
             self.log_scale = self._add("log_scale", log_scale)

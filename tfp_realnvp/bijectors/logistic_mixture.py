@@ -24,7 +24,7 @@ class LogisticMixture(Transformer):
 
     The P = 3K + 2 parameters are the logits of w, the offsets of m from K equidistant points in
     [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method, and bisects
-    the bracket where a step leaves it. The derivatives of `forward` follow from the implicit
+    the bracket if a step leaves the bracket. The derivatives of `forward` follow from the implicit
     function theorem.
 
     #### Example
@@ -80,8 +80,8 @@ class LogisticMixture(Transformer):
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, mixture))
         # Differentiating one Newton step at the solution gives the implicit function's first
-        # derivatives, two steps give the second derivatives. The steps do not change x: where F is
-        # nearly constant, they would amplify rounding errors.
+        # derivatives, and two steps give its second derivatives. The steps leave x itself
+        # unchanged, because where F is nearly constant they would amplify rounding errors.
         least = np.log(np.finfo(x.dtype.as_numpy_dtype).tiny) / 2
         for _ in range(2):
             value, log_slope = mixture.logit(x)

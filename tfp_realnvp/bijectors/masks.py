@@ -40,7 +40,7 @@ class CheckerboardMask(Mask, Configurable):
     The mask fits images of any size.
 
     Attributes:
-      parity: 0, the paper's mask, keeps the positions with an odd row + column; 1 keeps the others.
+      parity: 0, the paper's mask, keeps positions whose row + column is odd; 1 keeps the others.
 
     Raises:
       ValueError: if `parity` is neither 0 nor 1.
@@ -159,7 +159,7 @@ class ChannelMask(Mask, Configurable):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class SpatialMask(Mask, Configurable):
-    """Keeps half of the positions, and packs each half into an image of C/2 channels.
+    """Keeps half of the positions, and packs both halves into images of C/2 channels.
 
     | pattern | parity 0 keeps the positions of |
     | --- | --- |
@@ -224,7 +224,7 @@ class SpatialMask(Mask, Configurable):
         return channels // 2
 
     def _order(self, height: int, width: int) -> tf.Tensor:
-        """Returns the indices of the kept, then of the transformed positions, [H W]."""
+        """Returns indices [H W]: the kept positions, followed by the transformed positions."""
         rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])

@@ -40,7 +40,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
 
 class ChannelNormalization(FlowBijector):
-    """An affine map of channels. The first call creates the variables, which copies share."""
+    """An affine map of channels. The first call creates the variables; copies share them."""
 
     _shared_argument: str
 
@@ -76,7 +76,7 @@ class ChannelNormalization(FlowBijector):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
-    """The trainable shift and log scale of each channel, and whether a batch has set them."""
+    """Each channel's trainable shift and log scale, and a flag that a batch has set them."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""
@@ -121,7 +121,7 @@ class LearnedAffine(ChannelVariables):
 
 
 class ActNorm(ChannelNormalization):
-    r"""An affine map of each channel: the first training batch initializes it, gradients train it.
+    r"""An affine map of each channel, which the first training batch initializes.
 
     ```
     inverse (data -> latent):  x = (y - shift) * exp(log_scale)
@@ -277,8 +277,8 @@ class BatchNormalization(ChannelNormalization):
           momentum: ρ, in [0, 1).
           num_channels: number of channels. With `None` the first call creates the variables.
           epsilon: added to the variance, positive.
-          statistics: what training normalizes by, `'running'` (the updated moving statistics,
-            Appendix E) or `'batch'`.
+          statistics: the statistics that training normalizes by: `'running'` (the updated moving
+            statistics, Appendix E) or `'batch'`.
           moving: the variables of another `BatchNormalization`, to share them.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
 

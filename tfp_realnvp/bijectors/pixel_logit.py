@@ -20,10 +20,10 @@ class PixelLogit(FlowBijector):
     ildj = sum(log(n + 2α') - log(y + α') - log(n + α' - y))
     ```
 
-    The log det includes the scaling by 1/n, so that densities are over pixel values, and their
-    -log2 / D is bits/dim. Samples can lie slightly outside of [0, n); `to_uint8` clips them. The
-    inverse is finite on the open interval. If the sigmoid rounds to an end, the forward direction
-    returns the closest number inside.
+    The log det includes the scaling by 1/n. A density is therefore a density p of pixel values, and
+    -log2(p) / D is in bits/dim. Samples can lie slightly outside of [0, n); `to_uint8` clips them.
+    The inverse is finite on the open interval. If rounding puts a value of the forward direction at
+    an end, it returns the closest number inside.
 
     With `alpha=None` the map is linear, and does not bound pixel values:
 
@@ -77,7 +77,8 @@ class PixelLogit(FlowBijector):
         numpy_dtype = self.dtype.as_numpy_dtype
         margin = np.inf if alpha is None else num_values * (alpha / (1 - 2 * alpha))
         low, high, limits = -margin, num_values + margin, np.finfo(numpy_dtype)
-        # Otherwise the lowest gray level rounds to an end, or the highest level loses its noise.
+        # Otherwise the lowest gray level would round to an end of the interval, or the highest
+        # level would lose its noise.
         is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
         expected = (
             f"{name}: expected an alpha and num_values whose interval {self.dtype.name} resolves"

@@ -1,4 +1,4 @@
-"""A monotone rational-quadratic spline as transformer."""
+"""A transformer that is a monotone rational-quadratic spline."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    The P = 3K - 1 parameters are K for the widths of the bins, K for the heights, both
-    `2B (m + (1 - K m) softmax(θ))` with `m = min_bin_size`, and K - 1 for the slopes at inner
-    knots, `min_slope + softplus(θ + c)`. The slopes at ±B are 1. The constant c makes zero
-    parameters give the identity.
+    Of the P = 3K - 1 parameters θ, K give the widths of the bins and K the heights, both `2B (m +
+    (1 - K m) softmax(θ))` with `m = min_bin_size`. The other K - 1 give the slopes at inner knots,
+    `min_slope + softplus(θ + c)`. The slopes at ±B are 1. The constant c is such that parameters of
+    zero give the identity.
 
     #### Example
 
@@ -107,13 +107,13 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns which values are in (-B, B), and the values with zeros elsewhere."""
+        """Returns a mask of the values in (-B, B), and the values with all others set to 0."""
         # Far outside of the interval, derivatives would not be finite.
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
-        """Returns the bins that contain `value`, data or latents."""
+        """Returns the bins that contain `value`, which is data if `is_data`, and else latents."""
         k = self.num_bins
         # Operations on lists of small tensors are faster than stacking, broadcasting and sums along
         # an axis.

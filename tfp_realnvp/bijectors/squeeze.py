@@ -15,12 +15,12 @@ _ORDERS = ("plain", "factor_out")
 class Squeeze(FlowBijector):
     r"""Space to depth: maps [..., H, W, C] to [..., H/k, W/k, k²C] with `k = block_size`.
 
-    Each block of k × k pixels becomes one pixel. `order` arranges the block's pixels (row, column)
-    along the channels. For k = 2:
+    Each block of k × k pixels becomes one pixel. `order` is the order of the block's pixels (row,
+    column) along the channels. For k = 2:
 
     *   `'plain'`: row by row, as in `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
-    *   `'factor_out'`: an even row + column first: (0,0), (1,1), (0,1), (1,0). The first half of
-        the channels is then a checkerboard of the image, which `FactorOut` transforms.
+    *   `'factor_out'`: pixels with an even row + column first: (0,0), (1,1), (0,1), (1,0). The
+        first half of the channels is then a checkerboard of the image, which `FactorOut` maps.
 
     The log det is zero. A flow maps latents to data, and therefore contains
     `tfb.Invert(Squeeze())`.

@@ -1,6 +1,6 @@
 """The base class of transformers, and transformers that shift, or shift and scale.
 
-Transformers are elementwise bijections of couplings, whose parameters a network predicts.
+A transformer is the elementwise bijection of a coupling; a network predicts its parameters.
 """
 
 import abc
@@ -18,14 +18,14 @@ from tfp_realnvp.internal.configurable import Configurable
 class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters per element.
 
-    A coupling's network predicts the parameters: `P c` channels for c transformed channels, first
-    the first parameter of all channels, then the second, and so on.
+    For c transformed channels, the coupling's network outputs `P c` channels: the first parameter
+    of all transformed channels, then the second parameter of all, and so on.
 
-    `RealNVPImage(..., transformer=f)` calls f, a subclass or a function, to create the transformer
-    of each coupling. A transformer is a Keras layer, which creates variables by `add_weight` in its
-    constructor. To save your own transformer, decorate f with
+    `RealNVPImage(..., transformer=f)` calls f, a `Transformer` subclass or a function, to create
+    the transformer of each coupling. A transformer is a Keras layer; its constructor creates
+    variables with `add_weight`. To save your own transformer, decorate f with
     `keras.saving.register_keras_serializable()`. Store each constructor argument as an attribute of
-    that name, or override `get_config`.
+    the same name, or override `get_config`.
 
     #### Example
 

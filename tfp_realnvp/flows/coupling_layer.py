@@ -59,14 +59,14 @@ def coupling_layer(
         The function gets the keyword arguments `mask`, `input_channels`, `output_channels`,
         `num_filters`, `name` and `dtype`, in a conditional flow `conditional_event_shape`, the
         shape of the embedded condition, and with attention `num_heads`.
-      num_filters: width of the networks of images that were not halved.
-      filter_growth: factor by which the networks are wider for images of half the side.
-      attention: heads of the self-attention in networks of halved images; 0 for none.
+      num_filters: width of the networks at full resolution.
+      filter_growth: factor on the width of the networks each time the image is halved.
+      attention: number of self-attention heads in networks of halved images; 0 for none.
       transformer: `'affine'`, `'additive'` as in NICE, `'sigmoid_affine'`,
         `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
         `Transformer`.
-      normalization: `'batch'`: batch normalization after the coupling, seen from the data;
-        `'actnorm'`: an `ActNorm` before it; or `None`.
+      normalization: in the order from data to latents, `'batch'`: batch normalization after the
+        coupling; `'actnorm'`: an `ActNorm` before it; or `None`.
       momentum: momentum of the moving statistics of batch normalization; by default 0.9.
       mixing: `'lu'`: a learned `InvertibleConv1x1` before the coupling; `'permutation'`: a fixed
         random permutation; or `None`.
@@ -109,14 +109,14 @@ def coupling_layer(
         # A checkerboard mask has positions of both halves in each channel.
         input_channels = channels if ndims == 3 and changed == channels else channels - changed
         if input_channels == 0:
-            # If nothing is kept, the network sees the condition, or a constant.
+            # If nothing is kept, the network's input is the condition or a constant.
             is_input = condition_shape is not None and len(condition_shape) == ndims
             input_channels = condition_shape[-1] if is_input else 1
         # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
         is_affine = transformer_fn in (Affine, Additive)
         new_transformer: Any = transformer_fn if is_affine else transformer_fn()
         policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
-        # The network comes first, so that its initial weights do not depend on other options.
+        # Construct the network first, so that its initial weights do not depend on other options.
         network = network_fn(
             mask=mask,
             input_channels=input_channels,

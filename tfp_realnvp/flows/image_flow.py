@@ -16,7 +16,7 @@ from tfp_realnvp.networks import ConditionEmbedding
 
 
 class ImageFlow(ComposedFlow):
-    r"""A `FlowChain` between latents and images, with a shape and scales.
+    r"""A `FlowChain` between latents and images, with attributes for their shape and scales.
 
     `RealNVPImage` is a subclass; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return an
     `ImageFlow`. Latents have the shape of the image; `split_latents` splits latents by scale.
@@ -54,8 +54,8 @@ class ImageFlow(ComposedFlow):
           bijectors, name, **options: as in `FlowChain`, of images.
 
         Raises:
-          TypeError: as `FlowChain`.
-          ValueError: as `FlowChain`, or if `image_shape` is not the shape of an image.
+          TypeError: as in `FlowChain`. ValueError: as in `FlowChain`, or if `image_shape` is not
+          the shape of an image.
         """
         self.image_shape = checked_image_shape(image_shape, name)
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)
@@ -180,7 +180,7 @@ def conditional_flow(
     validate_args: bool = False,
     **attributes: Any,
 ) -> Any:
-    """Composes layers to a flow. If there is a condition, all layers share its embedding.
+    """Composes layers into a flow. If there is a condition, all layers share its embedding.
 
     `options` are options of `image_flow`, and `attributes` arguments of `flow_class`. `first` is
     the bijector next to the data; it takes no condition.

@@ -25,10 +25,10 @@ def multi_scale(
     name: str = "multi_scale",
     **options: Any,
 ) -> ImageFlow:
-    """Composes layers to the multi-scale architecture of section 3.6 of the paper.
+    """Composes layers into the multi-scale architecture of section 3.6 of the paper.
 
-    Each scale but the last has checkerboard couplings, a squeeze, channel-wise couplings, and
-    factors out half of the dimensions; the last has one more checkerboard coupling.
+    Each scale except the last has checkerboard couplings, a squeeze and channel-wise couplings, and
+    factors out half of the dimensions. The last scale has only checkerboard couplings, one more.
 
     #### Example
 
@@ -46,11 +46,11 @@ def multi_scale(
       image_shape: (height, width, channels). Height and width may be `None`.
       num_scales: number of scales.
       layer: function that makes a layer, such as a `coupling_layer`.
-      num_couplings: checkerboard couplings of each scale; the last one has one more.
-      num_channel_couplings: channel-wise couplings of each scale but the last; by default
-        `num_couplings`. Only with several scales.
-      prior: function that makes the layer that transforms each half that is factored out, given the
-        other half: a learned prior. Only with several scales.
+      num_couplings: number of checkerboard couplings in each scale; the last scale has one more.
+      num_channel_couplings: number of channel-wise couplings in each scale except the last; by
+        default `num_couplings`. Only with several scales.
+      prior: function that makes a learned prior: a layer that transforms each factored-out half
+        given the other half. Only with several scales.
       dtype, name, **options: arguments of `image_flow`.
 
     Raises:
@@ -75,7 +75,7 @@ def multi_scale(
     plain, other_order = (Squeeze(2, order, dtype=dtype) for order in ("plain", "factor_out"))
 
     def layers(condition_shape: ConditionShape, scale: int = 0) -> list[tfb.Bijector]:
-        """Returns one scale and all coarser scales, in order from data to latents."""
+        """Returns the bijectors of one scale and all coarser scales, from data to latents."""
 
         def made(layer: Layer, part: str, masks: Sequence[Mask], halvings: int) -> Any:
             options = {"halvings": halvings, "condition_shape": condition_shape, "dtype": dtype}

@@ -25,7 +25,7 @@ def patch_flow(
     name: str = "patch_flow",
     **options: Any,
 ) -> ImageFlow:
-    """Composes a flow of one scale on patches as positions, with one coupling per mask.
+    """Composes a flow of one scale, with one coupling per mask. Each patch is a position.
 
     Nothing is factored out. Images have the height and width of `image_shape`.
 
@@ -76,7 +76,7 @@ def patch_flow(
 
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
-    """Returns Jet's masks: repeatedly four with permuted channels, then a spatial one."""
+    """Returns Jet's masks, in groups of four channel masks with permutations and a spatial mask."""
     spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(PATTERNS, (0, 1)))
     # The permutations are the same in each process: NumPy never changes `RandomState`.
     return [

@@ -34,8 +34,8 @@ PAPER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
 class RealNVPImage(ImageFlow):
     r"""The multi-scale Real NVP for images: a bijector between latents and pixel values.
 
-    Each scale but the last has three checkerboard couplings, a squeeze, three channel-wise
-    couplings, and factors out half of the dimensions; the last has four checkerboard couplings.
+    Each scale except the last has three checkerboard couplings, a squeeze and three channel-wise
+    couplings, and factors out half of the dimensions. The last has four checkerboard couplings.
     Masks alternate, and each coupling is followed by batch normalization of its output. The number
     of feature maps doubles with each scale, and again for the channel-wise couplings of a scale.
     The last step towards the data is `PixelLogit`, so that events are pixel values:
@@ -45,9 +45,9 @@ class RealNVPImage(ImageFlow):
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The networks are convolutional: a model samples and scores any
-    height and width that its scales can squeeze, with a base distribution of that event shape.
-    `multi_scale` and `coupling_layer` compose other models of these parts.
+    The networks are convolutional: a model samples and scores any height and width that its scales
+    can squeeze, with a base distribution of that event shape. `multi_scale` and `coupling_layer`
+    compose other models from these parts.
 
     The latents of an image far from the training data can overflow, since n normalizations multiply
     a pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
@@ -100,17 +100,17 @@ class RealNVPImage(ImageFlow):
           num_scales: number of scales; by default the image is halved until its sides are about 4,
             or odd: four scales for a side of 32, two for 30, and one for 15.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
-          num_filters: feature maps of the networks of the first scale's checkerboard couplings.
-          num_couplings: checkerboard couplings of each scale, and channel-wise couplings of each
-            scale but the last; the last scale has one more checkerboard coupling.
+          num_filters: feature maps in the networks of the first scale's checkerboard couplings.
+          num_couplings: checkerboard couplings in each scale, and channel-wise couplings in each
+            scale except the last, which has one more checkerboard coupling.
           filter_growth: as in `coupling_layer`; by default 2. Only with several scales.
           normalization, transformer: as in `coupling_layer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
           split_prior: whether each half that is factored out has a learned prior: an affine
             coupling, given the other half, that starts as the identity. Only with several scales.
-          attention: heads of the self-attention in all networks that see a halved image, including
-            the first scale's channel-wise couplings; 0 for none. Attention starts as the identity.
-            Only with several scales.
+          attention: number of self-attention heads in all networks that see a halved image,
+            including the first scale's channel-wise couplings; 0 for none. Attention starts as the
+            identity. Only with several scales.
           alpha: argument of `PixelLogit`. With `None`, events are any real numbers.
           num_values: number of gray levels; by default 256. Only with an `alpha`.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
@@ -193,12 +193,13 @@ class RealNVPImage(ImageFlow):
         """Returns a model that reaches lower bits/dim in little time on a small machine.
 
         `compact` is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and
-        an `InvertibleConv1x1` before each coupling, split priors, and 1.25 times as many feature
-        maps in each scale as in the one before. A scale has two checkerboard and eight channel-wise
-        couplings; the last scale has three checkerboard couplings, and a single scale five. For
-        three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise 0.05, for
-        images with many black or white pixels. `benchmarks/README.md` shows the measurements behind
-        these options. Train `compact` with `Muon`, or with Adam at a high learning rate, 4e-3.
+        an `InvertibleConv1x1` before each coupling, split priors, and in each scale 1.25 times as
+        many feature maps as in the previous scale. A scale has two checkerboard and eight
+        channel-wise couplings; the last scale has three checkerboard couplings, and a single scale
+        five. For three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise
+        0.05, for images with many black or white pixels. `benchmarks/README.md` shows the
+        measurements behind these options. Train `compact` with `Muon`, or with Adam at a high
+        learning rate, 4e-3.
 
         #### Example
 
@@ -286,7 +287,7 @@ class RealNVPImage(ImageFlow):
           num_couplings: number of couplings.
           num_blocks: transformer blocks of each network.
           width: size of the tokens.
-          num_heads: heads of the attention.
+          num_heads: number of attention heads.
           num_values: number of gray levels.
           network_dtype, dtype, name: as in `RealNVPImage`.
           **options: the options of `image_flow`.

@@ -78,9 +78,9 @@ class RealNVPVector(VectorFlow):
     nats = -flow.log_prob(x)
     ```
 
-    With D = 1, the input of the networks is the embedded condition, for example for p(y | x) of one
-    number y, or else a constant. Affine transformers make p(y | x) normal; splines give it any
-    shape.
+    With D = 1, the networks' input is the embedded condition, or a constant without a condition.
+    Such a flow models, for example, p(y | x) of one number y. Affine transformers make p(y | x)
+    normal; splines give it any shape.
 
     #### Example
 
@@ -132,8 +132,8 @@ class RealNVPVector(VectorFlow):
 
         Args:
           event_size: D, length of the vectors.
-          num_couplings: number of couplings. Ten with networks of one block take about as long as
-            eight with two blocks, and depend less on the seed.
+          num_couplings: number of couplings. Ten couplings with one block per network take about as
+            long as eight with two blocks, and results depend less on the seed.
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`, whose

@@ -27,7 +27,7 @@ class SelfAttention(keras.layers.Layer):
     replace an embedding of positions, so the layer is equivariant to shifts and takes any height
     and width. W starts at zero, so that the layer starts as the identity.
 
-    Memory and time grow with the square of the number of positions, so use it at coarse scales.
+    Memory and time are quadratic in the number of positions, so use the layer at coarse scales.
 
     #### References
 

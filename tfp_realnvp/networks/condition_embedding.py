@@ -22,7 +22,7 @@ class ConditionEmbedding(keras.layers.Layer):
     | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
-    With `dropout`, a missing condition has a learned embedding, initially zero.
+    With `dropout`, the layer learns an embedding of the missing condition, which starts at zero.
 
     Attributes:
       spec: the `ConditionSpec`.

@@ -17,8 +17,8 @@ class Conditioner(keras.layers.Layer):
 
     Networks on vectors map [B, C] to [B, K]. A coupling takes any Keras layer as network; this base
     class of the package's networks declares the output channels, the condition and the
-    checkerboard. In a checkerboard coupling half of the input is masked to zero. The board as an
-    additional input channel distinguishes masked pixels from zeros.
+    checkerboard. In a checkerboard coupling half of the input is masked to zero. The board, an
+    additional input channel, lets the network tell masked pixels from pixels of value zero.
 
     A network with a `conditional_event_shape` takes a `conditional_input`, a vector or image per
     event. The weights that multiply the condition start at zero.

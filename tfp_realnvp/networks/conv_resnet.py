@@ -33,9 +33,9 @@ class ConvResNet(Conditioner):
     coupling, half of whose input is zero, the network doubles the normalized input, adds the board
     as a channel, and sets the output to zero at kept positions.
 
-    A linear map of a condition vector shifts the output of each batch normalization but the first.
-    A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention over
-    all positions precedes the last batch normalization.
+    A linear map of a condition vector shifts the output of each batch normalization except the
+    first. A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention
+    over all positions precedes the last batch normalization.
 
     Inference is faster than training: it folds batch normalization into convolutions, and for a
     checkerboard coupling of large images computes the last layers only at changed positions.
@@ -71,7 +71,7 @@ class ConvResNet(Conditioner):
 
         Args:
           num_blocks: B, number of residual blocks.
-          num_filters: F, number of filters of each convolution but the last.
+          num_filters: F, number of filters of each convolution except the last.
           num_heads: heads of the self-attention; 0 for none.
           output_scale: initial norm of the last convolution's filters. With a small norm the
             coupling starts near the identity, which makes the first training steps stable.
@@ -163,7 +163,7 @@ class ConvResNet(Conditioner):
         bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
             factors, shifts = map(tf.unstack, _affine_of(*stacked_norms, epsilon=self.epsilon))
-        # With attention between skip connections and normalization, folding is impossible.
+        # Attention between the skip connections and the normalization makes folding impossible.
         folds_output = not training and self.attention is None
         if folds_output:
             skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
@@ -253,7 +253,7 @@ class ConvResNet(Conditioner):
             # For few channels, fused normalization is slow in half precision.
             x = normalize(tf.cast(inputs, self.variable_dtype), norm)
             return tf.cast(factor * tf.concat([x, -x], axis=-1), inputs.dtype)
-        # A single 1×1 convolution normalizes and concatenates.
+        # A single 1×1 convolution both normalizes the inputs and appends their negatives.
         scale, shift = _affine_of(*norm, epsilon=self.epsilon)
         kernel, shift = factor * tf.linalg.diag(scale), factor * shift
         return convolve(inputs, *(tf.concat([value, -value], axis=-1) for value in (kernel, shift)))
@@ -267,15 +267,15 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    The last skip connection is linear in `h + conv(x)`, which nothing else uses. Therefore the
-    convolution includes the part for `conv(x)`, and the previous skip connection the part for h.
+    The last skip connection is a linear map of `h + conv(x)`, which nothing else uses. Its part for
+    `conv(x)` is therefore joined with the convolution, and its part for h with the previous skip.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 
 
 def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
-    # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions: it
-    # pays off from five images of this size.
+    # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions.
+    # Joining pays off from five images of at least the size below.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -283,7 +283,7 @@ def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 def _affine_of(
     offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, *, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns batch normalization by moving statistics as factor and shift."""
+    """Returns the factor and shift of batch normalization by moving statistics."""
     factor = tf.math.rsqrt(variance + epsilon)
     return factor, offset - mean * factor
 

@@ -56,7 +56,7 @@ class DenseResNet(Conditioner):
 
         Args:
           num_blocks: B, number of residual blocks.
-          num_filters: F, number of units of each dense layer but the last.
+          num_filters: F, number of units of each dense layer except the last.
           activation: name of a Keras activation.
           output_channels, **kwargs: as in `Conditioner`, without `checkerboard_parity`.
 

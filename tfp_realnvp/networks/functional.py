@@ -1,4 +1,4 @@
-"""Operations of networks as pure functions: normalization, convolution, modulation, the board."""
+"""Pure functions of networks: normalization, convolution, modulation, the checkerboard."""
 
 import numbers
 from collections.abc import Sequence
@@ -68,7 +68,8 @@ def batch_norm(
     statistics. There is no scale, because a weight-normalized convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
-    statistics are [C] in float64 or float32. `statistics` has the events and weights.
+    statistics are [C] in float64 or float32. `statistics` holds the events to average over and
+    their weights.
 
     Source: Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """

@@ -24,9 +24,9 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    `norm` is layer normalization, and gelu its tanh approximation. The embeddings of the positions
-    are learned, so the network takes images of one size only. A linear map adds a condition, vector
-    or image, to the first h.
+    `norm` is layer normalization, and `gelu` the tanh approximation of GELU. The embeddings of the
+    positions are learned, so the network takes images of one size only. A linear map adds a
+    condition, vector or image, to the first h.
 
     In half precision, sums, normalizations, softmax and the last layer use full precision.
 

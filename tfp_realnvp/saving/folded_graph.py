@@ -21,7 +21,7 @@ def folded(
     Computes all other values now: weight normalization, folded batch normalizations, inverse
     matrices, log dets of 1×1 convolutions. Later changes of variables do not affect the result.
     Gradients are computed from the operations, ignoring `tf.custom_gradient`. `variables` collects
-    the large values, each once, by dtype, shape and bytes.
+    the large values, each once, keyed by dtype, shape and bytes.
     """
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True

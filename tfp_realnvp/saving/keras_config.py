@@ -50,8 +50,8 @@ def serialize(value: Any, path: str) -> Any:
     The configuration describes distributions, bijectors, masks and transformers by their
     constructor arguments, including values of `tf.Variable`s, and networks by their Keras
     configuration. The configuration contains no network weights, no moving statistics and no code.
-    Raises a `TypeError` that names the part, by `path`, if a part belongs neither to TFP nor to
-    this package and is not registered with Keras.
+    Raises a `TypeError` with the path of a part, which begins with `path`, if the part belongs
+    neither to TFP nor to this package and is not registered with Keras.
     """
     return _Serializer().describe(value, path)
 
@@ -196,7 +196,7 @@ class _Deserializer:
             trainable=variable.trainable,
             name=config["variable"]["name"],
         )
-        # The constructor applies the inverse of the bijector, with rounding errors.
+        # The constructor applies the inverse of the bijector, which introduces rounding errors.
         transformed.pretransformed_input.assign(variable)
         return transformed
 

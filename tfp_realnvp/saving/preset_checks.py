@@ -17,7 +17,7 @@ from tfp_realnvp.saving import keras_config
 tfd = tfp.distributions
 
 _MAX_JSON_BYTES = 2**26
-# Elements of counters and metrics, which are not in the weights file.
+# Allowance for the elements of counters and metrics, which are not in the weights file.
 _NUM_OTHER_ELEMENTS = 1_000
 
 # Classes of Keras that a configuration may name. None of them runs code or reads files.
@@ -121,7 +121,7 @@ def check_parameters(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def limited_variables(num_elements: int) -> Iterator[None]:
-    """Raises `ValueError` once new variables have more elements, beyond a small margin."""
+    """Raises `ValueError` if variables created in the context exceed `num_elements` clearly."""
     left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:

@@ -41,12 +41,12 @@ def save_to_preset(
 
     | file | content |
     | --- | --- |
-    | `config.json` | Keras' configuration of the model, without that of `compile` |
-    | `model.weights.h5` | the weights, also for `load_weights`; without the optimizer's |
-    | `metadata.json` | the versions that wrote it, the date, `parameter_count` and `card` |
+    | `config.json` | Keras' configuration of the model, without the arguments of `compile` |
+    | `model.weights.h5` | the weights, without the optimizer; `load_weights` reads this file too |
+    | `metadata.json` | the package versions, the date, `parameter_count` and `card` |
     | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
 
-    If the process is killed, the old or the new preset is complete. Other files stay.
+    A killed process leaves the old or the new preset complete. Other files do not change.
 
     #### Example
 
@@ -68,7 +68,7 @@ def save_to_preset(
         `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
 
     Raises:
-      TypeError: if a part of the distribution could not be loaded; the message names it.
+      TypeError: if a part of the distribution could not be loaded again; the message names it.
       ValueError: if `card` cannot be written as JSON, which has only finite numbers.
       OSError: if the files cannot be written. The folder then does not change.
     """
@@ -127,7 +127,7 @@ def from_preset(
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
-    # Keras also names classes that are not registered.
+    # Keras also returns names of classes that are not registered.
     own_name = keras.saving.get_registered_name(cls)
     custom_objects = {own_name: cls, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):
@@ -175,7 +175,7 @@ def _folder_of(handle: str) -> pathlib.Path:
 
 
 def _replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
-    """Sets the dtype policy of all networks; raises `ValueError` without any."""
+    """Sets the dtype policy of all networks; raises `ValueError` if there are none."""
     policy = keras.dtype_policies.get(network_dtype).name
     policies = [
         part["config"]

@@ -36,7 +36,7 @@ class SavableModel(keras.Model):
 
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
-        """Returns a model of the result of `get_config`, with new networks."""
+        """Returns a model from the result of `get_config`, with new networks."""
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"] and deserialize(
@@ -74,18 +74,18 @@ class SavableModel(keras.Model):
         """Saves architecture, weights and optimizer like `keras.Model.save`, but atomically.
 
         `keras.models.load_model(filepath)` restores the model, ready for the next training step, in
-        any process that has imported `tfp_realnvp`. A failed save leaves the old file.
+        any process that has imported `tfp_realnvp`. A failed save leaves the old file unchanged.
 
         Args:
           filepath: `*.keras`; with `zipped=False` a folder without this ending.
           overwrite: whether an existing file or folder may be replaced.
-          zipped: `False` makes a folder instead of a file.
+          zipped: whether to write a zip file; `False` writes a folder.
           **kwargs: as in `keras.Model.save`.
 
         Raises:
           ValueError: if `filepath` has another ending.
           FileExistsError: if the file exists and not `overwrite`.
-          TypeError: if a part of the distribution cannot be described; the message names it.
+          TypeError: if a part of the distribution cannot be serialized; the message names the part.
           OSError: if the file cannot be written.
         """
         path = os.fspath(filepath)
@@ -159,7 +159,7 @@ class SavableModel(keras.Model):
           filepath: the folder.
           format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
           verbose: as in `export_saved_model`.
-          input_signature: `None`; those two functions state the inputs.
+          input_signature: must be `None`, because the functions above determine the inputs.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
@@ -194,16 +194,16 @@ class SavableModel(keras.Model):
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
         package, `custom_objects`, and objects registered with
-        `keras.saving.register_keras_serializable`. The weights file must have the finite weights of
-        the described model and no others. A model that is much larger than its weights file, or has
-        invalid distribution parameters, such as a negative scale, raises an error.
+        `keras.saving.register_keras_serializable`. The weights file must have exactly the weights
+        of the described model, all finite. A model that is much larger than its weights file, or
+        has invalid distribution parameters, such as a negative scale, raises an error.
 
         Args:
           handle: see the table. A name of this package takes precedence over a folder of that name;
             `./name` is the folder.
-          custom_objects: the caller's own classes and functions, by their registered names.
-          network_dtype: name of a Keras dtype policy for the networks of the flow, instead of the
-            one they were trained with. After training with `'mixed_bfloat16'`, `'float32'` makes
+          custom_objects: the caller's own classes and functions, keyed by registered name.
+          network_dtype: name of a Keras dtype policy for the flow's networks, in place of the
+            policy from training. After training with `'mixed_bfloat16'`, `'float32'` makes
             `decode(encode(x))` exact.
 
         Raises:

@@ -33,7 +33,7 @@ Condition: TypeAlias = tf.Tensor | None
 
 # A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
-# Seconds until the first line about the progress, and the factor until the next.
+# Seconds until the first progress line, and the growth factor of the time until the next line.
 _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
@@ -62,7 +62,7 @@ def export_saved_model(
     If the flow declares a condition, `conditional_input` is the last input of all functions except
     `classify`: int32 labels [B], vectors [B, K] or images [B, H, W, K]. In `sample`, B is
     `num_samples` or 1. Only flows with `num_classes` or a `ClassMixture` have `classify`.
-    `classify` uses the class probabilities of the `ClassMixture`, or equal ones.
+    `classify` uses the class probabilities of the `ClassMixture`, or else equal probabilities.
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
@@ -77,9 +77,9 @@ def export_saved_model(
     `model.distribution`.
 
     `num_samples` and `seed` are int32. Samples equal
-    `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. `temperature` multiplies the
-    latents if the base distribution is standard normal; values below 1 give more probable images.
-    With any other base distribution, only a temperature of 1 is valid.
+    `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. If the base distribution is
+    standard normal, `temperature` multiplies the latents, and values below 1 give more probable
+    images. With any other base distribution, it must be 1.
 
     For a flow with `condition_dropout`, `sample` has one more scalar input after `temperature`:
     `guidance`, as in `FlowModel.sample`; 0 turns it off. With a `ClusterMixture`, `log_prob` sums
@@ -95,7 +95,7 @@ def export_saved_model(
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes
     what depends only on weights. It omits `tf.custom_gradient`s. An interrupted export leaves the
-    old folder.
+    old folder unchanged.
 
     #### Example
 
@@ -156,7 +156,7 @@ class ServedFlow:
     ) -> None:
         """Checks the arguments of `export_saved_model`, and traces the passes of the flow.
 
-        With `takes_noise`, functions take U[0, 1) noise, no seed, and the event shape is fixed.
+        With `takes_noise`, functions take U[0, 1) noise, not a seed, and event shapes are fixed.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():
@@ -235,7 +235,7 @@ class ServedFlow:
         given = [] if self._given_spec is None else [self._given_spec.tensor_spec(self._dtype)]
         if self._mixture is not None:
             given = [tf.TensorSpec([None], tf.int32, "clusters")]
-        # The base alone may depend on the condition.
+        # It is possible that only the base depends on the condition.
         takes_condition_itself = "bijector_kwargs" in routing.route(flow, conditional_input=0)
         self._bijector_condition = given if takes_condition_itself else []
         # All signatures call these functions, so that the SavedModel contains each graph once.
@@ -402,7 +402,7 @@ class ServedFlow:
         return outputs
 
     def _noise_pass(self, images: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns values, and the log density of their noise; see `UniformNoise.add_noise`."""
+        """Returns noisy values, and the noise's log density; see `UniformNoise.add_noise`."""
         values, log_noise = self._noise.add_noise(images, lambda _: noise)
         return values, tf.convert_to_tensor(log_noise, self._dtype)
 
@@ -470,8 +470,8 @@ class ServedFlow:
 class Progress:
     """Prints the current step of exports that take more than 5 s.
 
-    Each pause is half of the elapsed time. `verbose=True` always prints the end, and
-    `verbose=False` prints nothing.
+    The next line comes after half of the elapsed time has passed again. `verbose=True` always
+    prints the end, and `verbose=False` prints nothing.
     """
 
     def __init__(self, caller: str, verbose: bool | None) -> None:
@@ -487,7 +487,7 @@ class Progress:
             self._next, self._reports_end = _GROWTH * seconds, True
 
     def end(self, path: Any) -> None:
-        """Prints the path if lines were printed, or with `verbose=True`."""
+        """Prints the path if other lines were printed or `verbose` is true."""
         if self._reports_end:
             print(f"{self.caller}: wrote {path}.", flush=True)
 

@@ -48,7 +48,7 @@ def weights_of(model: keras.Model) -> io.BytesIO:
 
 
 def declared_arrays(path: pathlib.Path) -> Arrays:
-    """Returns the dtype and shape of each array in a file, or raises if one is not plain."""
+    """Returns the dtype and shape of each array in a file; raises an error if one is not plain."""
     with h5py.File(path) as file:
         arrays = _arrays(file)
     num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values())
@@ -61,7 +61,7 @@ def _arrays(file: h5py.File) -> Arrays:
     arrays = {}
 
     def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        # `model.save_weights` also writes the optimizer during training; presets do not need it.
+        # During training, `model.save_weights` also writes the optimizer; presets do not need it.
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
             if item.external or item.is_virtual:
                 raise ValueError(f"a reference to another file in the place of {name}")
@@ -73,7 +73,7 @@ def _arrays(file: h5py.File) -> Arrays:
 
 
 def load_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Loads all weights of a model; raises `ValueError` unless the file has exactly these."""
+    """Loads all weights of a model; raises `ValueError` if the file lacks weights or has others."""
     declared = declared_arrays(path)
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)

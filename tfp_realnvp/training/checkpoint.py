@@ -1,4 +1,4 @@
-"""Checkpoints: a killed process resumes training from them."""
+"""Checkpoints, from which training resumes after its process was killed."""
 
 import contextlib
 import math
@@ -26,10 +26,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
     steps and seconds of the budget, the best value of `monitor` and the number of epochs since that
-    value. A process that is killed at any point resumes from the last complete checkpoint
-    (`tf.train.CheckpointManager`). The step count of the optimizer determines the position in the
-    data and the seeds of the noise. With several workers, only the chief writes, and all workers
-    need access to the folder.
+    value. After a process was killed at any point, a new process resumes from the last complete
+    checkpoint (`tf.train.CheckpointManager`). The step count of the optimizer determines the
+    position in the data and the seeds of the noise. With several workers, only the chief writes,
+    and all workers need access to the folder.
 
     A resumed run equals an uninterrupted one if the order of the data is the same, as with
     `tfr.data.batches(..., step=...)`. Keras shuffles arrays differently in each process: use
@@ -74,13 +74,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         Args:
           folder: folder of the best weights, with the checkpoints in `folder/checkpoints`.
           model: the compiled model.
-          budget: a budget; its used steps and seconds are saved.
+          budget: a `LearningRateBudget`, whose used steps and seconds are saved.
           monitor: a key of the logs; smaller is better. Defaults to `'val_bits_per_dim'`, or
             `'val_loss'` for vectors; without a validation, no best weights are saved. If `monitor`
             or `patience` is given and the logs lack the key, `fit` raises a `ValueError`.
           best_weights: the file name of the weights of the best epoch.
           save_seconds: seconds between checkpoints; `None` saves after epochs only.
-          patience: number of successive validations without improvement that stops training.
+          patience: number of successive validations without improvement after which training stops.
 
         Raises:
           ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not

@@ -39,7 +39,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class FiniteRecord:
-    """Records in order of computation whether each part of a step is finite.
+    """Records, in the order of computation, whether each part of a step is finite.
 
     A tensor counts as finite if its sum of squares, a single operation, is finite.
     """
@@ -60,7 +60,7 @@ class FiniteRecord:
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
-        """Appends the result of a bijector: the `observer` of a `Pass`."""
+        """Appends the result of a bijector. This method is the `observer` of a `Pass`."""
         part = f"the bijector {bijector.name}"
         if isinstance(bijector, PixelLogit):
             # `PixelLogit` has no variables, so non-finite results come from the data.
@@ -69,7 +69,7 @@ class FiniteRecord:
         self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:
-        """Returns 1 for each finite tensor and 0 for each other one, float32."""
+        """Returns float32 numbers: 1 for each finite tensor, 0 for each other tensor."""
         if not self._sums:
             return tf.ones([0])
         widest = max({square.dtype for square in self._sums}, key=lambda dtype: dtype.size)
@@ -89,7 +89,7 @@ class FiniteGuard:
         # the first non-finite element in the packed gradients; or -1, -1, -1.
         kind = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable([-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=kind)
-        # Numbers of the parts in all graphs, since several graphs may be in use.
+        # The number of each part, the same in all graphs, since several graphs can be in use.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 
@@ -135,8 +135,7 @@ class FiniteGuard:
         """Raises an error, once, if a step was not finite.
 
         The error is a `ValueError` if the data failed a check of `FiniteRecord.require`, and
-        otherwise a `NonFiniteLossError`, which names the one of `variables` with a non-finite
-        gradient.
+        otherwise a `NonFiniteLossError`, which can name the variable whose gradient is not finite.
         """
         step, part, position = (int(value) for value in self._failure.numpy())
         if step < 0:

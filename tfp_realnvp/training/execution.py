@@ -1,4 +1,4 @@
-"""Faster execution of Keras' steps: one graph, few rewrites, and advice on the processor."""
+"""Faster execution of Keras' steps: one graph, few rewrites, and advice on oneDNN and XLA."""
 
 import functools
 import os
@@ -19,10 +19,10 @@ Function = Callable[[Any], Any]
 def made_faster(
     model: Any, function: Function, step: Function | None = None, fuse: bool = False
 ) -> Function:
-    """Returns a faster version of Keras' function of an iterator: one graph with few rewrites.
+    """Returns a faster version of a function that Keras calls with an iterator.
 
-    `step`, a function of a batch, is traced into a single graph in place of Keras' two graphs,
-    except under a strategy, with XLA or with several steps per execution.
+    TensorFlow applies few rewrites, and traces `step`, a function of a batch, into a single graph
+    instead of Keras' two, except under a strategy, with XLA or with several steps per execution.
     """
     # Rewrites speed up a loop of several steps.
     if model.steps_per_execution > 1:
@@ -46,7 +46,7 @@ def _as_one_graph(function: Function, step: Function) -> Function:
 
     Keras traces a step, and then a second graph that calls it. TensorFlow copies the first graph
     into the second, which makes first steps up to a quarter slower (see `benchmarks/README.md`).
-    Iterators of other libraries than `tf.data` use `function`.
+    Iterators that are not from `tf.data` go to `function`.
     """
 
     def none_if_optional(value: Any) -> Any:

@@ -14,7 +14,7 @@ from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.input_data import ArrayBatches, condition_in, events_in, weights_in
 from tfp_realnvp.training.learning_rate import step_of
 
-LABEL_WEIGHT = 0.1  # of the mean log p(y | x) of the labeled events in a batch
+LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
@@ -44,11 +44,12 @@ class ClassSeparation(keras.callbacks.Callback):
     def __init__(
         self, distribution: tfd.Distribution, data: Any, dequantize: bool, budgets: list[Any]
     ) -> None:
-        """Collects about 1,000 labeled events of the data of `fit`, balanced over the classes.
+        """Collects about 1,000 labeled events from the data of `fit`, balanced over the classes.
 
         Searches all rows of arrays for labels, or the first 100,000 events of a `tf.data.Dataset`,
-        but no other data. `budgets` are callbacks of `fit` with a `fraction`, the completed part of
-        the training. Raises `ValueError` if all class means are equal and no labels are known.
+        but not other kinds of data. `budgets` are callbacks of `fit` whose `fraction` is the
+        completed part of the training. Raises `ValueError` if all class means are equal and no
+        labels are known.
         """
         super().__init__()
         self._distribution, self._budgets, self._epoch = distribution, budgets, 0
@@ -77,7 +78,7 @@ class ClassSeparation(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch."""
+        """Stores the number of the epoch."""
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -155,14 +156,14 @@ class ClassSeparation(keras.callbacks.Callback):
         self._events = np.concatenate(events).astype(dtype.as_numpy_dtype) if events else None
 
     def _first_means(self) -> tuple[np.ndarray, float]:
-        """Returns the class means [K, ...] of the latents, and the factor by which they move."""
+        """Returns the class means [K, ...] of the latents, and the factor that moves them apart."""
         latents = self._events
         for bijector in self._bijectors:
             latents = bijector.inverse(latents)
         latents, classes = np.asarray(latents), np.unique(self._labels)
         centers = np.stack([latents[self._labels == label].mean(axis=0) for label in classes])
         centers -= centers.mean(axis=0)
-        means = np.zeros(self._mixture.loc.shape, centers.dtype)  # also of classes without labels
+        means = np.zeros(self._mixture.loc.shape, centers.dtype)  # zeros for classes without labels
         means[classes] = centers
         flat = centers.reshape(len(classes), -1)
         pairs = [np.linalg.norm(flat[:k] - flat[k], axis=1) for k in range(1, len(classes))]
@@ -188,7 +189,7 @@ def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
 
 
 def parts_of(distribution: tfd.Distribution) -> list[Any]:
-    """Returns the bijectors of a flow, in the order of the inverse, and its base."""
+    """Returns the bijectors of a flow, in the order of the inverse, followed by its base."""
     if isinstance(distribution, private_api.TransformedDistribution):
         return [distribution.bijector, *parts_of(distribution.distribution)]
     return [distribution]

@@ -45,8 +45,8 @@ class FlowModel(FlowSteps):
     images, determined by `seed` and the step number. Vectors [B, D] get no noise and have no
     bits/dim. Training changes the distribution object that you passed, including a trainable base.
     `model.losses` are the losses that networks add by `add_loss` or weight regularizers. The
-    metrics are `loss`, the weighted mean of the negative log-likelihood in nats per image without
-    the other terms, and `bits_per_dim`.
+    metrics are `bits_per_dim` and `loss`: the weighted mean of -log p in nats per image, without
+    the other terms.
 
     *   `fit`, `evaluate` and `predict` take the data of any `keras.Model`: arrays, tensors, pandas
         frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple that
@@ -56,8 +56,8 @@ class FlowModel(FlowSteps):
         `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
         `fit(images, labels)`, `predict((images, labels))`. For other distributions, passing labels
         raises an error; labels in a dataset are ignored with a warning. With a `ClassMixture` as
-        base, -1 is an unknown label. With the flow's `condition_dropout=p`, each step leaves out
-        the condition of a share p of the images.
+        base, -1 is an unknown label. If the flow has `condition_dropout=p`, each step drops the
+        condition of an image with probability p.
     *   `fit` and `evaluate` take `sample_weight`, the third element of a tuple, or the element
         `'sample_weight'` of a dictionary; `fit` also takes `class_weight`. In loss, metrics and
         batch statistics, an event of weight two counts as two equal events, and an event of weight
@@ -70,11 +70,11 @@ class FlowModel(FlowSteps):
         `MultiWorkerMirroredStrategy`. The results equal the results of one device with the same
         batch; see `compile` for batch statistics.
 
-    With an optimizer's `use_ema=True`, `fit` validates with the averaged weights, and keeps them at
-    its end, as in Keras. Moving statistics of batch normalization are not averaged.
+    If the optimizer has `use_ema=True`, `fit` validates with the averaged weights, and the model
+    keeps them after `fit`, as in Keras. Moving statistics of batch normalization are not averaged.
 
-    If a loss or gradient is not finite, weights, statistics and optimizer keep the values before
-    that step, and `fit` raises a `NonFiniteLossError`.
+    If a loss or gradient is not finite, weights, statistics and optimizer keep their values from
+    before that step, and `fit` raises a `NonFiniteLossError`.
 
     #### Example
 
@@ -192,15 +192,15 @@ class FlowModel(FlowSteps):
 
         Args:
           optimizer: by default `Muon(4e-3)` for images and `FusedAdam(1e-3)` for vectors, with
-            gradients clipped to a global norm of 100. In each call of `fit` the learning rate then
-            falls from `optimizer.learning_rate` to zero along half a period of a cosine; with
-            `initial_epoch` it continues. In a step with B vectors the rate is also multiplied by
-            `sqrt(B / 32)`, from 1 for B ≤ 32 to 4 for B ≥ 512. A `LearningRateBudget` or
-            `keras.callbacks.LearningRateScheduler` replaces this schedule. If you pass an
-            optimizer, only its own schedule applies. The paper uses Adam at a constant rate,
-            `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
-          scale_l2: factor of the sum of squared scales, both in weight normalization and for tanh
-            in couplings.
+            gradients clipped to a global norm of 100. Each call of `fit` then decays the learning
+            rate from `optimizer.learning_rate` to zero on a half-cosine schedule; with
+            `initial_epoch`, `fit` resumes the schedule at that epoch. For a batch of B vectors, the
+            schedule also multiplies the rate by `sqrt(B / 32)`, clipped to [1, 4]. A
+            `LearningRateBudget` or `keras.callbacks.LearningRateScheduler` replaces this schedule.
+            If you pass an optimizer, only its own schedule applies. The paper uses Adam at a
+            constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
+          scale_l2: factor of the L2 penalty, the sum of the squared scales of weight normalization
+            and of tanh in couplings.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
@@ -277,7 +277,7 @@ class FlowModel(FlowSteps):
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Makes the function that `fit` calls, which first checks the previous step."""
+        """Makes the function that `fit` calls. The function first checks the previous step."""
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
@@ -317,15 +317,15 @@ class FlowModel(FlowSteps):
 
         Args:
           x: images, or a dataset of images, conditions and weights.
-          *args: as in `keras.Model.fit`; `y` are conditions.
+          *args: as in `keras.Model.fit`; `y` holds the conditions.
           **kwargs: as in `keras.Model.fit`. `sample_weight` are weights of at least 0, [N];
             `class_weight` is for labels.
 
         Raises:
           ValueError: if there are no images; images are not [B, H, W, C] or not finite gray levels
-            of the model; conditions are not as declared, or the distribution takes none; weights
-            are negative or all zero; no variable is trainable; or all means of a `ClassMixture` are
-            equal and no labels are known before training.
+            of the model; conditions are not as declared, or the distribution takes no condition;
+            weights are negative or all zero; no variable is trainable; or all means of a
+            `ClassMixture` are equal and no labels are known before training.
           NonFiniteLossError: if the loss or its gradient is not finite.
         """
         self._check_trainable()
@@ -421,8 +421,8 @@ class FlowModel(FlowSteps):
 
         With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
         to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
-        and a higher `guidance` make samples more typical and less diverse. Both change the latents
-        and each coupling:
+        and a higher `guidance` make samples more typical and less diverse. `temperature` scales the
+        latents, `guidance` changes the parameters of each coupling:
 
         ```
         z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
@@ -441,8 +441,8 @@ class FlowModel(FlowSteps):
           Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
 
         Raises:
-          ValueError: if the model cannot honor an argument, or a value is out of range.
-          TypeError: if a number is of another type.
+          ValueError: if an argument does not apply to the model, or is out of range.
+          TypeError: if an argument that must be a number is not.
 
         #### References
 
@@ -466,7 +466,7 @@ class FlowModel(FlowSteps):
         class_weight: dict[int, float] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """Makes one step as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
+        """Trains on a batch as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
         self._check_trainable()
         data = checked_batch(self, (x, y, sample_weight), class_weight)
         self._guard.reset()

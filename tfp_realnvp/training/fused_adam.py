@@ -10,8 +10,8 @@ import tensorflow as tf
 from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.packing import Group, Packing
 
-# Variables with at least this many elements are not packed: the copies would take longer than the
-# saved operations.
+# Variables with at least this many elements are not packed: copying them would cost more time than
+# packing saves.
 _LARGE = 2**16
 
 
@@ -26,11 +26,11 @@ class FusedAdam(keras.optimizers.Adam):
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    All small variables of a dtype are updated as one vector, and each moment is one variable.
-    Construction and tracing are therefore faster (see `benchmarks/README.md`). Variables of 65,536
-    elements or more are updated separately. A variable without a gradient keeps its value, and its
-    moments decay as if the gradient were zero. `keras.optimizers.Adam` cannot load the moments of
-    `FusedAdam`.
+    All small variables of a dtype are updated as one vector, and each of their moments is stored as
+    one vector. Construction and tracing are therefore faster (see `benchmarks/README.md`).
+    Variables of 65,536 elements or more are updated separately. A variable without a gradient keeps
+    its value, and its moments decay as if the gradient were zero. `keras.optimizers.Adam` cannot
+    load the moments of `FusedAdam`.
 
     #### Example
 
@@ -68,14 +68,14 @@ class FusedAdam(keras.optimizers.Adam):
           **kwargs: as in `keras.optimizers.Adam`, for example `global_clipnorm`.
 
         Raises:
-          ValueError: if `amsgrad`.
+          ValueError: if `amsgrad` is true.
         """
         if amsgrad:
             raise ValueError("FusedAdam: expected amsgrad=False, got True; keras's Adam has it.")
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the optimizer's variables, for these variables of a model."""
+        """Creates the optimizer's variables for a model's `variables`."""
         if self.built:
             return
         number = len(self.variables)
@@ -135,12 +135,12 @@ class FusedAdam(keras.optimizers.Adam):
         return grads if self._clips_globally else super()._clip_gradients(grads)
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        pass  # `_update` has the decay.
+        pass  # `_update` applies the decay.
 
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        # Keras sums gradients over replicas, even over a single one, by a `tf.custom_gradient`,
+        # Keras sums gradients over replicas, even over a single one, with a `tf.custom_gradient`,
         # which keeps the step's graph alive until the process ends.
         gradients: dict[int, tf.Tensor] = {}
         for gradient, variable in zip(grads, trainable_variables, strict=True):
@@ -161,7 +161,7 @@ class FusedAdam(keras.optimizers.Adam):
         condition: tf.Tensor | None = None,
         missing: Container[int] = (),
     ) -> None:
-        """Updates all variables but the missing ones, and all moments, if a condition holds."""
+        """Updates all moments, and all variables not in `missing`, if a condition holds."""
         if self._clips_globally:
             factor = self._clip_factor(packed)
             packed = [tf.cast(factor, gradient.dtype) * gradient for gradient in packed]

@@ -1,4 +1,4 @@
-"""Takes the parts of a batch, checks data of `FlowModel` early, lets Keras make batches of them."""
+"""Splits batches into their parts, checks the data of `FlowModel`, and lets Keras batch them."""
 
 import inspect
 import math
@@ -17,7 +17,7 @@ from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 from tfp_realnvp.training.diagnosis import FiniteRecord
 
-# Use other random numbers than the noise of the same step.
+# Makes the random numbers of `drop_conditions` differ from the noise of the same step.
 _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
 # Names of events and of their axes, by the rank of an event.
@@ -25,7 +25,7 @@ _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
 def events_in(data: Any) -> Any:
-    """Returns the events: `data`, its first element, or its `'image'`."""
+    """Returns the events: `data` itself, its first element, or its element `'image'`."""
     if isinstance(data, (tuple, list)):
         return events_in(data[0])
     if isinstance(data, dict):
@@ -75,7 +75,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     data: Any = tuple(arguments.pop(name, None) for name in names)
     x = data[0]
     if isinstance(x, tuple) and len(x) == 3:
-        # Keras drops weights within `x`. A prediction does not depend on weights.
+        # Keras would drop weights within `x`. A prediction does not depend on weights.
         data = (x[:2], None, None) if method == "predict" else x
     is_dataset = isinstance(x, tf.data.Dataset)
     if is_dataset and method != "fit" and arguments.get("steps") is None:
@@ -161,7 +161,7 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
-    """Returns a data adapter of arrays, or other data; turns autotuning off if possible."""
+    """Returns a data adapter for arrays, or the other data; turns autotuning off if possible."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
         if y is None and sample_weight is not None:
             # Keras drops weights if there are no labels.
@@ -193,7 +193,7 @@ def as_arrays(data: Any) -> Any:
     """Converts lists of numbers and frames to arrays, and a series to a column.
 
     Keras interprets a list as a list of arrays. `None` in a tuple is omitted, since Keras 3.10
-    fails.
+    fails on it.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
@@ -209,11 +209,11 @@ def as_arrays(data: Any) -> Any:
 def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """Raises `ValueError` if conditions are given to a distribution that takes none.
 
-    This does not look at the labels of a dataset.
+    The labels of a dataset are not checked.
     """
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
-    # A list may contain images.
+    # The elements of a list can be images.
     condition = None if isinstance(data, list) else condition_in(data)
     if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
@@ -242,8 +242,8 @@ def check_data(data: Any, model: Any) -> None:
     """Checks data before training: arrays, and the shapes and dtypes of a `tf.data.Dataset`.
 
     Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
-    with the gray levels of the model or [B, D]; conditions are not as declared; or weights are not
-    finite, negative or all zero.
+    with the gray levels of the model or [B, D]; conditions are not as declared; or weights are
+    negative, all zero, or not finite.
     """
     distribution = model.distribution
     check_no_labels(distribution, data)
@@ -268,7 +268,7 @@ def _placeholder(spec: Any) -> Any:
 
 
 def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
-    """Checks arrays or eager tensors, like `check_data`. A part of them may have no weight."""
+    """Checks arrays or eager tensors, like `check_data`. All weights of a part can be 0."""
     distribution = model.distribution
     name, events = _name(distribution), events_in(data)
     _check_event_shape(events, distribution.event_shape)
@@ -316,14 +316,14 @@ def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
 def check_training_batch(model: Any, data: Any) -> None:
     """Checks the first batch of `fit`, arrays or eager tensors, like `check_data`.
 
-    All weights of a single batch may be zero. Ignore labels if the distribution has no condition.
+    All weights of one batch can be zero. Labels are ignored if the distribution has no condition.
     """
     _check_values(data, model, is_whole=False)
     _warn_of_values(data, model)
 
 
 def _warn_of_values(data: Any, model: Any) -> None:
-    """Makes checks for training only: columns in float32, and values of gray levels."""
+    """Makes the checks that only training needs: columns in float32, and values of gray levels."""
     events, distribution = np.asarray(events_in(data)), model.distribution
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
@@ -367,7 +367,7 @@ def events_and_weights(
 def record_of_data(
     model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
 ) -> FiniteRecord:
-    """Returns the checks of a batch that the step makes in its graph."""
+    """Returns a record with the checks of a batch that the step makes in its graph."""
     record, spec = FiniteRecord(), model.condition_spec
     if condition is not None and spec is not None and spec.num_classes is not None:
         expected = f"FlowModel: expected a conditional_input of {spec.description}"

@@ -12,16 +12,16 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api, replicas, validation
 
-# The default warm-up: number of steps, and largest share of a budget.
+# The default warm-up: its number of steps, and the largest share of a budget that it takes.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
-# The rows of a batch between which `RateFactors` can raise the learning rate.
+# The numbers of rows in a batch between which the factor of `RateFactors` grows.
 _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
 class RateFactors:
     """Multiplies the learning rate by a factor, only within each step.
 
-    Between steps, where callbacks read `optimizer.learning_rate` and save the model, it is the
+    Between steps, when callbacks read `optimizer.learning_rate` and save the model, the rate is the
     user's value without the factor. Keras calls callbacks once per execution, so they set the
     factors of all its steps in advance.
     """
@@ -89,8 +89,8 @@ class CosineAnnealing(keras.callbacks.Callback):
 
     where B is the number of rows in the batch, clipped to [32, 512]. Each step has its own rate,
     even within an execution of several steps. If the number of steps is unknown, the rate changes
-    once per epoch. The count of epochs includes `initial_epoch` and epochs before
-    `keras.callbacks.BackupAndRestore` resumed.
+    once per epoch. The count of epochs includes the epochs before `initial_epoch` and, in a run
+    that `keras.callbacks.BackupAndRestore` resumes, the earlier epochs.
 
     Source: Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
@@ -118,21 +118,21 @@ class CosineAnnealing(keras.callbacks.Callback):
 class LearningRateBudget(keras.callbacks.Callback):
     r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
 
-    With the fraction `f` of the budget that is used up, in steps or in seconds of wall time,
+    Let `f` be the used fraction of the budget of steps or of seconds (wall time). Then
 
     ```
     learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
     ```
 
-    and training stops at `f = 1`. Much of the improvement comes in the last, annealed part. With
-    several workers, the chief's clock counts.
+    and training stops at `f = 1`. Much of the improvement comes while the rate is annealed. Several
+    workers use the chief's clock.
 
     The budget changes the rate only within each step. Between steps, in saved models and after
     `fit`, `optimizer.learning_rate` has its original value.
 
-    A budget counts the steps of all calls of `fit` with the callback. A run that
-    `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes continues its
-    budget. If the budget is exhausted, `fit` issues a warning and makes no step.
+    A budget counts the steps of all calls of `fit` with the callback. If
+    `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes a run, the budget
+    continues. If the budget is exhausted, `fit` issues a warning and makes no step.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
@@ -141,8 +141,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     budget of seconds counts this share from the end of the first step, which is mostly tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
-    within one execution; a budget of seconds reads the clock once per execution. Each epoch the
-    callback logs the `learning_rate` of the last execution, and the `minutes_left`.
+    within one execution; a budget of seconds reads the clock once per execution. After each epoch
+    the callback logs the last `learning_rate` and the `minutes_left`.
 
     #### Example
 
@@ -177,15 +177,15 @@ class LearningRateBudget(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          peak: the highest learning rate, in place of the optimizer's.
+          peak: the highest learning rate; replaces the optimizer's learning rate.
           steps: the budget in batches. Give either `steps` or `seconds`.
-          seconds: the budget in seconds within `fit`.
-          warmup_steps: steps until the peak; by default 100, or less as above.
+          seconds: the budget in seconds; only time within `fit` counts.
+          warmup_steps: steps until the peak; by default 100, or fewer as described above.
           hold: fraction of the budget at which annealing begins, in [0, 1).
           warmup: fraction of the budget until the peak, in place of `warmup_steps`.
-          cosine: whether annealing follows half a cosine, not a line.
-          used_seconds: seconds of training of earlier runs.
-          used_steps: steps of earlier runs.
+          cosine: whether to anneal along half a cosine instead of linearly.
+          used_seconds: seconds of training in earlier runs.
+          used_steps: steps in earlier runs.
 
         Raises:
           ValueError: if not exactly one budget is given, an argument is out of range, or a given
@@ -248,7 +248,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     def remaining_seconds(self) -> float:
         """Seconds until the budget is used up; NaN for a budget of steps before the first step.
 
-        A budget of steps estimates them from the steps of the current `fit`, without the first.
+        A budget of steps estimates them from the steps of the current `fit` after the first.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)
@@ -260,7 +260,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         return max(0, self.steps - step) * seconds_per_step
 
     def set_model(self, model: keras.Model) -> None:
-        """Stores the first step of `fit`, before another callback restores a later step."""
+        """Stores the step at which `fit` starts, before another callback restores a later step."""
         super().set_model(model)
         self._first_step = step_of(model)
 
@@ -269,7 +269,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
         Raises:
           TypeError: if the learning rate of the optimizer is a `LearningRateSchedule`.
-          ValueError: if it is zero.
+          ValueError: if the learning rate is zero.
         """
         if self.is_used_up:
             budget = f"{self.steps} steps" if self.seconds is None else f"{self.seconds} seconds"
@@ -343,7 +343,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds rate and time to the logs; stops if the budget ran out during the validation."""
-        # Keras does not call `on_train_batch_end` of a batch for which the data do not suffice.
+        # If the data end before a batch, Keras does not call `on_train_batch_end` for this batch.
         self._after_step.close()
         if logs is not None:
             rate = float(self.model.optimizer.learning_rate.numpy())

@@ -49,7 +49,7 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; raises `ValueError` if the file lacks one, or has others."""
+        """Reads the variables by name; raises `ValueError` unless the file has exactly these."""
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
@@ -66,7 +66,7 @@ class TrackedVariables(keras.layers.Layer):
 
 
 def variable_names(module: tf.Module, root: str) -> dict[int, str]:
-    """Returns a name for each variable of a module, by its `id`.
+    """Returns the names of a module's variables, keyed by the `id` of each variable.
 
     A name is the path from `root` to the variable: constructor arguments of distributions and
     bijectors, attributes of other modules, and names of parts in lists. The name does not depend on
@@ -118,7 +118,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
 
 
 def _has_parameters(value: Any) -> bool:
-    # Test `tf.Module` first: `isinstance` of a new type and `kinds` takes a millisecond.
+    # Test `tf.Module` first: the first `isinstance(..., kinds)` for a type takes a millisecond.
     kinds = (tfd.Distribution, tfp.bijectors.Bijector)
     return isinstance(value, tf.Module) and isinstance(value, kinds)
 
@@ -152,7 +152,7 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
 def find_scales(
     networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
 ) -> list[keras.Variable]:
-    """Returns the scales with an L2 penalty: of weight normalization and of tanh.
+    """Returns the scales in the L2 penalty: the scales of weight normalization and of tanh.
 
     A layer lists its weight-normalization scales in the attribute `weight_norm_scales`.
     """
@@ -166,7 +166,8 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """Returns whether to keep TensorFlow's graph rewrites, which can speed up steps on a CPU.
 
     Rewrites do not speed up affine couplings with networks of this package, but they speed up
-    attention and mixtures (see `benchmarks/README.md`). Other networks keep them, unmeasured.
+    attention and mixtures (see `benchmarks/README.md`). Other networks, which were not measured,
+    keep the rewrites.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(

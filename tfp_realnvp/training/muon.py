@@ -15,7 +15,7 @@ from tfp_realnvp.training.packing import Group
 # a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
 # [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
-# The root mean square of an update, relative to the learning rate; about the same as for Adam.
+# The root mean square of an update, relative to the learning rate; about the same as Adam's.
 _ROOT_MEAN_SQUARE = 0.2
 
 
@@ -23,8 +23,8 @@ _ROOT_MEAN_SQUARE = 0.2
 class Muon(FusedAdam):
     r"""Orthogonalized momentum updates for kernels, Adam for all other variables.
 
-    A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. With
-    the gradient G at each step, and the singular value decomposition `U S Vᵀ` of its average,
+    A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. Each
+    step has a gradient G, its moving average M, and a singular value decomposition `U S Vᵀ`:
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
@@ -32,17 +32,17 @@ class Muon(FusedAdam):
     kernel <- kernel - learning_rate * 0.2 * sqrt(max(n, m)) * U Vᵀ
     ```
 
-    A step has the same length in all directions, even those of small gradients. Five Newton-Schulz
-    steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21, except for values of S
-    below 0.002 of its norm. The root mean square of a step's elements is about 0.2 times the
-    learning rate. Adam's steps have a similar size, so both can share one rate.
+    A step has the same length in all directions, even where gradients are small. Five Newton-Schulz
+    steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21, except where a value in S
+    is below 0.002 times the norm of S. The root mean square of a step's elements is about 0.2 times
+    the learning rate. Adam's steps have a similar size, so both can share one learning rate.
 
     Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
     and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
     in the networks of this package.
 
     `RealNVPImage.compact` needs fewer steps with Muon than with Adam, see `benchmarks/README.md`.
-    `keras.optimizers.Muon` updates the kernels of convolutions by Adam.
+    `keras.optimizers.Muon` applies Adam to the kernels of convolutions.
 
     #### Example
 
@@ -74,13 +74,13 @@ class Muon(FusedAdam):
           weight_decay: decay of kernels; other variables have none. Because all steps have the
             same length, kernels without decay grow as long as training lasts. Runs of an hour with
             less decay than the default became unstable.
-          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` are for other variables.
+          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` apply to other variables.
         """
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = momentum
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the optimizer's variables, for these variables of a model; only kernels decay."""
+        """Creates the optimizer's variables for a model's `variables`. Only kernels decay."""
         if not self.built:
             self.exclude_from_weight_decay([v for v in variables if _sides(v) is None])
         super().build(variables)
@@ -116,7 +116,7 @@ def _is_kernel(group: Group) -> bool:
 
 
 def _sides(variable: Any) -> tuple[int, int] | None:
-    """Returns the numbers of inputs and outputs of a variable of kernels; `None` for others."""
+    """Returns the numbers of inputs and outputs of a kernel; `None` for other variables."""
     *_, name = re.sub(r"(/replica_\d+)?(:\d+)?$", "", variable.name).split("/")
     shape = tuple(variable.shape)
     if name.endswith("_kernels"):
@@ -133,7 +133,7 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
     num_rows, num_columns = x.shape[-2:]
-    # At this ratio, both functions need about as many multiplications.
+    # At this ratio, both functions need about the same number of multiplications.
     is_wide = num_columns > 1.5 * num_rows
     x = _traced(_newton_schulz_by_rows if is_wide else _newton_schulz, x.dtype)(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
@@ -155,12 +155,12 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
 
 
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
-    """Computes `_newton_schulz` with only two products of the size of x.
+    """Computes `_newton_schulz` with only two products that involve x.
 
     Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
-    S P`, so that only the first and the last step use x. S has the squares of the singular values.
-    If singular values differ by orders of magnitude, the relative error in float32 is 3e-4 instead
-    of 1e-5, which does not matter in training.
+    S P`, so that only the first and the last step use x. S contains the squares of the singular
+    values. If they differ by orders of magnitude, the relative error in float32 is 3e-4 instead of
+    1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

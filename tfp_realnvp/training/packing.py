@@ -1,4 +1,4 @@
-"""Packs gradients of many shapes into a few large tensors, and makes steps with them."""
+"""Packs gradients of many shapes into a few large tensors, and applies them."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ class Group(NamedTuple):
 
 
 class Packing:
-    """Packs the tensors of each group into one, [N, *element_shape].
+    """Packs the tensors of each group into one tensor, [N, *element_shape].
 
     An optimizer then runs a few operations per group, instead of per variable.
     """
@@ -95,8 +95,8 @@ def apply_if(
 ) -> None:
     """Applies gradients if a condition holds; otherwise changes nothing, not even moments.
 
-    All replicas make the same step with the sum of their gradients, which is clipped by its norm.
-    `gradients` belong to this replica; `packed` are their sums over replicas, packed by `packing`.
+    All replicas make the same step: with the sum of their gradients, clipped by its norm. This
+    replica's `gradients` have the sums `packed` over replicas, which `packing` packed.
     """
     if packing is getattr(optimizer, "packing", None):
         optimizer.apply_packed(packed, condition)

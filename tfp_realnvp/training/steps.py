@@ -26,7 +26,7 @@ class FlowSteps(SavableModel):
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Makes one step of maximum likelihood, if loss and gradients are finite."""
+        """Makes one maximum-likelihood step, unless the loss or a gradient is not finite."""
         images, weights = input_data.events_and_weights(data, self.distribution)
         part = replicas.part_of_batch(tf.shape(images)[0], weights)
         replicas.assert_not_empty(images, "FlowModel.fit")
@@ -107,7 +107,7 @@ class FlowSteps(SavableModel):
 
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
         """Returns the L2 penalty and the losses of layers."""
-        # Stack the scales of a shape: one operation, and one for its gradient, serve all of them.
+        # Stack scales of equal shape, so that one operation and its gradient serve all of them.
         groups: dict[Any, list[tf.Tensor]] = {}
         for scale in self._scales():
             groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
@@ -118,7 +118,7 @@ class FlowSteps(SavableModel):
         return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
     def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
-        """Returns a context that sets the optimizer's learning rate of the current step."""
+        """Returns a context that sets the optimizer's learning rate for the current step."""
         if self.rate_factors is None:
             return contextlib.nullcontext(True)
         num_rows = part.number if self.event_ndims == 1 else None
@@ -142,7 +142,7 @@ class FlowSteps(SavableModel):
     def raise_failure(self) -> None:
         """Raises an error, once, if a `train_step` was not finite. Later steps were skipped.
 
-        A training loop of your own around `train_step` has to call this; `fit` does.
+        Call this in your own training loop around `train_step`; `fit` calls it for you.
 
         Raises:
           NonFiniteLossError: names the step and its first part that was not finite.
@@ -207,11 +207,11 @@ class FlowSteps(SavableModel):
             return not (tf.distribute.has_strategy() or self.run_eagerly)
 
     def _initialize_normalizations(self, data: Any) -> None:
-        """Initializes normalizations by the first batch, before a graph is traced.
+        """Initializes normalizations from the first batch, before a graph is traced.
 
         Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
         initialization. Initializes nothing if the batch fails a check of the data, or its log
-        density is not finite: the step then names the part.
+        density is not finite: the step then raises an error that names the part.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
@@ -227,7 +227,7 @@ class FlowSteps(SavableModel):
             is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= weights is None or bool(tf.reduce_any(weights > 0))
         finally:
-            # Restore after errors as well, since some normalizations may already be set.
+            # Restore even after an error, since some normalizations may already be set.
             for variable, value in zip(statistics, before, strict=True):
                 if not (is_valid and id(variable) in to_set):
                     variable.assign(value)
