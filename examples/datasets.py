@@ -1,4 +1,4 @@
-"""Loads the datasets of the scripts: the paper's datasets, with its preprocessing, and others.
+"""Loads datasets for the scripts: the paper's datasets, preprocessed as in the paper, and others.
 
 | name                                        | images      | splits            | flips |
 | ------------------------------------------- | ----------- | ----------------- | ----- |
@@ -46,7 +46,7 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
 
 
 def resize_smaller_side(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes an image so that its smaller side is `size`, with the nearest aspect ratio."""
+    """Resizes an image to a smaller side of `size`, keeping the aspect ratio up to rounding."""
     height, width = tf.unstack(tf.shape(image)[:2])
     smaller = tf.minimum(height, width)
     return resize(
@@ -61,7 +61,7 @@ def celeb_a(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Resizes the smaller side to 96, and returns a crop [64, 64, 3]: random, or the center."""
+    """Resizes the smaller side to 96; returns a [64, 64, 3] crop, random if given a seed."""
     image = resize_smaller_side(image, 96)
     if seed is None:
         return tf.image.resize_with_crop_or_pad(image, 64, 64)
@@ -87,7 +87,7 @@ class Recipe(NamedTuple):
       tfds_name: name in TensorFlow Datasets.
       splits: names of the splits; the paper reports bits/dim of the second split.
       flip: whether to mirror training images at random.
-      prepare: a function of an image and, in training, a seed.
+      prepare: a function that prepares an image; in training, it also takes a seed.
       note: advice on the download.
     """
 
@@ -144,10 +144,10 @@ class Images:
       image_shape: shape `(H, W, C)` of an image.
       num_values: number of gray levels.
       flip: whether to mirror training images at random.
-      stored: a function of a split that returns its stored images `[N, ...]` and, with a stored
-        condition, the conditions `[N, ...]`.
-      prepare: a function of the stored images of a batch, and a seed or `None`, that returns images
-        `uint8` `[B, H, W, C]`.
+      stored: a function that takes the name of a split and returns the stored images `[N, ...]`
+        and, with a stored condition, the conditions `[N, ...]`.
+      prepare: a function that takes the stored images of a batch, and a seed or `None`, and returns
+        `uint8` images `[B, H, W, C]`.
       condition: name of the condition, or `None`.
       num_classes: number of classes, if the condition is a label.
     """
@@ -173,7 +173,7 @@ class Images:
         return tuple(self.read("train")[1].shape[1:])
 
     def read(self, split: str) -> tuple[Any, ...]:
-        """Returns `stored` of a split.
+        """Returns the result of `stored` for a split.
 
         Raises:
           ValueError: if there is no such split.
@@ -233,11 +233,11 @@ def load(
       condition: `label`; `gray`, the luminance of color images in [0, 1]; or a feature in
         TensorFlow Datasets: a label, such as `label` of `cifar10`, or numbers, such as `attributes`
         of `celeb_a`, sorted by name.
-      image_size: height and width of the images of a folder, or of a name in TensorFlow Datasets
-        outside of the table. The central square is resized to it.
-      num_validation: number of training images that move to the split `validation`, the same in
-        every call. By default a tenth, at most 1,000, unless the dataset has a validation split.
-      flip: whether to mirror training images; by default see the table.
+      image_size: height and width of the images of a folder, or of a dataset in TensorFlow Datasets
+        that is not in the table. The central square is resized to it.
+      num_validation: number of training images that move to the split `validation`, the same images
+        in every call. By default a tenth, at most 1,000, unless the dataset has a validation split.
+      flip: whether to mirror training images; by default as in the table.
       data_dir: data directory of TensorFlow Datasets.
       download: whether to download missing data.
 

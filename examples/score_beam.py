@@ -9,17 +9,17 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 
 | column | |
 | --- | --- |
-| `file`, `index` | the input file, and the place of the event in it, from 0 |
+| `file`, `index` | the input file, and the index of the event in this file, from 0 |
 | `log_prob` | the log density in nats; gray levels get uniform noise, determined by `--seed` |
 | `p_value` | with `--held_out`: the conformal p-value of -log_prob, `tfr.outliers.p_values` |
 
 Inputs are `.npy` files of uint8 images [N, H, W, C] or of inputs of the model's `log_prob`, `.npz`
-files with such an array named `images`, or TFRecord files, which may have any other ending.
-TFRecord files have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a
-record is a `tf.train.Example` whose feature `image` is a PNG or JPEG file. A single worker reads
-each file, so use many files for many workers. Beam renames the results after it has written all of
-them. A killed run therefore leaves all files or none, and you can run the same command again.
-Options of Beam come last, after `--`:
+files with such an array named `images`, or TFRecord files with any other ending. TFRecord files
+have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
+`tf.train.Example` whose feature `image` is a PNG or JPEG file. A single worker reads each file, so
+use many files for many workers. Beam renames the results after it has written all of them. A killed
+run therefore leaves all files or none, and you can run the same command again. Options of Beam come
+last, after `--`:
 
     python examples/score_beam.py … -- --direct_num_workers=8 --direct_running_mode=multi_processing
     python examples/score_beam.py … -- --runner=FlinkRunner --flink_master=http://host:8081
@@ -106,7 +106,7 @@ def read_batches(file: fileio.ReadableFile, batch_size: int) -> Iterator[Batch]:
     else:
         records = tf.data.TFRecordDataset(path).map(decoded).batch(batch_size)
         options = tf.data.Options()
-        options.autotune.enabled = False  # an iterator would wait for it
+        options.autotune.enabled = False  # the iterator would wait for autotuning
         batches = records.with_options(options).as_numpy_iterator()
     start = 0
     for events in batches:

@@ -3,7 +3,7 @@ r"""Evaluates and samples an exported model, with only TensorFlow and NumPy.
     python -c "import tfp_realnvp as t; t.FlowModel.from_preset('results/digits').export('flow/1')"
     python examples/serve.py flow/1 --images=images.npy --output=samples.npy
 
-TensorFlow Serving reads the same folder; its name is the version of the model:
+TensorFlow Serving reads the same folder. The folder's name is the version of the model:
 
     docker run -p 8501:8501 -v "$PWD/flow:/models/flow" -e MODEL_NAME=flow tensorflow/serving
 
@@ -26,8 +26,8 @@ samples as gray levels. Equal seeds give equal samples:
       "inputs": {"num_samples": 16, "seed": 1, "temperature": 0.7}
     }'
 
-A conditional model has one more input, here the label 3 for all samples. For a model of classes the
-script also classifies images, and prints the accuracy if labels are given:
+A conditional model has one more input, here the label 3 for all samples. For a model with classes
+the script also classifies images, and prints the accuracy if labels are given:
 
     python examples/serve.py digits/1 --condition=3
     python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy
@@ -37,8 +37,8 @@ script also classifies images, and prints the accuracy if labels are given:
       "inputs": {"num_samples": 16, "seed": 1, "temperature": 1, "conditional_input": [3]}
     }'
 
-A model with clusters, or one that was trained with `condition_dropout`, also needs `"guidance"`; 0
-turns it off.
+A model with clusters, or one that was trained with `condition_dropout`, also needs the input
+`"guidance"`; 0 turns guidance off.
 """
 
 import argparse
