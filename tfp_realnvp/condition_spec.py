@@ -12,7 +12,7 @@ from tfp_realnvp.internal import validation
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSpec:
-    r"""Declares a condition, and checks and converts values for it.
+    r"""Declares a condition, and checks and converts its values.
 
     | arguments | condition | one condition |
     | --- | --- | --- |
@@ -72,7 +72,7 @@ class ConditionSpec:
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
     def check(self, value: Any, caller: str) -> None:
-        """Raises `ValueError` if an array or tensor of conditions is not as declared.
+        """Raises `ValueError` if an array or tensor of conditions does not fit the declaration.
 
         Inside a graph, the values of labels are unknown; see `in_range`.
         """
@@ -110,7 +110,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions [B, ...], from labels [B, 1] and numbers [B] too."""
+        """Returns checked conditions [B, ...]. Also accepts labels [B, 1] and numbers [B]."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:
@@ -121,7 +121,7 @@ class ConditionSpec:
         return value
 
     def in_range(self, labels: Any) -> Any:
-        """Returns which labels are in [0, num_classes), or -1 if labels may be missing."""
+        """Returns a mask of the labels in [0, num_classes), or -1 if labels may be missing."""
         lowest = -1 if self.may_be_missing else 0
         return (labels >= lowest) & (labels < self.num_classes)
 
@@ -151,7 +151,7 @@ class ConditionSpec:
         return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
 
     def _with_column(self, value: Any) -> Any:
-        """Reshapes labels [B, 1] to [B], and numbers [B] to declared vectors [B, 1]."""
+        """Reshapes labels [B, 1] to [B], and numbers [B] to vectors [B, 1] if so declared."""
         shape, is_labels = tf.TensorShape(value.shape), self.num_classes is not None
         if shape.rank is None:
             # Keras traces one function for both [B] and [B, 1].

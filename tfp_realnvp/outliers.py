@@ -2,8 +2,8 @@
 
 A score is a number per event, higher for outliers. The simplest is -log p, `-tfr.log_prob(model,
 x)`. This score fails if outliers are simpler than the data: a flow that was trained on CIFAR-10
-assigns a higher density to images of SVHN (Nalisnick et al. 2019). Typical samples, too, have a
-lower density than the mode. The table lists the scores:
+assigns a higher density to images of SVHN (Nalisnick et al. 2019). Even typical samples of the data
+have a lower density than the mode. The table lists the scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -63,8 +63,8 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 
     Args:
       log_probs: log densities [N] in nats. Each M consecutive events form a group.
-      reference_log_probs: log densities [R] of data like the training data. If these are the
-        held-out events of `p_values`, its guarantee becomes approximate.
+      reference_log_probs: log densities [R] of data like the training data. If `p_values` uses the
+        same events as held-out data, its guarantee becomes approximate.
       group_size: M, a divisor of N.
 
     Raises:
@@ -149,7 +149,7 @@ def committee(log_probs: Any) -> np.ndarray:
     This is the widely applicable information criterion (WAIC) of each event, with the sign of a
     score. The variance is unbiased; a density of 0 gives +inf. Train the models with different
     seeds, on the same data or on random parts. Models tend to disagree where there were no data,
-    but often agree on outliers that are simpler than the data.
+    but often agree on outliers simpler than the data.
 
     #### Example
 
@@ -213,7 +213,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
     Args:
       scores: scores of new events of any shape, higher for outliers. ±inf is allowed.
-      held_out_scores: scores [n] of held-out events from the same function.
+      held_out_scores: scores [n] of held-out events, computed by the same function.
 
     Raises:
       ValueError: if a score is NaN, or there are no held-out scores.

@@ -36,13 +36,13 @@ def dequantize(
       images: gray levels of any shape, and any integer or floating dtype. Fractions are dropped.
       seed: two integers. Equal seeds give equal noise.
       dtype: dtype of the result, `tf.float32` or `tf.float64`.
-      first: for a part of a larger batch, the index of its first image: the part gets the same
-        noise as within the batch.
+      first: for a part of a larger batch, the index of its first image, so that the part gets the
+        same noise as in the whole batch.
 
     Raises:
       TypeError: if `dtype` is not float32 or float64.
     """
-    # In half precision, 255 has no bits left for noise.
+    # In half precision, a value of 255 has no bits left for noise.
     dtype = validation.float_dtype(dtype, "dequantize")
     noise_fn = functools.partial(batch_noise, seed=seed, first=first)
     return UniformNoise(dtype).add_noise(images, noise_fn)[0]
@@ -116,12 +116,12 @@ class NoNoise:
     def add_noise(
         self, images: tf.Tensor, noise_fn: Any = None, training: bool = False
     ) -> tuple[tf.Tensor, Any]:
-        """Returns the values, and 0 as log density of the noise."""
+        """Returns the values, and 0 as the log density of the noise."""
         return tf.cast(images, self.dtype), 0.0
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns the upper limit of noise, since 255 + (1 - 2⁻²⁴) would round to the next level."""
+    """Returns the upper limit of noise. Close to 1, such as 1 - 2⁻²⁴, 255 + noise would be 256."""
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
@@ -162,7 +162,7 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
     """
     shape = tf.shape(levels)
-    # A size of -1 would fail for the empty part of a replica.
+    # A size of -1 would fail if a replica's part of the batch is empty.
     values = tf.reshape(levels, [shape[0], tf.reduce_prod(shape[1:])])
     values = tf.cast(tf.cast(values, tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)

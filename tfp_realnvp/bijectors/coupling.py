@@ -96,9 +96,8 @@ class Coupling(FlowBijector):
           parameters: the constructor arguments of a subclass.
 
         Raises:
-          TypeError, ValueError: if an argument has a wrong type, the network does not take the
-            declared condition, vectors have an image mask, or a `CheckerboardMask` lacks a
-            transformer.
+          TypeError, ValueError: if an argument has a wrong type, the network takes no such
+            condition, vectors have an image mask, or a `CheckerboardMask` lacks a transformer.
         """
         if parameters is None:
             parameters = dict(locals())

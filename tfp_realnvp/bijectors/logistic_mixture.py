@@ -23,8 +23,8 @@ class LogisticMixture(Transformer):
     ```
 
     The P = 3K + 2 parameters are the logits of w, the offsets of m from K equidistant points in
-    [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method, and bisects
-    the bracket if a step leaves the bracket. The derivatives of `forward` follow from the implicit
+    [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method; where a
+    step leaves the bracket, it bisects. The derivatives of `forward` follow from the implicit
     function theorem.
 
     #### Example

@@ -215,7 +215,7 @@ class RealNVPImage(ImageFlow):
             `num_values`, `network_dtype`, `dtype`, `name`, and those of `image_flow`.
 
         Raises:
-          ValueError, TypeError: as `RealNVPImage`.
+          ValueError, TypeError: as in `RealNVPImage`.
         """
         caller = f"{_NAME}.compact"
         check_options(RealNVPImage.__init__, {*options} - {"num_channel_couplings"}, caller)

@@ -49,7 +49,7 @@ class VectorFlow(ComposedFlow):
           bijectors, name, **options: as in `FlowChain`, of vectors.
 
         Raises:
-          TypeError, ValueError: as `FlowChain`, or if `event_size` is not a positive integer.
+          TypeError, ValueError: as in `FlowChain`, or if `event_size` is not a positive integer.
         """
         self.event_size = validation.count(event_size, "event_size", 1, name)
         bijectors = tuple(bijectors)
@@ -137,8 +137,7 @@ class RealNVPVector(VectorFlow):
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`, whose
-            bounded outputs keep the densities of held-out rows reasonable. Only without a
-            `network_fn`.
+            bounded outputs prevent extreme densities of held-out rows. Only without a `network_fn`.
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is

@@ -14,7 +14,7 @@ _PENDING = ".tfp_realnvp.pending"
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path. The file or folder there replaces `path` if the block succeeds.
+    """Yields a temporary path. If the block succeeds, the file or folder there replaces `path`.
 
     The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
     the process within the block leaves `path` unchanged. Creates missing parent folders.
@@ -48,9 +48,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder, whose files replace the files of `folder`, all or none.
 
-    Keeps other files of `folder`. If the block succeeds, renames the temporary folder to
-    `.tfp_realnvp.pending`, where `current_path` finds the new files, and then moves each file. If
-    the process is killed in between, the next writer moves the rest.
+    Keeps other files of `folder`. If the block succeeds, the temporary folder is renamed to
+    `.tfp_realnvp.pending`, where `current_path` finds the new files, and each file is then moved.
+    If the process is killed in between, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:

@@ -1,4 +1,4 @@
-"""Flattens sample and batch dimensions to the one batch dimension that networks take."""
+"""Flattens sample and batch dimensions to the single batch dimension that networks take."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -100,7 +100,7 @@ def without_empty_axes(values: Any) -> Any:
 
 
 def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: int) -> tf.Tensor:
-    """Slices padded results to the leading shape of `like`, which may be empty.
+    """Slices padded results to the leading shape of `like`, which can have a size of 0.
 
     Events have `ndims` axes in `results`, and `event_ndims` axes in `like`.
     """

@@ -22,8 +22,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     *   The result comes from the same thread, and from the same graph or eager mode.
     *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.
-    *   If an active gradient tape would record the computation, it has recorded the result.
-    *   With `training=True`, each method uses a result once: each pass updates statistics.
+    *   If an active gradient tape would record the computation, the tape has recorded the result.
+    *   With `training=True`, each method uses a result once, because each pass updates statistics.
 
     The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary with
     `'ildj'`, the log |det| of the inverse's Jacobian per event.

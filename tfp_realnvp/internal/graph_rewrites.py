@@ -22,11 +22,11 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
     Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. The
     optimizers take more than a quarter of the time to the first training step. On a CPU, two
-    optimizers, applied once, make training steps as fast as all of them. Log densities also need a
-    third optimizer, `fuse`; see `benchmarks/README.md`. The context does nothing if a GPU exists,
-    whose convolutions need the layout optimizer, or if `tf.config.optimizer` was used.
+    optimizers, applied once, make training steps as fast as all of them. For log densities, `fuse`
+    adds a third optimizer; see `benchmarks/README.md`. The context does nothing if a GPU exists,
+    whose convolutions need the layout optimizer, or if the user has set `tf.config.optimizer`.
 
-    Call a function within the context every time; outside, TensorFlow optimizes it again.
+    Make every call of a function within the context; outside, TensorFlow optimizes it again.
     """
     context = private_api.eager_context()
     options = context.function_call_options

@@ -9,14 +9,14 @@ _generator = contextvars.ContextVar[random.Random | None]("initial_seeds", defau
 
 
 def initial_seed() -> int | None:
-    """Returns a seed for an initializer; with `None`, Keras draws a seed globally."""
+    """Returns a seed for an initializer; for `None`, Keras' global generator draws one."""
     generator = _generator.get()
     return None if generator is None else generator.randint(1, 1_000_000_000)
 
 
 @contextlib.contextmanager
 def initial_seeds_from(seed: int | None) -> Iterator[None]:
-    """Within the context, networks draw their initial weights by a generator of this seed."""
+    """Within the context, a generator with this seed seeds the initial weights of networks."""
     token = _generator.set(None if seed is None else random.Random(seed))
     try:
         yield

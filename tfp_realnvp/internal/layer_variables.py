@@ -39,7 +39,7 @@ class LayerVariables(Sequence):
 
 
 def link_trainable(variable: keras.Variable) -> None:
-    """Makes the `tf.Variable` of a Keras variable follow its `trainable` flag."""
+    """Makes the `tf.Variable` of a Keras variable follow the Keras variable's `trainable` flag."""
     if isinstance(variable, _LinkedVariable):
         return
     # Keras has no hook for the flag, so a subclass overrides it.

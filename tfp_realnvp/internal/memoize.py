@@ -1,4 +1,4 @@
-"""Memoizes functions: results per owner, and traced graphs per shapes."""
+"""Memoizes the results of functions per owner, and traced graphs per list of shapes."""
 
 import functools
 import weakref
@@ -36,8 +36,8 @@ def call_traced(
 
     TensorFlow traces the stateless function once per owner and options, for any first dimension of
     the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles the graph
-    once per shape. A graph would keep the values of a `keras.StatelessScope`: there the function
-    runs eagerly.
+    once per shape. In a `keras.StatelessScope` the function runs eagerly: a graph would keep the
+    scope's values.
     """
     if private_api.get_stateless_scope() is not None:
         return function(owner, *options, *tensors)
@@ -69,7 +69,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     TensorFlow traces `function` once per list of shapes and dtypes. This speeds up tracing of
     graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
 
-    `function` must have no variables, get known shapes, and create its constants itself. Otherwise
+    `function` must use no variables, get known shapes, and create its constants itself. Otherwise
     `function` would pass shapes to its gradient. XLA compiles shapes as constants, and would
     recompile whenever a variable changes.
     """

@@ -122,7 +122,7 @@ def set_trainable(variable: tf.Variable, trainable: bool) -> None:
 
 
 def flatten_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
-    """Returns a layer and all nested layers. Only models have the public `layers`."""
+    """Returns a layer and all nested layers. Only models have a public `layers` attribute."""
     return list(layer._flatten_layers())
 
 

@@ -20,8 +20,8 @@ def recompute(
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
         The function must write no variables, and get trainable variables through `inputs` only.
-      inputs: floating tensors. Operations on the first input wait for the gradient of the outputs;
-        other operations may run earlier.
+      inputs: floating tensors. In the gradient, operations on the first input wait for the upstream
+        gradient; others can run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():
@@ -46,7 +46,7 @@ def recompute(
 def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Returns `value`, computed only after `upstream`.
 
-    Otherwise a graph would run the recomputation too early, or merge it with the first call. XLA
+    Otherwise a graph could run the recomputation too early, or merge it with the first call. XLA
     ignores control dependencies, so we add a zero that compilers do not simplify.
     """
     element = tf.reshape(upstream, [-1])[0]

@@ -33,7 +33,7 @@ class Statistics:
         return self.are_global and num_replicas() > 1
 
     def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns mean and biased variance, [C], and the number of values or sum of weights.
+        """Returns mean and biased variance, [C], and the number of values or the sum of weights.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
         on all replicas. To avoid cancellation, `shift` should be near the mean.
@@ -76,12 +76,12 @@ class BatchPart(NamedTuple):
     """A replica's part of a batch."""
 
     first: tf.Tensor | int  # total number of events of the preceding replicas; 0 for one replica
-    number: tf.Tensor  # of the events of all replicas, float32
+    number: tf.Tensor  # number of events of all replicas, float32
     total: tf.Tensor  # `number`, or the sum of the weights of these events
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
-    """Returns this replica's part of a batch. The field `number` is int32."""
+    """Returns this replica's part of a batch, given its number of events and their weights."""
     # All devices can sum float32. Sums are exact up to 2²⁴.
     number = tf.cast(number, tf.float32)
     total = number if weights is None else tf.reduce_sum(weights)

@@ -24,7 +24,7 @@ Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 class Reconstruction(NamedTuple):
     """The result of `reconstruct`: images or vectors, and the largest absolute error of an element.
 
-    The unit of the error of a pixel is a gray level.
+    For images, the unit of the error is a gray level.
     """
 
     images: np.ndarray
@@ -46,7 +46,7 @@ def encode(
     batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Returns the latents of images or vectors, by `flow.bijector.inverse`.
+    """Maps images or vectors to latents with `flow.bijector.inverse`.
 
     #### Example
 
@@ -80,7 +80,7 @@ def encode(
       Latents of the shape of the images or vectors, broadcast with the conditions.
 
     Raises:
-      TypeError: if `flow` has no flow of images or vectors.
+      TypeError: if `flow` contains no flow of images or vectors.
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
@@ -98,7 +98,7 @@ def decode(
     batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Returns the images or vectors of latents, by `flow.bijector.forward`; see `encode`.
+    """Maps latents to images or vectors with `flow.bijector.forward`; see `encode`.
 
     Args:
       flow, batch_size: as in `encode`.
@@ -111,7 +111,7 @@ def decode(
       `to_uint8` converts pixel values to gray levels.
 
     Raises:
-      TypeError, ValueError: as `encode`.
+      TypeError, ValueError: as in `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     return transformed(bijector, "forward", "latents", latents, condition, batch_size)
@@ -125,11 +125,10 @@ def transformed(
     condition: ConditionArray | None,
     batch_size: int,
 ) -> np.ndarray:
-    """Returns events [..., *event] given their condition, mapped in batches by one graph.
+    """Maps events [..., *event] given their conditions, in batches, with one graph.
 
     `direction` is `forward` or `inverse`. Embedded conditions go directly to the layers of
-    `bijector`. Leading shapes of events and conditions broadcast. `what` names the events in
-    errors.
+    `bijector`. Leading shapes of events and conditions broadcast. Errors call the events `what`.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     bijector._check_shape(tf.TensorShape(events.shape), inverse=direction == "inverse")
@@ -140,7 +139,7 @@ def transformed(
         event_shape = array.shape[array.ndim - ndims :]
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
     options = direction, condition is not None and condition.are_embedded
-    results = [flat[0][:0]]  # no events have an empty result
+    results = [flat[0][:0]]  # an empty result if there are no events
     for batch in slices(batch_size, *flat):
         with few_graph_rewrites():
             tensors = map(tf.convert_to_tensor, batch)

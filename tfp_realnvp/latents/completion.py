@@ -72,14 +72,14 @@ def complete(
     of chains with the variance within them. R-hat is 1 for chains that have mixed. Above 1.1, the
     samples depend on where the chains started. A `UserWarning` then recommends values of
 
-    *   `num_leapfrog_steps`, if trajectories are shorter than the width of a normal density: π / ε
-        for a step size of ε;
-    *   `num_samples`, for an R-hat of 1.1. This number assumes that R-hat² - 1 is inversely
-        proportional to the number of samples, which fails if chains are stuck in different modes.
+    *   `num_leapfrog_steps`: π / ε for the step size ε, if trajectories are shorter than the width
+        of a normal density;
+    *   `num_samples`: the number for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to
+        the number of samples. This fails if chains are stuck in different modes.
 
-    Each chain takes `num_burnin_steps + num_samples / num_chains` draws, and a draw
-    `num_leapfrog_steps / 2` gradients of the log density on average. Chains mix best if networks
-    are small and smooth, and trained with weight decay.
+    Each chain makes `num_burnin_steps + num_samples / num_chains` draws. A draw computes on average
+    `num_leapfrog_steps / 2` gradients of the log density. Chains mix best if networks are small and
+    smooth, and trained with weight decay.
 
     #### Example
 
@@ -102,7 +102,7 @@ def complete(
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
         D]. Unknown values are ignored. The chains of all events run at once.
       is_known: booleans that broadcast with the events; by default, whether values are not NaN.
-      num_samples: number of samples of each event, of all chains together.
+      num_samples: number of samples of each event, over all its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.
       num_burnin_steps: number of first draws of a chain, which adapt the step size and are dropped.
@@ -228,7 +228,7 @@ def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape
 def _metric(
     distribution: tfd.Distribution, support: _Support, conditions: tf.Tensor | None, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the mean m, and L⁻ᵀ for the precision L Lᵀ, of the unknown coordinates.
+    """Returns the mean m of the unknown coordinates, and L⁻ᵀ for their precision L Lᵀ.
 
     With the precision matrix P of all coordinates, the precision of the unknown coordinates given
     the known ones is P_uu, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k). Shapes are [N, D] and
@@ -269,7 +269,7 @@ def _sample_chains(
     seed: tf.Tensor,
 ) -> tuple[list[tf.Tensor], np.ndarray, np.ndarray]:
     """Returns states and acceptance after burn-in, [C, N, ...], and the step sizes [N]."""
-    # Each event has a step size.
+    # Each event has its own step size.
     step_size = tf.fill([1, starts.shape[1], 1], tf.constant(0.2, starts.dtype))
     kernel = tfp.mcmc.HamiltonianMonteCarlo(target_log_prob, step_size, num_leapfrog_steps=1)
     kernel = tfp.mcmc.DualAveragingStepSizeAdaptation(

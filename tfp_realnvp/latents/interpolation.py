@@ -57,7 +57,7 @@ def interpolate(
       Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
 
     Raises:
-      TypeError, ValueError: as `encode`.
+      TypeError, ValueError: as in `encode`.
     """
     last = conditional_input if second_conditional_input is None else second_conditional_input
     z1 = codec.encode(flow, first, conditional_input=conditional_input)
@@ -111,8 +111,8 @@ def manifold(
       Continuous pixel values, [num_angles, num_angles, H, W, C]; or vectors.
 
     Raises:
-      TypeError: as `encode`.
-      ValueError: if there are not four images, or as `encode`.
+      TypeError: as in `encode`.
+      ValueError: if there are not four images, or as in `encode`.
     """
     shape, bijector = np.shape(four_images), codec.bijector_of(flow)
     axes = "images [4, H, W, C]" if bijector.event_ndims == 3 else "vectors [4, D]"
@@ -173,13 +173,13 @@ def _path(
 
 
 def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
-    """Returns combinations [R, R, ...] of [4, ...], by products of weights [2, R]."""
+    """Returns combinations [R, R, ...] of the corners, weighted by products of two weights."""
     corners = corners.reshape(2, 2, *corners.shape[1:])
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 
 
 def _embedded(flow: Flow, conditional_input: Any) -> codec.ConditionArray | None:
-    """Returns the embedding of conditions, which the networks of a flow get; `None` without one."""
+    """Returns the embedded conditions that a flow's networks get; `None` without conditions."""
     bijector, condition = codec.bijector_of(flow), codec.condition_of(flow, conditional_input)
     embedding = bijector.condition_embedding
     if embedding is None:

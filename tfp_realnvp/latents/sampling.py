@@ -1,4 +1,4 @@
-"""Samples latents, also for other image sizes or only some scales; moments by scale."""
+"""Samples latents, for any image size or only for some scales; computes moments by scale."""
 
 import dataclasses
 import math
@@ -115,7 +115,7 @@ def levels_of_representation(
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
     latents and is the reconstruction. The images of a row share what the coarse latents represent,
-    such as composition and not texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
+    for example the composition but not the texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
 
     #### Example
 
@@ -130,16 +130,16 @@ def levels_of_representation(
       flow, images: as in `encode`, images [..., H, W, C].
       base: distribution over latents [H, W, C] to draw from. Defaults to the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
-      mode: `'redraw'` replaces latents by samples, the same ones in each column, `'zero'` by zeros.
+      mode: `'redraw'` replaces latents by samples, the same in all columns; `'zero'` by zeros.
       seed: one or two integers. Equal seeds give equal samples.
-      conditional_input: the condition of the images, as in `encode`, and of a conditional base.
+      conditional_input: as in `encode`; a conditional base gets it too.
 
     Returns:
       Continuous pixel values, [..., num_scales, H, W, C].
 
     Raises:
-      TypeError: as `encode`.
-      ValueError: if `mode` is unknown, or as `encode`.
+      TypeError: as in `encode`.
+      ValueError: if `mode` is unknown, or as in `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     conditional_input = codec.given_condition(flow, conditional_input)
@@ -160,7 +160,7 @@ def levels_of_representation(
         bijector.merge_latents([*replaced[:number], *kept[number:]])
         for number in reversed(range(bijector.num_scales))
     ]
-    # With the columns as first axis, the conditions broadcast.
+    # The columns are the first axis, so that the conditions broadcast.
     decoded = codec.decode(flow, tf.stack(columns), conditional_input=conditional_input)
     return np.moveaxis(decoded, 0, -4)
 
@@ -206,7 +206,7 @@ def latent_statistics(
       One `ScaleStatistics` for each scale, in the order of `ImageFlow.split_latents`.
 
     Raises:
-      TypeError, ValueError: as `encode`.
+      TypeError, ValueError: as in `encode`.
     """
     bijector = codec.bijector_of(flow, ImageFlow)
     latents = codec.encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
@@ -228,5 +228,5 @@ def _statistics(z: np.ndarray) -> ScaleStatistics:
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
-    """Returns the seed of a stateless operation, two integers, from one or two integers."""
+    """Converts one or two integers to the seed of a stateless operation, two integers."""
     return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(np.asarray(seed)), tf.int32)

@@ -68,8 +68,7 @@ def batch_norm(
     statistics. There is no scale, because a weight-normalized convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
-    statistics are [C] in float64 or float32. `statistics` holds the events to average over and
-    their weights.
+    statistics are [C] in float64 or float32. `statistics` holds the events and their weights.
 
     Source: Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """

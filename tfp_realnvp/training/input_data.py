@@ -192,8 +192,7 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 def as_arrays(data: Any) -> Any:
     """Converts lists of numbers and frames to arrays, and a series to a column.
 
-    Keras interprets a list as a list of arrays. `None` in a tuple is omitted, since Keras 3.10
-    fails on it.
+    Keras takes a list for a list of arrays. `None` in a tuple is omitted: Keras 3.10 fails on it.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
