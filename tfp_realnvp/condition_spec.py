@@ -136,7 +136,7 @@ class ConditionSpec:
         return shape.is_compatible_with(self.event_shape)
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
-        """Replaces conditions [B, ...] by missing ones where `is_left_out`, [B]."""
+        """Replaces conditions [B, ...] by the missing condition where `is_left_out`, [B]."""
         rank = condition.shape.rank
         is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
         return tf.where(is_left_out, _missing_value(condition.dtype), condition)

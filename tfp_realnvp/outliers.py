@@ -84,7 +84,7 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 def complexity_corrected(
     log_probs: Any, events: Any, code: Callable[[np.ndarray], bytes] | None = None
 ) -> np.ndarray:
-    """Returns the model's code length of each event in bits, minus that of a lossless code.
+    """Returns each event's code length under the model, minus its lossless code length, in bits.
 
     ```
     -log2 p(x) - 8 · (number of bytes of the code of x)
@@ -146,10 +146,10 @@ def complexity_corrected(
 def committee(log_probs: Any) -> np.ndarray:
     """Returns the variance of log p_m(x) over models m, minus its mean.
 
-    This is the widely applicable information criterion (WAIC) of each event, with the sign of a
-    score. The variance is unbiased; a density of 0 gives +inf. Train the models with different
-    seeds, on the same data or on random parts. Models tend to disagree where there were no data,
-    but often agree on outliers simpler than the data.
+    This is the negative widely applicable information criterion (WAIC) of each event. The variance
+    is unbiased; a density of 0 gives +inf. Train the models with different seeds, on the same data
+    or on random parts. Models tend to disagree where there were no data, but often agree on
+    outliers simpler than the data.
 
     #### Example
 

@@ -63,7 +63,7 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 def gray_level_conditions(
     images: Any, num_values: int | None = None
 ) -> list[tuple[tf.Tensor, str, str]]:
-    """Returns the checks of `check_gray_levels`: `bool` result, expectation, and advice."""
+    """Returns the checks of `check_gray_levels`, each with result, expectation, and advice."""
     dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
     if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):

@@ -137,7 +137,7 @@ class ChannelMask(Mask, Configurable):
         return x if order is None else tf.gather(x, np.argsort(order), axis=-1)
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of transformed channels; `ValueError` if the mask does not fit."""
+        """Returns the number of transformed channels, or raises `ValueError` if it is not valid."""
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:

@@ -219,7 +219,7 @@ class MovingStatistics(ChannelVariables):
 
 
 class BatchNormalization(ChannelNormalization):
-    r"""Batch normalization: the inverse direction normalizes each channel, and forward undoes this.
+    r"""Batch normalization. The inverse direction normalizes each channel; `forward` inverts this.
 
     With a mean μ and a variance σ² for each channel,
 

@@ -21,7 +21,7 @@ class Standardization(FlowBijector):
     ildj = -sum(log(stddev))
     ```
 
-    The moments are not variables; `get_config` holds them.
+    The moments are not variables; `get_config` returns them.
 
     #### Example
 

@@ -212,7 +212,7 @@ class RealNVPImage(ImageFlow):
           num_couplings: as in `RealNVPImage`; the default is described above.
           image_shape, num_filters: as in `RealNVPImage`.
           **options: other options of `RealNVPImage`: `transformer`, `attention`, `alpha`,
-            `num_values`, `network_dtype`, `dtype`, `name`, and those of `image_flow`.
+            `num_values`, `network_dtype`, `dtype`, `name`, and the options of `image_flow`.
 
         Raises:
           ValueError, TypeError: as in `RealNVPImage`.

@@ -11,7 +11,7 @@ from tfp_realnvp.internal import private_api
 
 
 def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Memoizes a function until its first argument, the owner, is freed."""
+    """Memoizes the results of a function until its first argument, the owner, is freed."""
     # A result that refers to its owner keeps the owner alive.
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 

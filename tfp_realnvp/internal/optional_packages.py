@@ -6,7 +6,7 @@ from typing import Any
 
 
 def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
-    """Imports a module; an `ImportError` names the package, the first of pip's `requirements`."""
+    """Imports a module; the `ImportError` of a missing one names pip's `requirements`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

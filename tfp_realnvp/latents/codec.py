@@ -72,8 +72,8 @@ def encode(
         `encode` adds 0.5 to gray levels, which gives the center of the level.
       batch_size: number of images or vectors per batch.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
-        declares its condition. The leading shape broadcasts with that of the images or vectors. For
-        a `ClusterMixture`, the latents belong to the cluster with the nearest center, within the
+        declares its condition. Leading shapes of conditions and events broadcast. For a
+        `ClusterMixture`, the latents belong to the cluster with the nearest center, within the
         class `conditional_input` if given.
 
     Returns:
@@ -176,7 +176,7 @@ def reconstruct(
     batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> Reconstruction:
-    """Encodes and decodes images or vectors, which reproduces them up to rounding (section 3.3).
+    """Encodes and decodes images or vectors, which restores them up to rounding (section 3.3).
 
     #### Example
 

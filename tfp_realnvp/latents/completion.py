@@ -31,8 +31,8 @@ class Completion(NamedTuple):
     Attributes:
       samples: samples [num_samples, N, ...] of whole events, with exactly the known values, in the
         dtype of the events; floats for integer vectors.
-      r_hat: the largest R-hat of an unknown value of each event, [N]; 1 if all values are known.
-      acceptance_rate: share of accepted proposals of each event after burn-in, [N].
+      r_hat: for each event, the largest R-hat of its unknown values, [N]; 1 if all are known.
+      acceptance_rate: for each event, the share of accepted proposals after burn-in, [N].
     """
 
     samples: np.ndarray
@@ -101,7 +101,8 @@ def complete(
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
         D]. Unknown values are ignored. The chains of all events run at once.
-      is_known: booleans that broadcast with the events; by default, whether values are not NaN.
+      is_known: booleans that broadcast with the events; by default, all values except NaN are
+        known.
       num_samples: number of samples of each event, over all its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.

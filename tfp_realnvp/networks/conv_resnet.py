@@ -72,7 +72,7 @@ class ConvResNet(Conditioner):
         Args:
           num_blocks: B, number of residual blocks.
           num_filters: F, number of filters of each convolution except the last.
-          num_heads: heads of the self-attention; 0 for none.
+          num_heads: number of self-attention heads; 0 for none.
           output_scale: initial norm of the last convolution's filters. With a small norm the
             coupling starts near the identity, which makes the first training steps stable.
           momentum: momentum of the moving statistics.

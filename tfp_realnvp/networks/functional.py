@@ -37,7 +37,7 @@ def convolve(
     strides: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
 ) -> tf.Tensor:
-    """Convolves images with a kernel [h, w, C, K] or [C, K], and adds a bias, in their dtype."""
+    """Convolves images in their dtype with a kernel [h, w, C, K] or [C, K], and adds a bias."""
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
         kernel = tf.reshape(kernel, [1, 1, *kernel.shape])

@@ -41,7 +41,7 @@ class ShallowConv(Conditioner):
 
         Args:
           num_filters: number of filters of the first two convolutions.
-          num_heads: heads of the self-attention; 0 for none.
+          num_heads: number of self-attention heads; 0 for none.
           output_channels, **kwargs: as in `Conditioner`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Presets: a trained model as a folder, in the layout of keras-hub."""
+"""Presets: folders with a trained model, in the layout of keras-hub."""
 
 import datetime
 import importlib.metadata

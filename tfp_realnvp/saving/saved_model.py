@@ -470,8 +470,8 @@ class ServedFlow:
 class Progress:
     """Prints the current step of exports that take more than 5 s.
 
-    The next line comes after half of the elapsed time has passed again. `verbose=True` always
-    prints the end, and `verbose=False` prints nothing.
+    Each further line waits until the elapsed time has grown by half. `verbose=True` always prints
+    the end, and `verbose=False` prints nothing.
     """
 
     def __init__(self, caller: str, verbose: bool | None) -> None:

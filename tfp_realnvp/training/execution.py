@@ -24,7 +24,7 @@ def made_faster(
     TensorFlow applies few rewrites, and traces `step`, a function of a batch, into a single graph
     instead of Keras' two, except under a strategy, with XLA or with several steps per execution.
     """
-    # Rewrites speed up a loop of several steps.
+    # For a loop of several steps, all of TensorFlow's rewrites pay off.
     if model.steps_per_execution > 1:
         return function
     with model.distribute_strategy.scope():

@@ -32,7 +32,7 @@ _PEAKS = {1: 1e-3, 3: 4e-3}
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FlowModel(FlowSteps):
-    r"""Trains a distribution over images or vectors by maximum likelihood, as any Keras model.
+    r"""A Keras model that trains a distribution over images or vectors by maximum likelihood.
 
     ```
     loss = -sum_i w_i log p(x_i) / sum_i w_i + scale_l2 * sum(scales²) + sum(model.losses)
@@ -417,7 +417,7 @@ class FlowModel(FlowSteps):
         guidance: float = 0.0,
         conditional_input: Any = None,
     ) -> tf.Tensor:
-        """Samples with one graph, traced once for any number of samples.
+        """Draws samples with a graph that is traced once, for any number of samples.
 
         With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
         to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`

@@ -429,7 +429,7 @@ def check_distribution(distribution: Any, dequantize: bool | None) -> int:
 def drop_conditions(
     spec: ConditionSpec | None, condition: tf.Tensor | None, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor | None:
-    """Drops a random share, `spec.dropout`, of the conditions [B, ...].
+    """Drops each of the conditions [B, ...] with probability `spec.dropout`.
 
     `first` is the index of the first event in the batch of all replicas, as in `pixels.dequantize`.
     """

@@ -19,10 +19,10 @@ _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
 class RateFactors:
-    """Multiplies the learning rate by a factor, only within each step.
+    """Multiplies the learning rate by a factor during each step only.
 
     Between steps, when callbacks read `optimizer.learning_rate` and save the model, the rate is the
-    user's value without the factor. Keras calls callbacks once per execution, so they set the
+    user's value without the factor. Keras calls callbacks once per execution, so callbacks set the
     factors of all its steps in advance.
     """
 
