@@ -30,15 +30,15 @@ class ConvResNet(Conditioner):
     ```
 
     Every convolution is weight-normalized, and batch normalization has no scale. For a checkerboard
-    coupling, half of whose input is zero, the network doubles the normalized input, adds the board
-    as a channel, and sets the output to zero at kept positions.
+    coupling, half of whose input is zero, the network multiplies the normalized input by 2, adds
+    the board as a channel, and sets the output to zero at kept positions.
 
     A linear map of a condition vector shifts the output of each batch normalization except the
     first. A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention
     over all positions precedes the last batch normalization.
 
-    Inference is faster than training: it folds batch normalization into convolutions, and for a
-    checkerboard coupling of large images computes the last layers only at changed positions.
+    Inference is faster than training: batch normalization is folded into convolutions, and for a
+    checkerboard coupling of large images the last layers are computed only at changed positions.
 
     #### Example
 
@@ -275,7 +275,7 @@ def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[t
 
 def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
     # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions.
-    # Joining pays off from five images of at least the size below.
+    # Joining pays off from five images with at least 2 * num_filters positions.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
