@@ -41,9 +41,9 @@ def batches(
 
     Args:
       images: array `[N, ...]` of any dtype.
-      condition: labels, vectors or images `[N, ...]`; batches are then tuples of two.
+      condition: labels, vectors or images `[N, ...]`; batches are then tuples (images, condition).
       batch_size: global batch size, over all workers.
-      augment: function of a batch of images and a stateless seed, which returns new images.
+      augment: function that takes a batch of images and a stateless seed, and returns new images.
       seed: integer seed of the order and of `augment`.
       step: number of batches to skip: the steps that the run has already made, over all epochs.
       context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects

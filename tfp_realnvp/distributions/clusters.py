@@ -80,7 +80,7 @@ class Clusters(keras.layers.Layer):
     def of(
         cls, events: Any, labels: Any = None, *, num_clusters: int | None = None, seed: int = 0
     ) -> Clusters:
-        """Finds clusters of events by scikit-learn's k-means.
+        """Finds clusters of events with scikit-learn's k-means.
 
         Args:
           events: images or vectors [N, ...]. Integers are gray levels, to which `of` adds 0.5.
@@ -129,12 +129,12 @@ class Clusters(keras.layers.Layer):
         return self.num_clusters // (self.num_classes or 1)
 
     def nearest(self, events: Any, labels: Any = None, number: int | None = None) -> tf.Tensor:
-        """Returns the cluster with the nearest center of each event, [B].
+        """Returns, for each event, the cluster with the nearest center, [B].
 
         Args:
           events: continuous values [B, ...].
           labels: classes [B]; restricts each event to clusters of its class.
-          number: if given, returns the n nearest clusters instead, [B, n], nearest first.
+          number: if given, a number n: returns the n nearest clusters, [B, n], nearest first.
         """
         rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float32)
         first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
@@ -173,11 +173,12 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     clusters.
 
     `sample` draws clusters in proportion to their frequencies. `log_prob` is exact, and evaluates
-    the flow K times, in batches. `mixture.copy(num_terms=n)` shares the flow, and sums only over
-    the n nearest clusters of an event, a lower bound from n evaluations. `FlowModel.fit(images)`,
-    or `fit(images, labels)` for clusters with classes, maximizes the lower bound from the nearest
-    cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`, training omits the
-    cluster for a fraction p of the images, so that `FlowModel.sample` can use `guidance`.
+    the flow K times, in batches. `mixture.copy(num_terms=n)` shares the flow, and evaluates and
+    sums only the n clusters nearest to an event, which gives a lower bound.
+    `FlowModel.fit(images)`, or `fit(images, labels)` for clusters with classes, maximizes the lower
+    bound from the nearest cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`,
+    training omits the cluster for a fraction p of the images, so that `FlowModel.sample` can use
+    `guidance`.
 
     #### Example
 
@@ -253,7 +254,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Samples clusters of `shape` by their frequencies, and returns a seed for the latents.
+        """Samples clusters, [*shape], by their frequencies; also returns a seed for the latents.
 
         If the clusters have classes, the shape of `labels` must broadcast to `shape`.
         """

@@ -42,8 +42,8 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
     log_prob(x, conditional_input=c) = make_distribution(c, *variables).log_prob(x)
     ```
 
-    As the base of a `tfd.TransformedDistribution`, it gets the condition by `distribution_kwargs`;
-    `FlowModel` and `condition` pass it automatically.
+    As the base of a `tfd.TransformedDistribution`, it gets the condition through
+    `distribution_kwargs`; `FlowModel` and `condition` pass it automatically.
 
     #### Example
 
@@ -76,8 +76,8 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
         """Constructs the distribution.
 
         Args:
-          make_distribution: function of a condition, a tensor with any leading shape, and the
-            variables. It returns a distribution whose batch shape is the leading shape.
+          make_distribution: function that takes a condition, a tensor with any leading shape, and
+            the variables. It returns a distribution whose batch shape is the leading shape.
           variables: trainable variables for `make_distribution`.
           event_shape: shape of one event.
           dtype: dtype of the events.
@@ -187,6 +187,6 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return tf.where(condition[..., tf.newaxis] < 0, prior, log_weights)
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
-        """Returns the mixture given labels [...], which are its batch shape."""
+        """Returns the mixture given labels [...]. Its batch shape is the shape of the labels."""
         labels = tfd.Categorical(logits=self.log_weights(conditional_input))
         return tfd.MixtureSameFamily(labels, self.components_distribution)

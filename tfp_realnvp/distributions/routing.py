@@ -59,7 +59,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
 
 @memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
-    """Returns the condition that a distribution declares, or `None`; raises if parts differ."""
+    """Returns the condition that a distribution's parts, which must agree, declare, or `None`."""
     if isinstance(distribution, ConditionalDistribution):
         return distribution.condition_spec
     if isinstance(distribution, private_api.Independent):

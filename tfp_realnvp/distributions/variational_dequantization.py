@@ -108,7 +108,7 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `dequantize`, with `noise_fn`, a function of gray levels, as source of U[0, 1)."""
+        """Like `dequantize`, but `noise_fn`, a function of gray levels, returns U[0, 1) noise."""
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)
@@ -130,7 +130,7 @@ class VariationalDequantization(tf.Module):
         return {
             "image_shape": self.bijector.image_shape,
             "num_values": self.num_values,
-            "recompute": False,  # said by the bijector
+            "recompute": False,  # the bijector's configuration has it
             "bijector": self.bijector,
             "dtype": self.dtype,
             "name": self.name,

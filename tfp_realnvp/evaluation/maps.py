@@ -32,7 +32,7 @@ def log_prob_map(
     including the term `-log q(u | x)` of a `VariationalDequantization` q.
 
     Normalizations and 1×1 convolutions contribute equally at all positions. A term at a coarser
-    scale belongs to a block of pixels, and is spread evenly over them. A contribution is not the
+    scale belongs to a block of pixels, over which it is spread evenly. A contribution is not the
     log density of a pixel given the others: one pixel changes the map within the receptive field of
     the networks. For a `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
 

@@ -63,7 +63,7 @@ def log_prob(
       data: images [N, H, W, C], vectors [N, D], or other data that `FlowModel.predict` takes. The
         function casts them to the distribution's dtype.
       conditional_input: conditions [N, ...], if the distribution has a condition.
-      num_samples: number of noise samples K. Each costs one pass of the networks.
+      num_samples: number of noise samples K. Each sample costs one pass of the networks.
       **kwargs: `batch_size` for arrays, by default 32; `steps`, the number of batches from an
         infinite dataset; and `verbose`, by default 0.
 

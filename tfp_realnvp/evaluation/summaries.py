@@ -147,7 +147,7 @@ def log_likelihood(
     ```
 
     with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. In
-    expectation both are lower bounds on the log probability of integers. The second is tighter.
+    expectation both bound the log probability of integers from below; the second is tighter.
 
     #### Example
 

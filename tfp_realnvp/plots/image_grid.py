@@ -80,7 +80,7 @@ def save_image_grid(
         fewer than 64 pixels a side are enlarged to about 64.
 
     Raises:
-      ValueError: as `image_grid`.
+      ValueError: as in `image_grid`.
       ImportError: if pillow is not installed.
 
     #### Example
@@ -121,7 +121,7 @@ def heat_map(
       `uint8` array of shape `[N, H, W, 3]`, for `image_grid` or an image file.
 
     Raises:
-      ValueError: as `image_grid`; or if `scores` are not as above, or `low` is not below `high`.
+      ValueError: as in `image_grid`; or if `scores` are not as above, or `low` is not below `high`.
 
     #### Example
 
@@ -225,7 +225,7 @@ def save_labelled_grid(
       title, row_labels, column_labels, num_values: as in `draw_grid`.
 
     Raises:
-      ValueError, ImportError: as `draw_grid`.
+      ValueError, ImportError: as in `draw_grid`.
 
     #### Example
 

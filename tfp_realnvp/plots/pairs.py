@@ -8,9 +8,9 @@ import numpy as np
 from tfp_realnvp.internal import validation
 from tfp_realnvp.plots.figures import new_figure
 
-_MAX_PANELS = 8  # in a row of a figure
-_MAX_POINTS = 1_000  # in a panel
-_NUM_LOWEST = 5  # rows of the lowest density to mark
+_MAX_PANELS = 8  # panels in a row of a figure
+_MAX_POINTS = 1_000  # points in a panel
+_NUM_LOWEST = 5  # number of rows to mark, those of lowest density
 _MARGIN = 0.15  # margin of a panel, relative to the range of rows
 _JITTER = 0.25  # largest noise on the integer codes of categories
 
