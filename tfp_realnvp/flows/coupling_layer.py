@@ -60,7 +60,7 @@ def coupling_layer(
         `num_filters`, `name` and `dtype`, in a conditional flow `conditional_event_shape`, the
         shape of the embedded condition, and with attention `num_heads`.
       num_filters: width of the networks at full resolution.
-      filter_growth: factor on the width of the networks each time the image is halved.
+      filter_growth: factor by which the networks get wider each time the image is halved.
       attention: number of self-attention heads in networks of halved images; 0 for none.
       transformer: `'affine'`, `'additive'` as in NICE, `'sigmoid_affine'`,
         `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new

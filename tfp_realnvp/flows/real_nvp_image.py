@@ -45,9 +45,9 @@ class RealNVPImage(ImageFlow):
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The networks are convolutional: a model samples and scores any height and width that its scales
-    can squeeze, with a base distribution of that event shape. `multi_scale` and `coupling_layer`
-    compose other models from these parts.
+    The networks are convolutional: a model samples and scores images of any height and width that
+    its scales can squeeze, given a base distribution of that event shape. `multi_scale` and
+    `coupling_layer` compose other models from these parts.
 
     The latents of an image far from the training data can overflow, since n normalizations multiply
     a pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.

@@ -101,8 +101,7 @@ def complete(
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
         D]. Unknown values are ignored. The chains of all events run at once.
-      is_known: booleans that broadcast with the events; by default, all values except NaN are
-        known.
+      is_known: booleans that broadcast with the events; by default, all but NaNs are known.
       num_samples: number of samples of each event, over all its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.

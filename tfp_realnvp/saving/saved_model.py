@@ -79,12 +79,12 @@ def export_saved_model(
     `num_samples` and `seed` are int32. Samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. If the base distribution is
     standard normal, `temperature` multiplies the latents, and values below 1 give more probable
-    images. With any other base distribution, it must be 1.
+    images. With any other base distribution, `temperature` must be 1.
 
     For a flow with `condition_dropout`, `sample` has one more scalar input after `temperature`:
-    `guidance`, as in `FlowModel.sample`; 0 turns it off. With a `ClusterMixture`, `log_prob` sums
-    over clusters, `sample` draws them, and `encode` also returns the nearest `clusters` [B], int32,
-    which `decode` takes instead of a condition.
+    `guidance`, as in `FlowModel.sample`; 0 turns guidance off. With a `ClusterMixture`, `log_prob`
+    sums over clusters, `sample` draws clusters, and `encode` also returns the nearest `clusters`
+    [B], int32, which `decode` takes instead of a condition.
 
     A flow of vectors [B, D] has the same functions except `bits_per_dim`. Inputs and outputs have
     the name `x` instead of `images`, and there are no variants for uint8.
@@ -93,9 +93,9 @@ def export_saved_model(
     standard normal and the bijector is one of this package that accepts any size. They raise an
     `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
-    The export copies the weights, uses the moving statistics of normalizations, and precomputes
-    what depends only on weights. It omits `tf.custom_gradient`s. An interrupted export leaves the
-    old folder unchanged.
+    The export copies the weights, uses the moving statistics of normalizations, and precomputes all
+    values that depend only on weights. It omits `tf.custom_gradient`s. An interrupted export leaves
+    the old folder unchanged.
 
     #### Example
 

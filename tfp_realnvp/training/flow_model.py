@@ -39,12 +39,12 @@ class FlowModel(FlowSteps):
     x = floor(images) + U[0, 1)
     ```
 
-    with sums over the batch and weights w of the events, 1 by default.
+    The sums are over the batch, and w are the weights of the events, 1 by default.
 
     Images are uint8 or floating gray levels, [B, H, W, C]. Each training step adds new noise to
     images, determined by `seed` and the step number. Vectors [B, D] get no noise and have no
     bits/dim. Training changes the distribution object that you passed, including a trainable base.
-    `model.losses` are the losses that networks add by `add_loss` or weight regularizers. The
+    `model.losses` are the losses that networks add with `add_loss` or weight regularizers. The
     metrics are `bits_per_dim` and `loss`: the weighted mean of -log p in nats per image, without
     the other terms.
 
@@ -63,7 +63,7 @@ class FlowModel(FlowSteps):
         batch statistics, an event of weight two counts as two equal events, and an event of weight
         zero is ignored.
     *   `predict` and the metrics of `evaluate` use moving statistics. The noise of an image depends
-        only on `seed` and its gray levels.
+        only on `seed` and on the gray levels of this image.
     *   `model(x)`, or `model((x, c))`, is `log_prob` of continuous pixel values, without noise.
     *   To train on several devices or machines, construct the distribution, the model and the
         optimizer in the scope of a `tf.distribute.MirroredStrategy` or

@@ -127,7 +127,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     and training stops at `f = 1`. Much of the improvement comes while the rate is annealed. Several
     workers use the chief's clock.
 
-    The budget changes the rate only within each step. Between steps, in saved models and after
+    The callback changes the rate only during a step. Between steps, in saved models and after
     `fit`, `optimizer.learning_rate` has its original value.
 
     A budget counts the steps of all calls of `fit` with the callback. If
