@@ -28,8 +28,8 @@ def multi_scale(
     """Composes layers into the multi-scale architecture of section 3.6 of the paper.
 
     Each scale except the last has checkerboard couplings, a squeeze and channel-wise couplings, and
-    factors out half of the dimensions. The last scale has one more checkerboard coupling, and
-    nothing else.
+    factors out half of the dimensions. The last scale has only checkerboard couplings, one more
+    than the others.
 
     #### Example
 
