@@ -121,7 +121,7 @@ class ConditionSpec:
         return value
 
     def in_range(self, labels: Any) -> Any:
-        """Returns a mask of the labels in [0, num_classes), or -1 if labels may be missing."""
+        """Returns a mask of valid labels: [0, num_classes), and -1 if labels may be missing."""
         lowest = -1 if self.may_be_missing else 0
         return (labels >= lowest) & (labels < self.num_classes)
 

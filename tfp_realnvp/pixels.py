@@ -121,7 +121,7 @@ class NoNoise:
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns the upper limit of noise. Close to 1, such as 1 - 2⁻²⁴, 255 + noise would be 256."""
+    """Returns the upper limit of noise, up to which 255 + noise does not round to 256."""
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
@@ -179,7 +179,7 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
 
 
 def _mix64(state: tf.Tensor) -> tf.Tensor:
-    """Maps states of SplitMix64, uint64, to its outputs. The map is a bijection."""
+    """Maps uint64 states of SplitMix64 to their outputs. The map is a bijection."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state ^= tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64))
         state *= tf.constant(factor, tf.uint64)

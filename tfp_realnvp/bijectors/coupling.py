@@ -39,8 +39,8 @@ class Coupling(FlowBijector):
     Without a transformer, the network returns the bijection itself; see `real_nvp_coupling`.
 
     A network whose call has an argument `conditional_input` gets the condition. If
-    `conditional_event_shape` declares its shape, the leading shapes of events and conditions
-    broadcast, and a call without a condition raises an error.
+    `conditional_event_shape` declares the condition's shape, the leading shapes of events and
+    conditions broadcast, and a call without a condition raises an error.
 
     #### Example
 
@@ -89,7 +89,7 @@ class Coupling(FlowBijector):
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
             the number of changed channels; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]. Defaults to the network's attribute of this name. If both are
+            an image [H, W, K]. Defaults to the network's attribute of the same name. If both are
             `None`, the coupling passes conditions on unchecked. If condition images have fewer
             channels, the coupling squeezes blocks of 2×2 pixels to 4 channels until there are K.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
@@ -197,7 +197,8 @@ class Coupling(FlowBijector):
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         if transformer.is_identity_at_zero and isinstance(self.mask, CheckerboardMask):
-            # Both halves span the whole image, and kept positions are unchanged: no merge needed.
+            # Both halves span the whole image, and kept positions are unchanged, so no merge is
+            # needed.
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self.mask.restrict(log_dets)
         if p.terms is not None:
@@ -436,7 +437,7 @@ class _NetworkCondition(ConditionSpec):
         return super()._fits(shape)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the condition with one batch dimension, squeezed, [B, ...]."""
+        """Returns the condition, squeezed, with a single batch dimension, [B, ...]."""
         condition = flatten_batch(condition, self.event_ndims)
         while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
             condition = tf.nn.space_to_depth(condition, 2)

@@ -30,7 +30,7 @@ class Mask(Protocol):
         """Returns the event from the kept and the transformed half."""
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of transformed channels of an event with `channels`."""
+        """Returns the number of transformed channels of an event with `channels` channels."""
 
 
 @dataclasses.dataclass(unsafe_hash=True)

@@ -76,7 +76,7 @@ class ChannelNormalization(FlowBijector):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
-    """Each channel's trainable shift and log scale, and a flag that a batch has set them."""
+    """Each channel's trainable shift and log scale, and a flag: whether a batch has set them."""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""

@@ -22,8 +22,8 @@ class PixelLogit(FlowBijector):
 
     The log det includes the scaling by 1/n. A density is therefore a density p of pixel values, and
     -log2(p) / D is in bits/dim. Samples can lie slightly outside of [0, n); `to_uint8` clips them.
-    The inverse is finite on the open interval. If rounding puts a value of the forward direction at
-    an end, it returns the closest number inside.
+    The inverse is finite on the open interval. If the sigmoid rounds to an end of the interval,
+    `forward` returns the closest number inside.
 
     With `alpha=None` the map is linear, and does not bound pixel values:
 

@@ -64,8 +64,8 @@ class Transformer(Configurable, keras.layers.Layer, abc.ABC):
         """Returns z and log |dz/dx| of each element.
 
         Args:
-          x: data, [..., H, W, c], or [..., c] of vectors.
-          parameters: [..., H, W, P c], or [..., P c].
+          x: data, [..., H, W, c], or for vectors [..., c].
+          parameters: [..., H, W, P c], or for vectors [..., P c].
         """
 
     @abc.abstractmethod

@@ -169,7 +169,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     p(x | y) = sum_k w_k p(x | k), k of class y    if the clusters have classes
     ```
 
-    The flow maps the normal distribution to each cluster separately, so fewer samples lie between
+    The flow maps the normal distribution to each cluster separately, so few samples lie between
     clusters.
 
     `sample` draws clusters in proportion to their frequencies. `log_prob` is exact, and evaluates

@@ -1,4 +1,4 @@
-"""A whole flow of images, and the properties of its images: `ImageFlow`."""
+"""`ImageFlow`, a whole flow of images, and the functions that compose whole flows."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence

@@ -142,7 +142,7 @@ class RealNVPVector(VectorFlow):
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is
             unnecessary: the first `ActNorm` starts with the moments of the first batch.
-          seed: seed of the initial weights; by default Keras' global generator draws them.
+          seed: seed of the initial weights; by default Keras' global generator draws weights.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
           dtype, name: as in `image_flow`.
@@ -170,7 +170,7 @@ class RealNVPVector(VectorFlow):
             of_all = {"condition_shape": condition_shape, "dtype": dtype}
             bijectors: list[tfb.Bijector] = []
             for i in range(num_couplings):
-                # A single element is always transformed.
+                # A coupling of a single element always transforms the element.
                 mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
                 bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
             return bijectors

@@ -15,7 +15,7 @@ def recompute(
 
     The gradient calls the function again under a new tape, so that memory holds the activations of
     one function at a time. The gradient consists of ordinary operations, so second derivatives are
-    right. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
+    correct. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.

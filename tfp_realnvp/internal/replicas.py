@@ -105,7 +105,7 @@ def assert_not_empty(values: tf.Tensor, caller: str) -> None:
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the sums of floating tensors over all replicas. Gradients flow through them."""
+    """Returns the sums of floating tensors over all replicas. Gradients flow through the sums."""
     if num_replicas() == 1:
         return list(tensors)
     if not tensors:

@@ -69,7 +69,7 @@ def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
         return
     largest, stddev = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        # The standard deviation must be at least 16 spacings of float32.
+        # The standard deviation must be at least 16 times the spacing of float32 numbers.
         is_apart = stddev >= 16 * np.spacing(largest.astype(np.float32))
     columns = np.flatnonzero(~is_apart & (rows.min(axis=0) < rows.max(axis=0)))
     if columns.size:

@@ -102,8 +102,8 @@ def decode(
 
     Args:
       flow, batch_size: as in `encode`.
-      latents: [..., D] of vectors; or [..., H, W, C], with H and W divisible by
-        2^(num_scales - 1), which can differ from the size of the training images.
+      latents: [..., D] of vectors; or [..., H, W, C], where H and W are divisible by 2^(num_scales
+        - 1), and can differ from the training images.
       conditional_input: as in `encode`; broadcasts with the latents.
 
     Returns:
@@ -252,7 +252,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """Returns the components and nearest clusters of a `ClusterMixture`, or its arguments."""
+    """Returns the flow and the nearest clusters for a `ClusterMixture`, or else the arguments."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input

@@ -164,7 +164,7 @@ def complete(
 class _Support:
     """Unconstrained coordinates t of values x: x = t, or x = low + (high - low) sigmoid(t).
 
-    Arrays are [N, D]. The log density is constant in the coordinates of exactly known values.
+    Arrays are [N, D]. The log density ignores the coordinates of exactly known values.
     """
 
     def __init__(self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray) -> None:
@@ -179,7 +179,7 @@ class _Support:
         self._low = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
         self._is_bounded = np.where(self.is_known, self._is_gray, self._num_values is not None)
         self._width = np.where(self.is_known, 1, self._num_values or 1).astype(dtype)
-        # Use the centers of gray levels for the normal distribution.
+        # Gray levels enter the normal distribution of `_metric` as their centers.
         self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -127,7 +127,7 @@ def levels_of_representation(
     (3, 2, 8, 8, 1)
 
     Args:
-      flow, images: as in `encode`, images [..., H, W, C].
+      flow, images: as in `encode`, but only images [..., H, W, C].
       base: distribution over latents [H, W, C] to draw from. Defaults to the base distribution of
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same in all columns; `'zero'` by zeros.
@@ -200,7 +200,7 @@ def latent_statistics(
     [(4, 4, 2), (4, 4, 2)]
 
     Args:
-      flow, images, batch_size, conditional_input: as in `encode`, images [..., H, W, C].
+      flow, images, batch_size, conditional_input: as in `encode`; only images [..., H, W, C].
 
     Returns:
       One `ScaleStatistics` for each scale, in the order of `ImageFlow.split_latents`.

@@ -80,7 +80,7 @@ class ConvResNet(Conditioner):
           output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
-          TypeError, ValueError: if a number is out of range, or not a number.
+          TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 0, self.name)

@@ -45,7 +45,7 @@ class ShallowConv(Conditioner):
           output_channels, **kwargs: as in `Conditioner`.
 
         Raises:
-          TypeError, ValueError: if a number is out of range, or not a number.
+          TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(output_channels, **kwargs)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)

@@ -63,7 +63,7 @@ class VisionTransformer(Conditioner):
           output_channels, **kwargs: as in `Conditioner`, without `checkerboard_parity`.
 
         Raises:
-          TypeError, ValueError: if a number is invalid.
+          TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(output_channels, **kwargs)
         self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)

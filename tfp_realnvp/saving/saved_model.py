@@ -117,9 +117,9 @@ def export_saved_model(
       distribution: a `tfd.TransformedDistribution` over images or vectors, a `ClusterMixture`, or a
         `FlowModel` of one.
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
-      image_shape: (height, width, channels) of the images that the functions accept and of samples,
-        with `None` for any size. By default the functions accept any height and width if possible
-        (see above), and samples have the shape of the base.
+      image_shape: (height, width, channels) of input images and of samples, with `None` for any
+        size. By default the functions accept any height and width if possible (see above), and
+        samples have the shape of the base.
       verbose: whether to print progress and, at the end, the path. By default, prints only if the
         export takes more than 5 seconds.
 

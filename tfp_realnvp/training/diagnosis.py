@@ -102,7 +102,7 @@ class FiniteGuard:
         gradients: Sequence[tf.Tensor] = (),
         total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
-        """Returns whether to make the step, a scalar `bool` that is the same on all replicas.
+        """Returns whether to make the step: a scalar `bool`, which is the same on all replicas.
 
         Stores the first non-finite step, and skips later steps of the same execution. `are_finite`
         is the mean of `record.are_finite()` over replicas. The packed `gradients` and the

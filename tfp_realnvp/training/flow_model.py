@@ -119,7 +119,7 @@ class FlowModel(FlowSteps):
         """Constructs the model.
 
         Args:
-          distribution: over images [H, W, C] or vectors [D], for example a
+          distribution: a distribution over images [H, W, C] or vectors [D], such as a
             `tfd.TransformedDistribution` with a `RealNVPImage` or `RealNVPVector`.
           dequantize: whether values are integers that need noise, as gray levels do. Defaults to
             `True` for images and to `False` for vectors.

@@ -1,4 +1,4 @@
-"""Adam on all variables at once."""
+"""Adam for all variables at once."""
 
 import math
 from collections.abc import Container, Sequence
