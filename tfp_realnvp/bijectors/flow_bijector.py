@@ -40,7 +40,7 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics and update the moving statistics.
-      condition: the condition. If declared, a checked tensor with the leading shape of the events.
+      condition: the condition; if networks declare it, checked, with the events' leading shape.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each part, nested parts first.

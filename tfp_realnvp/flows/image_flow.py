@@ -54,8 +54,8 @@ class ImageFlow(ComposedFlow):
           bijectors, name, **options: as in `FlowChain`, of images.
 
         Raises:
-          TypeError: as in `FlowChain`. ValueError: as in `FlowChain`, or if `image_shape` is not
-          the shape of an image.
+          TypeError: as in `FlowChain`.
+          ValueError: as in `FlowChain`, or if `image_shape` is not the shape of an image.
         """
         self.image_shape = checked_image_shape(image_shape, name)
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)

@@ -137,7 +137,7 @@ class RealNVPVector(VectorFlow):
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`, whose
-            bounded outputs prevent extreme densities of held-out rows. Only without a `network_fn`.
+            bounded outputs avoid extreme densities of held-out rows. Only without a `network_fn`.
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is

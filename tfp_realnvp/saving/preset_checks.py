@@ -121,7 +121,7 @@ def check_parameters(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def limited_variables(num_elements: int) -> Iterator[None]:
-    """Raises `ValueError` if variables created in the context exceed `num_elements` clearly."""
+    """Raises `ValueError` if new variables exceed `num_elements` by more than a small margin."""
     left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:

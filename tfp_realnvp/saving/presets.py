@@ -64,8 +64,8 @@ def save_to_preset(
       folder: created if it is missing; `~` is the user's home.
       card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
         `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
-      weights: `False` keeps the weights file in the folder, which for example a
-        `TrainingCheckpoint` with `best_weights='model.weights.h5'` has written.
+      weights: whether to write the weights file. `False` keeps the file in the folder, such as one
+        by a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
 
     Raises:
       TypeError: if a part of the distribution could not be loaded again; the message names it.

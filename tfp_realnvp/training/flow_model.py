@@ -167,7 +167,7 @@ class FlowModel(FlowSteps):
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         scales = model_variables.find_scales(layers, bijectors)
-        # Keras tracks lists in attributes, but not the results of a function.
+        # Keras would track lists in attributes; functions hide these lists from Keras.
         self._bijectors, self._scales = lambda: bijectors, lambda: scales
         self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
