@@ -7,8 +7,8 @@ Each contender follows the first example of its documentation: a flow with the d
 `FlowModel.compile()` or, for zuko, Adam with a learning rate of 1e-3. `before` has former defaults:
 8 couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
 standardized rows, as its documentation recommends. Toys have 4,000 points each for training,
-validation and testing. Tables use 60, 20 and 20 percent of their rows, with uniform noise of the
-rounding width of a column.
+validation and testing. Of a table, 60% of the rows are for training, 20% for validation, and 20%
+for testing. Each column gets uniform noise as wide as its rounding interval.
 
 After each epoch, the script computes the mean log likelihood of validation and test rows. A
 contender trains for a number of epochs, and then until it has used as many CPU seconds as `now`

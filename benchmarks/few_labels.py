@@ -102,7 +102,7 @@ def fit_flow(x: np.ndarray, few: np.ndarray) -> np.ndarray:
 
 
 def fit_digits(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies with a flow of fewer couplings and steps, at the default learning rate."""
+    """Classifies with fewer couplings and training steps, at the default learning rate."""
     return _classify(x, few, 6, epochs=28, batch_size=64)
 
 

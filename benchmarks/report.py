@@ -112,7 +112,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns ratios of memory and time, for the rows `memory-...`."""
+    """Returns the memory and time of one row `memory-...`, divided by those of the other."""
     rows = []
     for entry in entries:
         memory = []

@@ -153,10 +153,10 @@ assert "Not equal to tolerance" in message
 # %% [markdown]
 # ## Skewed and heavy tails
 #
-# We know the next density. Given the first number, the second is skewed to the left or to the right
-# and has heavy tails, a shape that the transformer can represent. The mean difference of log
-# densities at test points estimates the Kullback-Leibler divergence of a flow from the true
-# density.
+# The next data come from a known density. Given the first number, the second is skewed to the left
+# or to the right and has heavy tails, a shape that the transformer can represent. The mean
+# difference of log densities at test points estimates the Kullback-Leibler divergence of a flow
+# from the true density.
 
 # %%
 truth = tfd.JointDistributionSequential(

@@ -179,7 +179,7 @@ class Coupling(FlowBijector):
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         if p.no_condition is not None and "conditional_input" in options:
-            # Transformers accept any real parameters, including weighted sums.
+            # Transformers accept any real parameters, so also the sums of guidance.
             without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
             output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]

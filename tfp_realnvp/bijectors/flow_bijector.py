@@ -78,7 +78,7 @@ _surrounding = contextvars.ContextVar[Pass]("surrounding_pass", default=_NOTHING
 
 
 def surrounding_pass() -> Pass:
-    """Returns a pass with the fields that `surround_with` has set."""
+    """Returns a `Pass` with the options that an enclosing `surround_with` has set."""
     return _surrounding.get()
 
 

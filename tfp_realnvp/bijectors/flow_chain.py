@@ -247,7 +247,7 @@ def _call_tfp(
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     options = call_options(bijector, training=p.training, conditional_input=p.condition)
-    # A `tfb.Chain` drops the other fields of the pass, so its parts read them from the context.
+    # A `tfb.Chain` forwards only these options, so its bijectors read the others from a context.
     with surround_with(**vars(p.but(terms=None))):
         log_det = log_det_of(value, event_ndims=event_ndims, **options)
         result = getattr(bijector, direction)(value, **options)

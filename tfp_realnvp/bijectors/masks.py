@@ -88,8 +88,8 @@ class ChannelMask(Mask, Configurable):
 
     Attributes:
       parity: 0 keeps the first channels and transforms the last, 1 the reverse.
-      num_first: where to split: a number of channels, or a fraction of them in (-1, 1). A negative
-        value counts from the end, as in a slice. Defaults to half.
+      num_first: size of the first part, as a number of channels or a fraction in (-1, 1). A
+        negative value counts from the end, as in a slice. Defaults to half.
       permutation: order of the channels before the split. Defaults to 0, 1, 2, ...
 
     Raises:

@@ -179,7 +179,7 @@ class _Support:
         self._low = np.where(is_known, events, 0).reshape(self.is_known.shape).astype(dtype)
         self._is_bounded = np.where(self.is_known, self._is_gray, self._num_values is not None)
         self._width = np.where(self.is_known, 1, self._num_values or 1).astype(dtype)
-        # Gray levels enter the normal distribution of `_metric` as their centers.
+        # `_metric` represents each gray level by the center of its interval.
         self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -32,7 +32,7 @@ class SelfAttention(keras.layers.Layer):
     #### References
 
     Vaswani et al.: Attention is all you need, section 3.2.
-    Press, Smith, Lewis: Train short, test long, section 3, for the distances.
+    Press, Smith, Lewis: Train short, test long, section 3, for the penalties of distances.
     Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.2, for attention in couplings.
     """
 

@@ -50,8 +50,8 @@ def serialize(value: Any, path: str) -> Any:
     The configuration describes distributions, bijectors, masks and transformers by their
     constructor arguments, including values of `tf.Variable`s, and networks by their Keras
     configuration. The configuration contains no network weights, no moving statistics and no code.
-    Raises a `TypeError` with the path of a part, which begins with `path`, if the part belongs
-    neither to TFP nor to this package and is not registered with Keras.
+    Raises a `TypeError` if the class of a part is neither from TFP or this package nor registered
+    with Keras. The message has the location of the part, which starts with `path`.
     """
     return _Serializer().describe(value, path)
 

@@ -36,10 +36,10 @@ def export_onnx(
     ONNX models transform the noise to u ~ q(u | images), and the log density is
     log p(images + u) - log q(u | images). For a bare distribution, u is the uniform noise.
 
-    The models take continuous `images` and no noise if the flow has no `PixelLogit` or more than
-    256 gray levels, or if the `FlowModel` has `dequantize=False`. For a flow of vectors [B, D], the
-    input `x` replaces `images`, and there is no noise. If the flow declares a condition,
-    `conditional_input` is the last input, as in `export_saved_model`.
+    The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
+    has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
+    of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
+    a condition, `conditional_input` is the last input, as in `export_saved_model`.
 
     The batch size is free; the event shape is fixed. ONNX has no assertions: pixel values out of
     range give NaN. The export copies the weights, and uses the moving statistics of normalizations.

@@ -118,7 +118,7 @@ class SavableModel(keras.Model):
     ) -> None:
         """Saves weights like `keras.Model.save_weights`, but atomically.
 
-        The arguments are as in Keras; with `max_shard_size` the files are not atomic.
+        The arguments are as in Keras; with `max_shard_size` a failure can leave half of the files.
 
         Raises:
           ValueError: if `filepath` does not end in `.weights.h5`.

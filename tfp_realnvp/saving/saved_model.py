@@ -470,7 +470,7 @@ class ServedFlow:
 class Progress:
     """Prints the current step of exports that take more than 5 s.
 
-    Each further line waits until the elapsed time has grown by half. `verbose=True` always prints
+    Pauses between lines are half of the elapsed time. `verbose=True` always prints
     the end, and `verbose=False` prints nothing.
     """
 

@@ -22,7 +22,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
 
     By default, noise of 0.1 standard deviations of each column smooths the density. Otherwise the
     density could peak at a value that many rows share, and rows beside the peak would count as
-    outliers. Densities change with nonlinear scales: for skewed columns, try ranks or logarithms.
+    outliers. For skewed columns, try ranks or logarithms, which change what is improbable.
 
     #### Example
 

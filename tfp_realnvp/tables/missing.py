@@ -23,7 +23,7 @@ _MAX_COMBINATIONS = 64
 
 
 def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
-    """Fills missing cells of rows [N, D] given known ones: with means, or with samples by `rng`."""
+    """Imputes missing cells of rows [N, D] by conditional means, or with `rng` by random draws."""
     rows = rows.copy()
     for is_missing, chosen in patterns(rows):
         if not is_missing.any():

@@ -65,7 +65,7 @@ class FiniteRecord:
         if isinstance(bijector, PixelLogit):
             # `PixelLogit` has no variables, so non-finite results come from the data.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
-        # If a log det is equal for all events, the check of the values suffices.
+        # A log det that is equal for all events needs no check beside that of the values.
         self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:

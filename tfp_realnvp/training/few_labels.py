@@ -46,8 +46,8 @@ class ClassSeparation(keras.callbacks.Callback):
     ) -> None:
         """Collects about 1,000 labeled events from the data of `fit`, balanced over the classes.
 
-        Searches all rows of arrays for labels, or the first 100,000 events of a `tf.data.Dataset`,
-        but no other data. `budgets` are callbacks of `fit` whose `fraction` is the completed part
+        Searches arrays for labels, and the first 100,000 events of a `tf.data.Dataset`, but not
+        other types of data. `budgets` are callbacks of `fit` whose `fraction` is the completed part
         of training. Raises `ValueError` if all class means are equal and no labels are known.
         """
         super().__init__()

@@ -431,7 +431,7 @@ def drop_conditions(
 ) -> tf.Tensor | None:
     """Drops each of the conditions [B, ...] with probability `spec.dropout`.
 
-    `first` is the index of the first event in the batch of all replicas, as in `pixels.dequantize`.
+    `first` is the position of this replica's first event in the batch of all replicas.
     """
     if condition is None or spec is None or not spec.dropout:
         return condition

@@ -246,7 +246,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds until the budget is used up; NaN for a budget of steps before the first step.
+        """Seconds until the budget is used up; NaN if the budget counts steps and none is complete.
 
         A budget of steps estimates them from the steps of the current `fit` after the first.
         """
