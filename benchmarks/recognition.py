@@ -124,9 +124,10 @@ class Judge:
         rows = zip(names, self._spaces, self._test, self._train, self._usual, strict=True)
         for name, space, test, train, usual in rows:
             found = space(images)
-            # Use as many samples as test images at a time, because recall depends on the number.
-            parts = [found[i : i + len(test)] for i in range(0, len(found), len(test))]
-            parts = [part for part in parts if len(part) == len(test)] or [found]
+            # Use as many samples as test images at a time, because recall depends on the number,
+            # and from all of a file, whose samples may be sorted by label.
+            step = max(1, len(found) // len(test))
+            parts = [found[i::step][: len(test)] for i in range(step)]
             values = np.mean([precision_and_recall(test, part) for part in parts], axis=0)
             figures[f"precision{name}"], figures[f"recall{name}"] = map(float, values)
             distance = np.median(_distances(found, train).min(axis=1))
