@@ -205,7 +205,7 @@ def _patches(image: np.ndarray, stride: int) -> np.ndarray:
 
 
 def _held_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """_Splits image indices randomly, but reproducibly, into two parts."""
+    """Splits image indices randomly, but reproducibly, into two parts."""
     expected = f"Expected to hold out at least 1 and fewer than all of {num_images} images"
     validation.require(0 < num_held_out < num_images, expected, num_held_out)
     order = np.random.default_rng(0).permutation(num_images)

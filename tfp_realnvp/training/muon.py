@@ -24,7 +24,7 @@ class Muon(FusedAdam):
     r"""Orthogonalized momentum updates for kernels, Adam for all other variables.
 
     A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. Each
-    step updates M, the moving average of the gradient G, and decomposes it into singular values:
+    step updates M, the moving average of the gradient G, and orthogonalizes its next value:
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
