@@ -36,11 +36,3 @@ def test_the_order_by_index(k, order):
     squeeze = tfr.Squeeze(k, order)
     np.testing.assert_array_equal(squeeze.forward(image), expected)
     np.testing.assert_array_equal(squeeze.inverse(expected), image)
-
-
-def test_the_first_half_in_the_factor_out_order_is_a_checkerboard():
-    image = ft.normal([4, 6, 1])
-    first, second = np.split(tfr.Squeeze(order="factor_out").forward(image), 2, axis=-1)
-    even = np.add.outer(np.arange(4), np.arange(6)) % 2 == 0
-    assert set(first.ravel()) == set(image.numpy()[even].ravel())
-    assert set(second.ravel()) == set(image.numpy()[~even].ravel())
