@@ -59,7 +59,7 @@ nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 1800  # seconds a cell
+nb_execution_timeout = 1800  # seconds per cell
 nb_merge_streams = True
 nb_output_stderr = "remove"  # the log of TensorFlow
 nb_ipywidgets_js = {}
@@ -71,10 +71,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_use_param = False  # a description may be of several arguments
+napoleon_use_param = False  # one description may cover several arguments
 maximum_signature_line_length = 90
 
-# The pages that show files from elsewhere in the repository.
+# Maps files outside of `docs/` to the pages that include them.
 _PAGES = {
     "README.md": "index.md",
     "BUILD.md": "how_it_works.md",
@@ -100,11 +100,11 @@ _CONSTANTS = {
 
 
 def relocate_links(folder: str, content: list[str]) -> None:
-    """Makes links and images that are relative to a folder relative to `docs/`.
+    """Rewrites relative links and image paths of a file so that they work from `docs/`.
 
     Args:
-      folder: the folder, relative to `docs/`.
-      content: the text, which is replaced.
+      folder: the folder of the file, relative to `docs/`.
+      content: a list with the text of the file, which the function replaces.
     """
 
     def relocate(match: re.Match[str]) -> str:
@@ -119,15 +119,15 @@ def relocate_links(folder: str, content: list[str]) -> None:
 
 
 def relocate_links_of_page(app: Any, docname: str, content: list[str]) -> None:
-    """Lets the pages of `docs/` link to files of which the site has a page."""
+    """Relocates the links in a page of `docs/`."""
     if "/" not in docname:
         relocate_links("", content)
 
 
 def relocate_links_of_included_file(app: Any, path: Path, docname: str, content: list[str]) -> None:
-    """Lets pages include files of other folders."""
+    """Relocates the links in a file of another folder that a page includes."""
     relocate_links(path.parent.as_posix(), content)
-    # The dashes of commands in model cards stay.
+    # Formats the commands of model cards as code, so that two dashes do not become one.
     content[0] = re.sub(r"(?m)^\| command \| (.*) \|$", r"| command | `\1` |", content[0])
 
 
@@ -142,7 +142,7 @@ def link_public_names(app: Any, doctree: nodes.document) -> None:
 
 
 def setup(app: Any) -> None:
-    """Connects the functions of this file."""
+    """Connects the functions of this file to the events of Sphinx."""
     app.connect("source-read", relocate_links_of_page)
     app.connect("include-read", relocate_links_of_included_file)
     app.connect("doctree-read", link_public_names)

@@ -1,4 +1,4 @@
-"""Converts docstrings for Sphinx: Markdown with Google sections, as in TFP."""
+"""Converts docstrings from Markdown with Google sections, as in TFP, to reStructuredText."""
 
 import inspect
 import pprint
@@ -11,7 +11,7 @@ from sphinx.util.inspect import stringify_signature
 
 def markdown_to_rst(text: str) -> str:
     """Converts the headings, tables, fenced blocks and code of a docstring."""
-    # The parts between two fences are the indentation and a block.
+    # The list repeats three items: prose, the indentation of a fenced block, and the block.
     parts = re.split(r"^( *)```\w*\n(.*?)^ *``` *$", text, flags=re.MULTILINE | re.DOTALL)
     converted = [_prose(part) for part in parts[::3]]
     for i, (indent, block) in enumerate(zip(parts[1::3], parts[2::3], strict=True)):
@@ -23,10 +23,10 @@ def markdown_to_rst(text: str) -> str:
 def _prose(text: str) -> str:
     text = re.sub(r"(?:^ *\|.*\|\n?)+", _table, text, flags=re.MULTILINE)
     text = re.sub(r"^( *)#### (.*)$", r"\1.. rubric:: \2\n", text, flags=re.MULTILINE)
-    # Napoleon takes what precedes a colon for a type.
+    # Napoleon reads text before a colon as a type. A leading colon makes the type empty.
     text = re.sub(r"^( *Returns:\n +)(?=\S)", r"\1: ", text, flags=re.MULTILINE)
     pieces = re.split(r"((?<![`:])`[^`]+`(?!`))", text)
-    # In reStructuredText |x| is a substitution, and *x the start of an emphasis.
+    # Escape |x| and *x: reStructuredText reads |x| as a substitution and *x as emphasis.
     special = r"\|(?=\S)|\*(?=\S)(?![^*\n]+\*(?!\w))"
     pieces[::2] = [re.sub(special, r"\\\g<0>", piece) for piece in pieces[::2]]
     pieces[1::2] = [f"``{' '.join(piece[1:-1].split())}``" for piece in pieces[1::2]]
@@ -44,11 +44,11 @@ def _table(match: re.Match[str]) -> str:
 
 
 def connect(app: Any, constants: Mapping[str, str]) -> None:
-    """Converts the docstrings that autodoc reads, before napoleon takes their sections.
+    """Converts the docstrings that autodoc reads, before Napoleon parses their sections.
 
     Args:
       app: the Sphinx application.
-      constants: the texts of public constants by their full names.
+      constants: the descriptions of public constants by their full names.
     """
 
     def convert(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -61,8 +61,8 @@ def connect(app: Any, constants: Mapping[str, str]) -> None:
         elif what == "class" and not getattr(obj.__init__, "__module__", "tfp_realnvp").startswith(
             "tfp_realnvp"
         ):
-            text = inspect.getdoc(obj)  # without that of a constructor of TFP
-        # Napoleon takes what precedes a colon for a type.
+            text = inspect.getdoc(obj)  # omits the docstring of TFP's constructor
+        # Napoleon reads text before a colon as a type. A leading colon makes the type empty.
         prefix = ": " if what in ("attribute", "data", "property") else ""
         lines[:] = (prefix + markdown_to_rst(text)).split("\n")
 
