@@ -132,9 +132,10 @@ __all__ = [
     "to_uint8",
 ]
 
-# Lazy modules, so that importing the package is fast. (`log_prob` imports `evaluation`.)
+# Modules to import at first use, so that `import tfp_realnvp` is fast. (`log_prob` has already
+# imported `evaluation`.)
 _MODULES = ("data", "evaluation", "latents", "outliers", "plots")
-# Lazy classes, which need the extra `tables`.
+# Classes to import at first use, because they need the extra `tables`.
 _ESTIMATORS = ("FlowDensity", "FlowOutlierDetector", "FlowRegressor")
 if TYPE_CHECKING:
     from tfp_realnvp.tables import FlowDensity as FlowDensity

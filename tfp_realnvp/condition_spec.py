@@ -64,7 +64,7 @@ class ConditionSpec:
 
     @property
     def description(self) -> str:
-        """Describes the expected conditions in error messages."""
+        """Describes valid conditions, for error messages."""
         if self.num_classes is not None:
             lowest = " or -1" if self.may_be_missing else ""
             return f"integer labels in [0, {self.num_classes}){lowest}"
@@ -72,9 +72,9 @@ class ConditionSpec:
         return f"{'vectors' if self.event_ndims == 1 else 'images'} [..., {sizes}]"
 
     def check(self, value: Any, caller: str) -> None:
-        """Raises `ValueError` if an array or tensor of conditions does not fit the declaration.
+        """Raises `ValueError` if an array or tensor of conditions is not as declared.
 
-        Inside a graph, the values of labels are unknown; see `in_range`.
+        Inside a graph, label values are unknown and not checked; see `in_range`.
         """
         shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
         expected = f"{caller}: expected a conditional_input of {self.description}"
@@ -110,7 +110,8 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions [B, ...]. Also accepts labels [B, 1] and numbers [B]."""
+        """Returns checked conditions of B events, [B, ...]; accepts labels [B, 1] and numbers
+        [B]."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:
@@ -121,12 +122,12 @@ class ConditionSpec:
         return value
 
     def in_range(self, labels: Any) -> Any:
-        """Returns a mask of valid labels: [0, num_classes), and -1 if labels may be missing."""
+        """Returns which labels are valid: 0 to num_classes - 1, and -1 if labels may be missing."""
         lowest = -1 if self.may_be_missing else 0
         return (labels >= lowest) & (labels < self.num_classes)
 
     def _advice(self, dtype: tf.DType) -> str:
-        """Returns advice for an error message: how to convert labels of another form."""
+        """Returns advice for an error message: how to convert values to integer labels."""
         if self.num_classes is None:
             return ""
         whole = "`labels.astype(int)` converts whole floats, and " * dtype.is_floating
@@ -136,13 +137,13 @@ class ConditionSpec:
         return shape.is_compatible_with(self.event_shape)
 
     def without(self, condition: tf.Tensor, is_left_out: tf.Tensor) -> tf.Tensor:
-        """Replaces conditions [B, ...] by the missing condition where `is_left_out`, [B]."""
+        """Replaces conditions [B, ...] by missing ones where `is_left_out`, [B], is true."""
         rank = condition.shape.rank
         is_left_out = tf.reshape(is_left_out, tf.concat([[-1], tf.ones([rank - 1], tf.int32)], 0))
         return tf.where(is_left_out, _missing_value(condition.dtype), condition)
 
     def with_and_without(self, condition: tf.Tensor) -> tf.Tensor:
-        """Stacks conditions [B, ...] and B missing conditions to [2, B, ...]."""
+        """Stacks conditions [B, ...] and as many missing conditions to [2, B, ...]."""
         return tf.stack([condition, tf.fill(tf.shape(condition), _missing_value(condition.dtype))])
 
     def tensor_spec(self, dtype: Any = tf.float32) -> tf.TensorSpec:
@@ -151,10 +152,10 @@ class ConditionSpec:
         return tf.TensorSpec([None, *self.event_shape], dtype, "conditional_input")
 
     def _with_column(self, value: Any) -> Any:
-        """Reshapes labels [B, 1] to [B], and numbers [B] to vectors [B, 1] if so declared."""
+        """Reshapes labels [B, 1] to [B], and numbers [B] to [B, 1] if `event_shape` is [1]."""
         shape, is_labels = tf.TensorShape(value.shape), self.num_classes is not None
         if shape.rank is None:
-            # Keras traces one function for both [B] and [B, 1].
+            # Keras traces one graph for shapes [B] and [B, 1], in which the rank is unknown.
             if is_labels or self.event_shape == (1,):
                 return tf.reshape(value, [-1] if is_labels else [-1, 1])
             return tf.ensure_shape(value, [None] * (1 + self.event_ndims))

@@ -2,8 +2,8 @@
 
 A score is a number per event, higher for outliers. The simplest is -log p, `-tfr.log_prob(model,
 x)`. This score fails if outliers are simpler than the data: a flow that was trained on CIFAR-10
-assigns a higher density to images of SVHN (Nalisnick et al. 2019). Even typical samples of the data
-have a lower density than the mode. The table lists the scores:
+assigns higher densities to images of SVHN than to CIFAR-10 (Nalisnick et al. 2019). Even typical
+samples of the data have a lower density than the density's mode. The table lists the scores:
 
 | score | an outlier is | needs |
 | --- | --- | --- |
@@ -13,8 +13,8 @@ have a lower density than the mode. The table lists the scores:
 | `committee` | an event of low density, or on which models disagree | several models |
 
 Start with `complexity_corrected` for gray levels, and with `-log_prob` for other events. `p_values`
-turns any score into a decision. `tfr.log_prob(model, images, num_samples=16)` averages over the
-noise on gray levels. `examples/outliers.py` compares all four scores.
+turns any score into a decision. For images, `tfr.log_prob(model, images, num_samples=16)` averages
+over 16 noise samples. `examples/outliers.py` compares all four scores.
 """
 
 import io
@@ -63,8 +63,8 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
 
     Args:
       log_probs: log densities [N] in nats. Each M consecutive events form a group.
-      reference_log_probs: log densities [R] of data like the training data. If `p_values` uses the
-        same events as held-out data, its guarantee becomes approximate.
+      reference_log_probs: log densities [R] of data like the training data. If you also use these
+        events as held-out data of `p_values`, its guarantee becomes approximate.
       group_size: M, a divisor of N.
 
     Raises:
@@ -91,8 +91,8 @@ def complexity_corrected(
     ```
 
     A general-purpose code needs few bits for simple events, such as blank or blurred images. If the
-    model needs many more bits, the event is an outlier, even if its density is high. A better
-    lossless codec than PNG, such as WebP, can help.
+    model needs many more bits than the code, the event is an outlier, even if its density is high.
+    A better lossless codec than PNG, such as WebP, can help.
 
     #### Example
 
@@ -147,9 +147,9 @@ def committee(log_probs: Any) -> np.ndarray:
     """Returns the variance of log p_m(x) over models m, minus its mean.
 
     This is the negative widely applicable information criterion (WAIC) of each event. The variance
-    is unbiased; a density of 0 gives +inf. Train the models with different seeds, on the same data
-    or on random parts. Models tend to disagree where there were no data, but often agree on
-    outliers simpler than the data.
+    estimate is unbiased. If a model assigns density 0, the score is +inf. Train the models with
+    different seeds, on the same data or on random subsets. Models tend to disagree where there were
+    no training data, but often agree on outliers that are simpler than the data.
 
     #### Example
 
@@ -186,10 +186,10 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     ```
 
     If new and held-out events are exchangeable, for example independent draws of one distribution,
-    the rule `p ≤ α` has a false alarm rate of at most α, for any score, model and n:
-    `P(p(s) ≤ α) ≤ α`. This holds on average over held-out sets of size n; the rates of single sets
-    have a standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so
-    α = 5% needs n ≥ 19.
+    the rule `p ≤ α` has a false alarm rate of at most α, for any score, model and n: `P(p(s) ≤ α) ≤
+    α`. This bound holds on average over held-out sets of size n; the rates for single sets have a
+    standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so α = 5%
+    needs n ≥ 19.
 
     Do not use the held-out data to train or select the model. For many new events, apply the
     Benjamini-Hochberg procedure to the p-values: it bounds the fraction of false alarms among the
@@ -229,7 +229,7 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
 
 
 def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
-    """Returns valid log densities as float64; `shape` describes the expected shape."""
+    """Returns valid log densities as float64; `shape` describes the expected shape in errors."""
     log_probs = np.asarray(log_probs, np.float64)
     is_table = "[M" in shape
     is_shape = log_probs.ndim == 1 + is_table and log_probs.size > 0 and len(log_probs) > is_table

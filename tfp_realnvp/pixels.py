@@ -1,4 +1,4 @@
-"""Converts between integer gray levels and continuous pixel values, and to bits per dimension."""
+"""Converts between gray levels and continuous pixel values, and log densities to bits/dim."""
 
 import dataclasses
 import functools
@@ -51,8 +51,8 @@ def dequantize(
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
     """Raises `ValueError` if images are not gray levels 0, …, `num_values - 1`.
 
-    Fractions are allowed, because `dequantize` replaces them. They are an error if all values
-    are at most 1, as after a division by 255, or if some are negative.
+    Fractions are allowed, because `dequantize` replaces them. Fractions are an error if all values
+    are at most 1, as after a division by 255, or if some values are negative.
     """
     for is_valid, expected, advice in gray_level_conditions(images, num_values):
         if not bool(is_valid):
@@ -63,7 +63,7 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
 def gray_level_conditions(
     images: Any, num_values: int | None = None
 ) -> list[tuple[tf.Tensor, str, str]]:
-    """Returns the checks of `check_gray_levels`, each with result, expectation, and advice."""
+    """Returns the checks of `check_gray_levels`, each as (is_valid, expected, advice)."""
     dtype = tf.as_dtype(images.dtype)
     conditions: list[tuple[tf.Tensor, str, str]] = []
     if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):
@@ -121,7 +121,7 @@ class NoNoise:
 
 
 def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns the upper limit of noise, up to which 255 + noise does not round to 256."""
+    """Returns an upper limit for noise, so that 255 + noise does not round to 256."""
     return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
 
 
@@ -132,11 +132,10 @@ def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> 
     """
     shape, dtype = tf.shape(levels), levels.dtype
     if isinstance(first, int) and first == 0:
-        # By default, the algorithm would depend on the device. (XLA derives another key from the
-        # seed.)
+        # The default algorithm would depend on the device. (XLA derives another key from the seed.)
         return tf.random.stateless_uniform(shape, seed=seed, dtype=dtype, alg="philox")
-    # Philox computes 16 bytes per counter value, so the counter can skip the noise of earlier
-    # events.
+    # Philox computes 16 random bytes per counter value. Start the counter behind the bytes of
+    # earlier events.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     skipped = tf.cast(first, tf.int64) * tf.cast(tf.reduce_prod(shape[1:]), tf.int64)
     per_count = 16 // dtype.size
@@ -155,14 +154,14 @@ def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> 
 def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     """Returns U[0, 1) noise for evaluation, with the shape and dtype of `levels`, [B, ...].
 
-    The noise of an event depends only on the int32 `seed`, the index `draw` of the sample and the
-    event's gray levels, whose hash is the state of a SplitMix64 stream. All devices compute the
-    same numbers.
+    The noise of an event depends only on the int32 `seed`, the index `draw` of the noise sample,
+    and the event's gray levels. A hash of all three is the state of a SplitMix64 stream. All
+    devices compute the same numbers.
 
     Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
     """
     shape = tf.shape(levels)
-    # A size of -1 would fail if a replica's part of the batch is empty.
+    # `tf.reshape(levels, [shape[0], -1])` would fail for an empty batch.
     values = tf.reshape(levels, [shape[0], tf.reduce_prod(shape[1:])])
     values = tf.cast(tf.cast(values, tf.int64), tf.uint64)
     step = tf.constant(0x9E3779B97F4A7C15, tf.uint64)

@@ -44,8 +44,8 @@ def batches(
       condition: labels, vectors or images `[N, ...]`; batches are then tuples (images, condition).
       batch_size: global batch size, over all workers.
       augment: function that takes a batch of images and a stateless seed, and returns new images.
-      seed: integer seed of the order and of `augment`.
-      step: number of batches to skip: the steps that the run has already made, over all epochs.
+      seed: integer that seeds the order and `augment`.
+      step: number of batches to skip: the steps that the run has already made, in all epochs.
       context: the `InputContext` of `strategy.distribute_datasets_from_function`, which selects
         this worker's part of each batch.
 
@@ -54,7 +54,7 @@ def batches(
     """
     context = context or tf.distribute.InputContext()
     worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
-    # Keep the arrays in host memory, even if there is a GPU.
+    # Keep the arrays in the CPU's memory, even if there is a GPU.
     with tf.device("CPU"):
         arrays = [tf.convert_to_tensor(a) for a in (images, condition) if a is not None]
     num_images, lengths = len(arrays[0]), [len(array) for array in arrays]

@@ -15,14 +15,15 @@ import numpy as np
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.optional_packages import optional_module
 
-# Split name -> images [N, H, W, C], and labels [N] or `None`.
+# Maps a split's name to images [N, H, W, C], and labels [N] or `None`.
 _Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 _NAMES = ("train", "validation", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
-# Columns of a photograph, and the stride of its patches. The splits are one patch width apart.
+# For each split, columns of a photograph, and the stride of patches in pixels. A gap of one patch
+# width separates the splits.
 _PHOTO_SPLITS = {"train": (slice(0, 448), 5), "test": (slice(480, 640), 16)}
 
 
@@ -102,14 +103,14 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     `photos` are overlapping patches of two photographs, a temple and a flower, in random order.
     Training patches start at every fifth pixel of the left 448 columns, test patches at every
     sixteenth pixel of the right 160 columns, so the splits share no pixel. Use bits/dim on `photos`
-    only to compare models, not to compare with other datasets.
+    only to compare models with each other, not with results on other datasets.
 
     Arrays in files are `uint8` or `uint16` of shape `[N, H, W, C]`. A `validation` array is
     optional. Without `train` and `test`, a random tenth of the images, the same on every call, is
     the test split. For a folder, the function applies the EXIF orientation, drops transparency, and
     converts gray images to RGB if other images have colors. 16-bit grayscale PNG files become
-    `uint16`. Their number of levels is the smallest power of two above the largest level, and at
-    least 256.
+    `uint16`. For files, `num_values` is the smallest power of two above the largest gray level, and
+    at least 256.
 
     If all images are in subfolders of the folder, or of its `train` and `test`, these subfolders
     are the classes, in alphabetical order. For images that do not fit into memory, use
@@ -314,7 +315,7 @@ def _read_folder(folder: pathlib.Path, image_size: int | None) -> _Splits:
             )
     images = np.stack([np.broadcast_to(image, (*first.shape[:2], channels)) for image in pixels])
     has_splits, labels = (folder / "train").is_dir(), None
-    # The class is the first folder below the split.
+    # The class of an image is the first folder below the folder of its split.
     folders = [path.relative_to(folder).parts[has_splits:-1] for path in paths]
     if all(folders):
         classes = [names[0] for names in folders]
@@ -339,7 +340,8 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
         if upright.mode not in ("L", "RGB", "I;16"):
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
         if image_size is not None:
-            # `BOX` would weight pixels unevenly if one size is not a multiple of the other.
+            # Pillow's `BOX` filter would weight pixels unevenly if one size is not a multiple of
+            # the other.
             upright = operations.fit(upright, (image_size, image_size), pillow.Resampling.HAMMING)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"Cannot read image {path}: {error}.") from error

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders."""
+"""Writes files and folders atomically: completely or not at all."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-# The folder of complete new files that have not yet replaced the old ones.
+# The folder of new files that are complete, but have not yet replaced the old files.
 _PENDING = ".tfp_realnvp.pending"
 
 
@@ -16,15 +16,15 @@ _PENDING = ".tfp_realnvp.pending"
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary path. If the block succeeds, the file or folder there replaces `path`.
 
-    The temporary path has the same file name, and is in a temporary folder next to `path`. Killing
-    the process within the block leaves `path` unchanged. Creates missing parent folders.
+    The temporary path has the same file name, and is in a temporary folder next to `path`. If the
+    process is killed within the block, `path` is unchanged. Creates missing parent folders.
 
-    A folder is replaced by two renames. If the process is killed between the renames, both versions
-    are in the temporary folder.
+    Replacing a folder takes two renames. If the process is killed between the two, the old and the
+    new folder are in the temporary folder.
     """
     path = pathlib.Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Finish an interrupted `replace_together` first, whose files would later replace the new file.
+    # Finish an interrupted `replace_together` first: its files would later replace the new file.
     _move_pending(path.parent)
     # A rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -46,11 +46,11 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder, whose files replace the files of `folder`, all or none.
+    """Yields a temporary folder, whose files then replace files of `folder`: all or none.
 
-    Keeps other files of `folder`. If the block succeeds, the temporary folder is renamed to
-    `.tfp_realnvp.pending`, where `current_path` finds the new files, and each file is then moved.
-    If the process is killed in between, the next writer moves the rest.
+    Keeps other files of `folder`. If the block succeeds, renames the temporary folder to
+    `.tfp_realnvp.pending`, and then moves each file. Until then, `current_path` finds a file there.
+    If the process is killed before all files are moved, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:
@@ -67,7 +67,7 @@ def current_path(folder: str | os.PathLike[str], name: str) -> pathlib.Path:
 
 def _move_pending(folder: pathlib.Path) -> None:
     pending = folder / _PENDING
-    # Another process may move the files at the same time.
+    # A file is missing if another process has just moved it.
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(pending):
             with contextlib.suppress(FileNotFoundError):

@@ -46,7 +46,7 @@ def _event(shape: tf.TensorShape, ndims: int) -> tf.TensorShape:
 
 
 def slices(size: int, *arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """Yields tuples of slices of `size` rows of the arrays; `None` stays `None`."""
+    """Yields consecutive slices of `size` rows, as tuples over the arrays; `None` stays `None`."""
     for start in range(0, len(arrays[0]), size):
         yield tuple(None if a is None else a[start : start + size] for a in arrays)
 
@@ -63,7 +63,7 @@ def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
 
 
 def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
-    """Reshapes a batch [B, H', W', C'] to the leading dimensions of `like`."""
+    """Reshapes a batch [B, H', W', C'] to [..., H', W', C'], with leading dimensions of `like`."""
     if like.shape.rank == 1 + event_ndims:
         return batch
     leading = tf.shape(like)[:-event_ndims]
@@ -80,11 +80,11 @@ def may_be_empty(events: tf.Tensor, event_ndims: int) -> bool:
 
 
 def without_empty_axes(values: Any) -> Any:
-    """Pads empty axes of a tensor or array to size 1, with the value 0.5 or the label 0.
+    """Pads axes of size 0 to size 1, with the value 0.5, or 0 for integers.
 
     With oneDNN, TensorFlow's convolution of an empty batch has a wrong shape, and a matrix product
-    without rows crashes the process. Networks therefore get one event, which `cut_to_batch`
-    removes.
+    without rows crashes the process. Networks therefore get one event in place of an empty batch,
+    and `cut_to_batch` removes the result.
     """
     # An undeclared condition can be anything, for example a dictionary.
     if not (tf.is_tensor(values) or isinstance(values, np.ndarray)):
@@ -100,7 +100,7 @@ def without_empty_axes(values: Any) -> Any:
 
 
 def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: int) -> tf.Tensor:
-    """Slices padded results to the leading shape of `like`, which can have a size of 0.
+    """Cuts padded results to the leading shape of `like`, which can contain a size of 0.
 
     Events have `ndims` axes in `results`, and `event_ndims` axes in `like`.
     """

@@ -15,15 +15,17 @@ _STORAGES = "_tfp_realnvp_one_pass_storages"
 
 
 class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
-    """TFP's bijector cache, which checks on each hit whether the result is still valid.
+    """TFP's bijector cache, with a check on each hit whether the cached result is still valid.
 
     TFP looks up results by the identity of the input tensor and the keyword arguments. For a
     bijector with weights, a hit must also meet these conditions:
 
-    *   The result comes from the same thread, and from the same graph or eager mode.
+    *   The cached result comes from the same thread, and from the same graph or eager mode.
     *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.
-    *   If an active gradient tape would record the computation, the tape has recorded the result.
-    *   With `training=True`, each method uses a result once, because each pass updates statistics.
+    *   If an active gradient tape would record a new computation, the tape has recorded the cached
+        result.
+    *   With `training=True`, each TFP method uses a result once, because each pass updates
+        statistics.
 
     The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary with
     `'ildj'`, the log |det| of the inverse's Jacobian per event.
@@ -38,12 +40,12 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         return type(self)(*names, bijector, bijector_class, self._storage_here())
 
     def _storage_here(self) -> _Storage:
-        # Other threads must not get a result that is incomplete or on this thread's tape.
+        # Other threads must not get a result that is incomplete, or recorded on this thread's tape.
         if tf.executing_eagerly():
             if not hasattr(self._thread, "storage"):
                 self._thread.storage = _Storage()
             return self._thread.storage
-        # Each graph owns its storage. A global storage would keep the graphs of its results alive.
+        # Each graph owns the storage of its results. A global storage would keep graphs alive.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
@@ -83,11 +85,11 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         edge = super()._get_or_create_edge(input, forward_name, kwargs)
         if not edge.attributes:
             return edge
-        # Check the log det even if the value was garbage-collected.
+        # The log det needs the check even if the value was garbage-collected.
         results = [edge.attributes["ildj"], edge.output_ref() if edge.output_ref else None]
         results = [result for result in results if result is not None]
         inputs = [value for value in tf.nest.flatten([input, kwargs]) if tf.is_tensor(value)]
-        # An interrupted call may have left a result without its state.
+        # If a call was interrupted, its result may lack the state that validates it.
         state = edge.attributes.get("state")
         if state is not None and state.holds(inputs, results):
             return edge
@@ -96,14 +98,14 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     def _drop(self, edge: Any) -> None:
         for reference in (edge.input_ref, edge.output_ref):
-            # After garbage collection of the output, only the input is a key.
+            # TFP removes the key of an output that was garbage-collected.
             if reference is not None:
                 reference.cancel()
                 self.storage.pop(reference, None)
 
 
 class _Storage(private_api.EphemeralDict):
-    """TFP's storage, except that freeing a tensor whose key is missing raises no error."""
+    """TFP's storage of cached results. Freeing a tensor whose key is missing raises no error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,13 +120,14 @@ class _Storage(private_api.EphemeralDict):
 
 
 class _State:
-    """The state that a result depends on: values of variables, or the position in a graph."""
+    """The state in which a result was computed: values of variables, or the length of a graph."""
 
     def __init__(self, bijector: Any) -> None:
         self._variables = tuple(bijector.variables)
         self._stateless_values = _stateless_values()
         if tf.executing_eagerly():
-            # The tensors share the variables' buffers; an assignment writes to a new buffer.
+            # Reading copies nothing: the tensors share the variables' buffers, and an assignment to
+            # a variable writes to a new buffer.
             self._values = _read(self._variables)
         else:
             self._num_operations = len(_operations())
@@ -145,13 +148,13 @@ class _State:
             return True
         if private_api.should_record_backprop(results):
             return True
-        # No active tape recorded the result. The result is valid if no tape would record a new
-        # computation.
+        # No active tape recorded the cached result. It is valid if no tape would record a new
+        # computation either.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
 
     def _written_in_graph(self) -> bool:
-        """Returns whether the graph has a later operation on a variable, other than a read."""
+        """Returns whether the graph has a newer operation on a variable, other than a read."""
         handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
         graph = tf.compat.v1.get_default_graph()
         captures = getattr(graph, "captures", ())
@@ -176,7 +179,7 @@ def _operations() -> list[tf.Operation]:
 
 
 def _read(variables: tuple[tf.Variable, ...]) -> list[tf.Tensor]:
-    # `tf.convert_to_tensor` takes twice as long.
+    # `tf.convert_to_tensor(variable)` would take twice as long.
     return [
         tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
         for variable in variables
@@ -194,7 +197,8 @@ def _handles(variable: tf.Variable) -> list[tf.Tensor]:
 
 def _same_value(old: tf.Tensor, new: tf.Tensor) -> bool:
     try:
-        # On the CPU both arrays are views, and an unchanged variable keeps its buffer.
+        # On the CPU both arrays are views of buffers, and a variable keeps its buffer until it is
+        # assigned.
         if np.asarray(memoryview(old)).ctypes.data == np.asarray(memoryview(new)).ctypes.data:
             return True
     except (BufferError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Gets constructor arguments from attributes."""
+"""Reads an object's constructor arguments from its attributes."""
 
 import inspect
 from typing import Any

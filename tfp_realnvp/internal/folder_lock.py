@@ -10,12 +10,12 @@ import filelock
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
-    """Locks a folder against other processes within the context; creates it if missing.
+    """Locks a folder against other processes within the context; creates a missing folder.
 
     Uses an OS file lock on `.tfp_realnvp.lock`, which the system releases when the process ends;
-    the file may remain. Locks of one process do not exclude each other. Does nothing if the system
-    has no file locks, or the folder is read-only. Raises `BlockingIOError` if another process holds
-    the lock.
+    the file may remain. One process can take the lock several times. Does nothing if the system has
+    no file locks, or the folder is read-only. Raises `BlockingIOError` if another process holds the
+    lock.
     """
     path = pathlib.Path(os.path.realpath(folder))
     file = path / ".tfp_realnvp.lock"

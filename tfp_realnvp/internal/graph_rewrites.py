@@ -9,24 +9,26 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-# Inline functions, and remove needless control dependencies, which speeds up training of flows of
-# vectors.
+# `function` inlines functions; `dependency` removes needless control dependencies, which speeds up
+# training of flows of vectors.
 _REWRITES = ("function", "dependency")
-# Also fuse convolutions with subsequent additions and activations.
+# `remap` fuses convolutions with subsequent additions and activations.
 _FUSING = ("function", "remap", "dependency")
 
 
 @contextlib.contextmanager
 def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
-    """Makes TensorFlow apply few graph optimizers to functions called within the context.
+    """Makes TensorFlow apply fewer graph optimizers to functions called within the context.
 
     Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. The
     optimizers take more than a quarter of the time to the first training step. On a CPU, two
-    optimizers, applied once, make training steps as fast as all of them. For log densities, `fuse`
-    adds a third optimizer; see `benchmarks/README.md`. The context does nothing if a GPU exists,
-    whose convolutions need the layout optimizer, or if the user has set `tf.config.optimizer`.
+    optimizers, applied once, make training steps as fast as the whole dozen. For log densities,
+    `fuse` adds a third optimizer; see `benchmarks/README.md`. The context does nothing if the user
+    has set `tf.config.optimizer`, or if there is a GPU, whose convolutions need the layout
+    optimizer.
 
-    Make every call of a function within the context; outside, TensorFlow optimizes it again.
+    Make every call of a function within the context: for calls outside, TensorFlow optimizes its
+    graph again.
     """
     context = private_api.eager_context()
     options = context.function_call_options

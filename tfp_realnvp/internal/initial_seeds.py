@@ -16,7 +16,7 @@ def initial_seed() -> int | None:
 
 @contextlib.contextmanager
 def initial_seeds_from(seed: int | None) -> Iterator[None]:
-    """Within the context, a generator with this seed seeds the initial weights of networks."""
+    """Makes a generator with this seed draw the seeds of initial weights within the context."""
     token = _generator.set(None if seed is None else random.Random(seed))
     try:
         yield

@@ -12,9 +12,9 @@ from tfp_realnvp.internal import private_api
 class LayerVariables(Sequence):
     """A live view of layers' variables as `tf.Variable`s.
 
-    `tf.Module` collects `tf.Variable`s from attributes and sequences, but a Keras 3 variable wraps
-    a `tf.Variable`. Keras sets the `trainable` flag of its own variable only, but TFP and gradient
-    tapes read the flag of the `tf.Variable`, so the view links the two flags.
+    `tf.Module` collects `tf.Variable`s from attributes and sequences, but a Keras 3 variable only
+    wraps a `tf.Variable`. Keras sets the `trainable` flag of the Keras variable, but TFP and
+    gradient tapes read the flag of the `tf.Variable`, so the view links the two flags.
     """
 
     def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
@@ -31,7 +31,7 @@ class LayerVariables(Sequence):
         return iter(self._linked())
 
     def _linked(self) -> list[tf.Variable]:
-        # A layer can create variables at any time.
+        # A layer can create variables at any time, so list them anew.
         variables = [variable for layer in self._layers for variable in layer.variables]
         for variable in variables:
             link_trainable(variable)
@@ -42,7 +42,7 @@ def link_trainable(variable: keras.Variable) -> None:
     """Makes the `tf.Variable` of a Keras variable follow the Keras variable's `trainable` flag."""
     if isinstance(variable, _LinkedVariable):
         return
-    # Keras has no hook for the flag, so a subclass overrides it.
+    # Keras has no callback for changes of the flag, so a subclass overrides the property.
     is_plain = type(variable) is keras.Variable
     bases: Any = (_LinkedVariable, type(variable))
     variable.__class__ = _LinkedVariable if is_plain else type("LinkedVariable", bases, {})

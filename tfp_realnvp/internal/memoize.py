@@ -1,4 +1,4 @@
-"""Memoizes the results of functions per owner, and traced graphs per list of shapes."""
+"""Memoizes results and traced graphs of functions, per owner or per list of shapes."""
 
 import functools
 import weakref
@@ -12,7 +12,7 @@ from tfp_realnvp.internal import private_api
 
 def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
     """Memoizes the results of a function until its first argument, the owner, is freed."""
-    # A result that refers to its owner keeps the owner alive.
+    # A result must not refer to its owner, because that would keep the owner alive.
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
@@ -36,8 +36,8 @@ def call_traced(
 
     TensorFlow traces the stateless function once per owner and options, for any first dimension of
     the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles the graph
-    once per shape. In a `keras.StatelessScope` the function runs eagerly: a graph would keep the
-    scope's values.
+    once per shape. In a `keras.StatelessScope` the function runs eagerly, because a graph would
+    keep the scope's values for later calls.
     """
     if private_api.get_stateless_scope() is not None:
         return function(owner, *options, *tensors)
@@ -50,7 +50,8 @@ def call_traced(
 def _traced(
     owner: Any, function: Callable[..., Any], options: Any, jit_compile: bool, specs: Any
 ) -> Callable[..., Any]:
-    # With a lambda, TensorFlow would count the traces for all owners together, and warn.
+    # TensorFlow would count the traces of one lambda for all owners together, and warn of
+    # retracing.
     return tf.function(
         functools.partial(_call, weakref.ref(owner), function, options),
         input_signature=specs,
@@ -70,8 +71,8 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
 
     `function` must use no variables, get known shapes, and create its constants itself. Otherwise
-    `function` would pass shapes to its gradient. XLA compiles shapes as constants, and would
-    recompile whenever a variable changes.
+    its gradient would take shapes as inputs. XLA compiles shapes as constants, and would recompile
+    whenever a variable changes.
     """
     graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}
 
@@ -80,7 +81,8 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
         signature = tuple(tf.TensorSpec(t.shape, t.dtype) for t in tensors)
         if signature not in graphs:
-            # TensorFlow warns about one `tf.function` with traces for several shapes.
+            # Make one `tf.function` per signature: TensorFlow warns if one is traced for several
+            # shapes.
             traced = tf.function(function, signature, autograph=False)
             graphs[signature] = traced.get_concrete_function()
         return graphs[signature](*tensors)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
-    """Imports a module; the `ImportError` of a missing one names pip's `requirements`."""
+    """Imports a module; if it is missing, the `ImportError` says how to install `requirements`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -3,7 +3,8 @@
 No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
 Private methods that our classes override, and private attributes that they inherit, cannot move
 here; `OVERRIDDEN` and `INHERITED` list these methods and attributes.
-`tests/internal/test_private_api.py` fails for any other use, and if a new release moves a name.
+`tests/internal/test_private_api.py` fails if the package uses other private names, or if a new
+release moves one of these names.
 """
 
 import io
@@ -17,10 +18,11 @@ import tensorflow as tf
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 # For arrays, `keras.Model.fit` makes a `tf.data` pipeline with autotuning, and waits for the
-# autotuning thread at the end. If `fit` gets an adapter, it uses the adapter unchanged.
+# autotuning thread at the end. If `fit` gets a data adapter instead of arrays, it uses the adapter
+# unchanged.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 
-# `tf.config.optimizer` applies to the whole process; the eager context applies to the calls of one
+# `tf.config.optimizer` sets options of the whole process, the eager context only for calls in one
 # thread.
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
@@ -35,8 +37,8 @@ from tensorflow.python.eager.record import (
     stop_recording,
 )
 
-# ONNX export needs graphs with constant weights. The public function takes graphs of TensorFlow 1
-# only.
+# Export to ONNX needs graphs with weights as constants. The public function for this only takes
+# graphs of TensorFlow 1.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 # No public function tells whether TensorFlow uses oneDNN, which depends on the processor.
@@ -54,13 +56,13 @@ from tensorflow_probability.python.distributions.transformed_distribution import
     _TransformedDistribution as TransformedDistribution,
 )
 
-# Bijector caches have no public base class. `tfb.FFJORD` is a subclass of these classes too.
+# TFP's bijector cache is not public. `tfb.FFJORD` uses it too.
 from tensorflow_probability.python.internal.cache_util import (
     BijectorCacheWithGreedyAttrs,
     EphemeralDict,
 )
 
-# Methods that our classes override, without those that TFP documents for subclasses.
+# Methods that our classes override, except methods that TFP documents for subclasses.
 _ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks the input"
 _ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
 OVERRIDDEN = {
@@ -110,7 +112,7 @@ INHERITED = {
     },
 }
 
-# `keras.Model.fit` passes this argument to `evaluate` for validation; users do not.
+# `keras.Model.fit` passes this argument when it calls `evaluate` for validation; users do not.
 WITHIN_FIT = "_use_cached_eval_dataset"
 
 
@@ -145,8 +147,8 @@ class _Buffer(io.BytesIO):
 def weights_in_memory(model: keras.Model) -> io.BytesIO:
     """Returns the file that `keras.Model.save_weights` writes, in memory.
 
-    `save_weights` accepts a `BytesIO` whose `str` is a file name. With a real file, a failed write
-    can crash HDF5 and the process.
+    `save_weights` accepts a `BytesIO` whose `str` is a file name. If HDF5 wrote to disk, a failed
+    write could crash the process.
     """
     buffer = _Buffer()
     keras.Model.save_weights(model, buffer)

@@ -13,15 +13,16 @@ def recompute(
 ) -> tuple[Sequence[tf.Tensor], Any]:
     r"""Returns `function(*inputs)`. The gradient stores the inputs, not the activations.
 
-    The gradient calls the function again under a new tape, so that memory holds the activations of
-    one function at a time. The gradient consists of ordinary operations, so second derivatives are
-    correct. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
+    The gradient calls the function again under a new tape, so memory holds the activations of only
+    one such function at a time. The gradient consists of ordinary operations, so second derivatives
+    are correct. A tape outside of a `tf.function` gets the same gradients, but stores the
+    activations.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
         The function must write no variables, and get trainable variables through `inputs` only.
-      inputs: floating tensors. In the gradient, operations on the first input wait for the upstream
-        gradient; others can run earlier.
+      inputs: floating tensors. In the recomputation, operations on the first input wait for the
+        upstream gradient; others can run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():

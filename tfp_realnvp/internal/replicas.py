@@ -22,8 +22,8 @@ class Statistics:
     """The events that batch statistics average over, and their weights."""
 
     # Whether to average over the batch of all replicas, as in `FlowModel.fit`, or over this
-    # replica's part. If global, each normalization sums `2 C + 1` numbers over replicas in the
-    # forward pass, and as many in the backward pass.
+    # replica's part. If global, each normalization of C channels sums `2 C + 1` numbers over
+    # replicas in the forward pass, and as many in the backward pass.
     are_global: bool = False
     weights: tf.Tensor | None = None  # of this replica's events, [B]
 
@@ -33,7 +33,8 @@ class Statistics:
         return self.are_global and num_replicas() > 1
 
     def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns mean and biased variance, [C], and the number of values or the sum of weights.
+        """Returns mean and biased variance, [C], and the number or total weight of values per
+        channel.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
         on all replicas. To avoid cancellation, `shift` should be near the mean.
@@ -53,7 +54,7 @@ class Statistics:
             weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
             count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
         if not self.span_replicas:
-            # Without a positive weight, both sums are zero, and `FlowModel` skips the step.
+            # If all weights are zero, so are both sums, and `FlowModel` skips the step.
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
             square = weights * tf.math.squared_difference(images, mean)
             return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
@@ -81,8 +82,8 @@ class BatchPart(NamedTuple):
 
 
 def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchPart:
-    """Returns this replica's part of a batch, given its number of events and their weights."""
-    # All devices can sum float32. Sums are exact up to 2²⁴.
+    """Returns the `BatchPart` of this replica, given its number of events and their weights."""
+    # Use float32, which all devices can sum; such sums are exact up to 2²⁴.
     number = tf.cast(number, tf.float32)
     total = number if weights is None else tf.reduce_sum(weights)
     if num_replicas() == 1:
@@ -117,7 +118,8 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value, equal on all replicas, to this replica's copy of a variable.
 
-    `variable.assign` would aggregate. In a cross-replica context, this assigns to all copies.
+    `variable.assign` would aggregate over replicas. In a cross-replica context, assigns to all
+    copies.
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value
@@ -149,8 +151,8 @@ def average(variables: Sequence[tf.Variable]) -> None:
 class ReplicatedMean(keras.metrics.Mean):
     """A `Mean` that all replicas update with the same values.
 
-    Reading a Keras metric sums over replicas, which needs all workers: a worker that saves the
-    model alone would wait forever.
+    Other Keras metrics sum over replicas when they are read. This needs all workers, so a worker
+    that saves the model alone would wait forever.
     """
 
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:

@@ -4,9 +4,9 @@ import os
 
 import tensorflow as tf
 
-# One call per core. If the consumer is slow, parallel calls cost only memory.
+# One parallel call per core, at most 16. More calls than the consumer needs cost only memory.
 PARALLEL_CALLS = min(os.cpu_count() or 1, 16)
-# One batch for the next step, and three to bridge batches that load more slowly.
+# Prefetch one batch for the next step, and three for times when batches load slowly.
 PREFETCHED_BATCHES = 4
 
 
@@ -14,8 +14,8 @@ def without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns `dataset` without autotuning, unless its options set autotuning.
 
     An iterator's destructor waits for the autotuning thread, which sleeps up to a minute between
-    rounds, so `fit` would return long after its last step. Use explicit numbers instead of
-    `tf.data.AUTOTUNE` in the pipeline.
+    rounds. With autotuning, `fit` would return long after its last step. In the pipeline, use
+    explicit numbers instead of `tf.data.AUTOTUNE`.
     """
     if dataset.options().autotune.enabled is not None:
         return dataset

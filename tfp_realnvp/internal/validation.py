@@ -48,7 +48,7 @@ def known_keywords(cls: type, options: Iterable[str]) -> None:
 
 
 def known_options(options: Iterable[str], names: Sequence[str], caller: str) -> None:
-    """Raises `TypeError` for options that are not among the names."""
+    """Raises `TypeError` if `options` contains a name that is not in `names`."""
     for option in sorted({*options} - {*names}):
         similar = difflib.get_close_matches(option, names, 1, 0.7)
         advice = f", did you mean {similar[0]!r}?" if similar else "."
@@ -59,7 +59,7 @@ def known_options(options: Iterable[str], names: Sequence[str], caller: str) -> 
 
 
 def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
-    """Raises `ValueError` if an option is not `None`, but does not apply."""
+    """Raises `ValueError` if an option has a value but does not apply."""
     require(applies or value is None, f"{caller}: expected {name} only {when}", value)
 
 
@@ -69,7 +69,7 @@ def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
         return
     largest, stddev = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        # The standard deviation must be at least 16 times the spacing of float32 numbers.
+        # A column's standard deviation must be at least 16 times the spacing of float32 numbers.
         is_apart = stddev >= 16 * np.spacing(largest.astype(np.float32))
     columns = np.flatnonzero(~is_apart & (rows.min(axis=0) < rows.max(axis=0)))
     if columns.size:
