@@ -110,8 +110,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions of B events, [B, ...]; accepts labels [B, 1] and numbers
-        [B]."""
+        """Returns checked conditions of B events, [B, ...]. Also accepts [B, 1] and [B]."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:

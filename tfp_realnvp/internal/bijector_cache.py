@@ -22,10 +22,8 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     *   The cached result comes from the same thread, and from the same graph or eager mode.
     *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.
-    *   If an active gradient tape would record a new computation, the tape has recorded the cached
-        result.
-    *   With `training=True`, each TFP method uses a result once, because each pass updates
-        statistics.
+    *   An active gradient tape that would record the computation has recorded the cached result.
+    *   With `training=True`, each method uses a result once, because each pass updates statistics.
 
     The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary with
     `'ildj'`, the log |det| of the inverse's Jacobian per event.

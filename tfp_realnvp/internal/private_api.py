@@ -3,8 +3,7 @@
 No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
 Private methods that our classes override, and private attributes that they inherit, cannot move
 here; `OVERRIDDEN` and `INHERITED` list these methods and attributes.
-`tests/internal/test_private_api.py` fails if the package uses other private names, or if a new
-release moves one of these names.
+`tests/internal/test_private_api.py` fails for other private names, and if a release moves a name.
 """
 
 import io

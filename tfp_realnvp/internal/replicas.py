@@ -33,8 +33,7 @@ class Statistics:
         return self.are_global and num_replicas() > 1
 
     def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns mean and biased variance, [C], and the number or total weight of values per
-        channel.
+        """Returns mean and biased variance, [C], and number or total weight of values per channel.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
         on all replicas. To avoid cancellation, `shift` should be near the mean.
@@ -118,8 +117,7 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
     """Assigns a value, equal on all replicas, to this replica's copy of a variable.
 
-    `variable.assign` would aggregate over replicas. In a cross-replica context, assigns to all
-    copies.
+    `variable.assign` would aggregate. In a cross-replica context, `assign` sets all copies.
     """
     if isinstance(variable, keras.Variable) and isinstance(variable.value, tf.Variable):
         variable = variable.value

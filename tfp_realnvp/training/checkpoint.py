@@ -1,4 +1,4 @@
-"""Checkpoints, from which training resumes after its process was killed."""
+"""Checkpoints from which a new process resumes interrupted training."""
 
 import contextlib
 import math
@@ -21,23 +21,23 @@ from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves the state of training, and separately the weights of the best epoch.
 
-    The callback saves after each epoch, and every `save_seconds` within an epoch. Training stops
-    after `patience` successive validations without improvement.
+    The callback saves a checkpoint after each epoch, and every `save_seconds` seconds within an
+    epoch. Training stops after `patience` successive validations without improvement.
 
     A checkpoint holds the variables of the distribution and of the dequantizer, the optimizer, the
-    steps and seconds of the budget, the best value of `monitor` and the number of epochs since that
-    value. After a process was killed at any point, a new process resumes from the last complete
-    checkpoint (`tf.train.CheckpointManager`). The step count of the optimizer determines the
-    position in the data and the seeds of the noise. With several workers, only the chief writes,
-    and all workers need access to the folder.
+    budget's used steps and seconds, the best value of `monitor` and the number of epochs since
+    then. If a process is killed at any point, a new process can resume from the last complete
+    checkpoint (`tf.train.CheckpointManager`). The optimizer's step count determines the next batch
+    and the seed of its noise. With several workers, only the chief writes checkpoints, and all
+    workers need access to the folder.
 
-    A resumed run equals an uninterrupted one if the order of the data is the same, as with
-    `tfr.data.batches(..., step=...)`. Keras shuffles arrays differently in each process: use
-    `fit(..., shuffle=False)` and resume after a whole epoch.
+    A resumed run equals an uninterrupted one if both get the same batches, as with
+    `tfr.data.batches(..., step=...)`. Keras shuffles arrays differently in each process: for
+    arrays, use `fit(..., shuffle=False)` and resume after a whole epoch.
 
-    If the optimizer averages the weights (`use_ema=True`), a checkpoint holds weights and averages.
-    `fit` validates the averages, so the best weights are averages. `fit` and `restore` raise an
-    error while another process trains in the folder.
+    If the optimizer averages the weights (`use_ema=True`), a checkpoint holds both the weights and
+    their averages. `fit` validates with the averages, so the best weights are averages too. `fit`
+    and `restore` raise an error while another process trains in the folder.
 
     #### Example
 
@@ -72,9 +72,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Constructs the callback.
 
         Args:
-          folder: folder of the best weights, with the checkpoints in `folder/checkpoints`.
+          folder: folder for the best weights, and for the checkpoints in `folder/checkpoints`.
           model: the compiled model.
-          budget: a `LearningRateBudget`, whose used steps and seconds are saved.
+          budget: a `LearningRateBudget`; checkpoints store its used steps and seconds.
           monitor: a key of the logs; smaller is better. Defaults to `'val_bits_per_dim'`, or
             `'val_loss'` for vectors; without a validation, no best weights are saved. If `monitor`
             or `patience` is given and the logs lack the key, `fit` raises a `ValueError`.
@@ -155,7 +155,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """Saves a checkpoint now. With several workers, only the chief writes.
 
         Raises:
-          OSError: if the checkpoint cannot be written. The previous one remains.
+          OSError: if the checkpoint cannot be written. The previous checkpoint remains.
         """
         self._last_save = time.monotonic()
         if not self._writes:
@@ -166,14 +166,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         try:
             self._manager.save(step_of(self.model))
         except tf.errors.OpError as error:
-            # TensorFlow leaves partial files behind.
+            # Remove the partial files that TensorFlow leaves behind after an error.
             for part in pathlib.Path(self._manager.directory).glob("*_temp"):
                 shutil.rmtree(part, ignore_errors=True)
             expected = f"TrainingCheckpoint: expected to write to {self._manager.directory!r}"
             raise OSError(f"{expected}, got {type(error).__name__}: {error.message}") from error
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Locks the folder until the end of `fit`; warns if nothing is left to train."""
+        """Locks the folder until the end of `fit`; warns if patience has run out already."""
         if self.is_out_of_patience:
             warnings.warn(
                 f"TrainingCheckpoint: no epoch of the last {self._patience} was better, so "
@@ -187,7 +187,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._last_save = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves if the last checkpoint is older than `save_seconds`."""
+        """Saves if the last checkpoint is more than `save_seconds` seconds old."""
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
         # Do not save after the last batch of an epoch: a resumed run would skip the validation.
@@ -197,7 +197,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves, and checks whether this was the best epoch."""
+        """Saves a checkpoint, and the weights if this was the best epoch."""
         logs = logs or {}
         value = float(logs.get(self._monitor, math.nan))
         if value < float(self._state.best.numpy()):

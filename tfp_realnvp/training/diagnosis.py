@@ -1,4 +1,4 @@
-"""Finds the first value of a training step that is not finite, and undoes the step."""
+"""Finds the first non-finite value of a training step, and skips the step."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ _GRADIENT = "the gradient"
 
 
 class _Expectation(str):
-    """The message of a `ValueError` about the data."""
+    """The name of a data check in a `FiniteRecord`, which is also its error message."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -24,7 +24,7 @@ class NonFiniteLossError(ArithmeticError):
 
     Attributes:
       step: the training step, counted from 0.
-      part: the first part of the step whose values are not finite.
+      part: the first computation of the step with non-finite values, such as a bijector.
     """
 
     def __init__(self, step: int, part: str) -> None:
@@ -39,9 +39,9 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class FiniteRecord:
-    """Records, in the order of computation, whether each part of a step is finite.
+    """Records which tensors of a training step are finite, in the order of computation.
 
-    A tensor counts as finite if its sum of squares, a single operation, is finite.
+    A tensor counts as finite if its sum of squares is finite, which takes only one operation.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class FiniteRecord:
         self._sums: list[tf.Tensor] = []
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
-        """Appends the tensors of a part. Integers are finite."""
+        """Appends tensors under a name, except integers, which are always finite."""
         sums = [tf.nn.l2_loss(tensor) for tensor in tensors if not tensor.dtype.is_integer]
         self.names += [name] * len(sums)
         self._sums += sums
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Adds a check of the data. If the check fails, `raise_failure` raises its message."""
+        """Adds a check of the data. If it fails, `FiniteGuard.raise_failure` raises `message`."""
         self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
@@ -65,11 +65,11 @@ class FiniteRecord:
         if isinstance(bijector, PixelLogit):
             # `PixelLogit` has no variables, so non-finite results come from the data.
             part = f"the data, which has values outside of ({bijector.low:g}, {bijector.high:g})"
-        # A log det that is equal for all events needs no check beside that of the values.
+        # Skip a scalar log det, which is equal for all events: the check of the values suffices.
         self.add(part, value, *([log_det] if log_det.shape.rank else []))
 
     def are_finite(self) -> tf.Tensor:
-        """Returns float32 numbers: 1 for each finite tensor, 0 for each other tensor."""
+        """Returns float32 numbers, 1 for a finite tensor and 0 for any other tensor."""
         if not self._sums:
             return tf.ones([0])
         widest = max({square.dtype for square in self._sums}, key=lambda dtype: dtype.size)
@@ -85,11 +85,11 @@ class FiniteGuard:
     """
 
     def __init__(self) -> None:
-        # The first non-finite step, the number of its first non-finite part, and the position of
-        # the first non-finite element in the packed gradients; or -1, -1, -1.
+        # The first non-finite step, the index of its first non-finite name, and the position of the
+        # first non-finite element in the packed gradients; -1, -1, -1 if all steps were finite.
         kind = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable([-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=kind)
-        # The number of each part, the same in all graphs, since several graphs can be in use.
+        # The index of each name. All graphs of a model share these indices.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 
@@ -102,11 +102,11 @@ class FiniteGuard:
         gradients: Sequence[tf.Tensor] = (),
         total: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
-        """Returns whether to make the step: a scalar `bool`, which is the same on all replicas.
+        """Returns whether to apply the step: a scalar `bool`, equal on all replicas.
 
-        Stores the first non-finite step, and skips later steps of the same execution. `are_finite`
-        is the mean of `record.are_finite()` over replicas. The packed `gradients` and the
-        objective, `total`, are equal on all replicas.
+        Stores the first non-finite step. Later steps of the same execution are not applied either.
+        `are_finite` is the mean of `record.are_finite()` over replicas. The packed `gradients` and
+        the loss, `total`, are equal on all replicas.
         """
         record_of_sums = FiniteRecord()
         record_of_sums.add(_GRADIENT, *gradients)
@@ -132,7 +132,7 @@ class FiniteGuard:
         self._failure.assign([-1, -1, -1])
 
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
-        """Raises an error, once, if a step was not finite.
+        """Raises an error, only once, if the values of a step were not finite.
 
         The error is a `ValueError` if the data failed a check of `FiniteRecord.require`, and
         otherwise a `NonFiniteLossError`, which can name the variable whose gradient is not finite.

@@ -1,4 +1,4 @@
-"""Faster execution of Keras' steps: one graph, few rewrites, and advice on oneDNN and XLA."""
+"""Makes Keras' steps faster: one graph, fewer rewrites, and advice on oneDNN and XLA."""
 
 import functools
 import os
@@ -21,10 +21,11 @@ def made_faster(
 ) -> Function:
     """Returns a faster version of a function that Keras calls with an iterator.
 
-    TensorFlow applies few rewrites, and traces `step`, a function of a batch, into a single graph
-    instead of Keras' two, except under a strategy, with XLA or with several steps per execution.
+    TensorFlow applies fewer graph rewrites, except to models that gain from rewrites. Without a
+    strategy, XLA or eager mode, it traces `step`, a function of a batch, into one graph, not Keras'
+    two. With several steps per execution, returns `function` unchanged.
     """
-    # For a loop of several steps, all of TensorFlow's rewrites pay off.
+    # In a loop over several steps, all of TensorFlow's graph rewrites pay off.
     if model.steps_per_execution > 1:
         return function
     with model.distribute_strategy.scope():
@@ -44,9 +45,9 @@ def made_faster(
 def _as_one_graph(function: Function, step: Function) -> Function:
     """Returns a function of an iterator that traces `step` into its own graph.
 
-    Keras traces a step, and then a second graph that calls it. TensorFlow copies the first graph
-    into the second, which makes first steps up to a quarter slower (see `benchmarks/README.md`).
-    Iterators that are not from `tf.data` go to `function`.
+    Keras traces a graph of a step, and then a second graph that calls the first. TensorFlow copies
+    the first graph into the second, which makes the first step up to a quarter slower (see
+    `benchmarks/README.md`). For an iterator that is not from `tf.data`, calls `function`.
     """
 
     def none_if_optional(value: Any) -> Any:
@@ -55,7 +56,7 @@ def _as_one_graph(function: Function, step: Function) -> Function:
     @functools.partial(tf.function, reduce_retracing=True)
     @tf.autograph.experimental.do_not_convert
     def next_step(iterator: tf.data.Iterator) -> Any:
-        # Keras replaces `None` in data from generators by an empty optional.
+        # Keras replaces `None` in data from generators by an empty `tf.experimental.Optional`.
         return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
 
     def one_graph(iterator: Any) -> Any:
@@ -71,7 +72,7 @@ def advise_onednn() -> None:
     """Logs a warning, once per process, if convolutions would be faster with oneDNN.
 
     By default TensorFlow uses oneDNN only on x86 processors with VNNI instructions. TensorFlow
-    reads the environment variable at import. A user who has set the variable gets no warning.
+    reads `TF_ENABLE_ONEDNN_OPTS` at import. A user who has set this variable gets no warning.
     """
     name = "TF_ENABLE_ONEDNN_OPTS"
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -95,7 +96,7 @@ def advise_no_xla() -> None:
 
 
 class RequireBatch(keras.callbacks.Callback):
-    """Raises an error after a prediction without batches, where Keras would fail."""
+    """Raises a clear error if `predict` got no batches, before Keras fails."""
 
     num_batches = 0
 

@@ -1,4 +1,4 @@
-"""Training of a `ClassMixture` with few labels."""
+"""Trains a flow with a `ClassMixture` as base from few labels."""
 
 import math
 import warnings
@@ -26,19 +26,19 @@ _EQUAL_MEANS = (
 
 
 class ClassSeparation(keras.callbacks.Callback):
-    r"""Moves the class means of a `ClassMixture` apart, if they are equal at the start of `fit`.
+    r"""Moves the class means of a `ClassMixture` apart if all are equal at the start of `fit`.
 
     ```
     mean_k = (c_k - c) * (1 + (max(1, 6 σ / d) - 1) * min(1, 2 f))
     ```
 
     Here c_k is the mean latent of the labeled events of class k after the first step, c the mean of
-    all c_k, d the mean distance of two c_k, σ the standard deviation of a component, and f the
-    completed fraction of the training. From f = 1/2 on, `fit` learns the means.
+    all c_k, d the mean distance between two c_k, σ the standard deviation of a component, and f the
+    completed fraction of the training. From f = 1/2 on, `fit` trains the means.
 
     At first the components nearly coincide, and the flow learns the density of all events. As the
-    components move apart, they separate the classes where events are rare. Components that start
-    far apart could separate the classes anywhere between labeled events.
+    components move apart, they separate the classes in regions of low density. If the components
+    started far apart, they could separate the classes anywhere between labeled events.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class ClassSeparation(keras.callbacks.Callback):
     ) -> None:
         """Collects about 1,000 labeled events from the data of `fit`, balanced over the classes.
 
-        Searches arrays for labels, and the first 100,000 events of a `tf.data.Dataset`, but not
-        other types of data. `budgets` are callbacks of `fit` whose `fraction` is the completed part
-        of training. Raises `ValueError` if all class means are equal and no labels are known.
+        Searches arrays for labels, and the first 100,000 events of a `tf.data.Dataset`, but no
+        other types of data. `budgets` are callbacks whose `fraction` is the completed part of the
+        training. Raises `ValueError` if all class means are equal and no labels are found.
         """
         super().__init__()
         self._distribution, self._budgets, self._epoch = distribution, budgets, 0
@@ -82,7 +82,7 @@ class ClassSeparation(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the class means for the next step."""
-        # The first step initializes the normalizations of the flow.
+        # Wait for the first step, which initializes the normalizations of the flow.
         if not self._has_started:
             self._has_started, self._is_new = True, step_of(self.model) == 0
             return
@@ -123,7 +123,7 @@ class ClassSeparation(keras.callbacks.Callback):
         return int(np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels))
 
     def _collect_labeled(self, data: Any, noise: float) -> None:
-        """Stores labeled events and their labels, balanced over the classes."""
+        """Stores labeled events and their labels, about as many of each class."""
         if isinstance(data, ArrayBatches):
             batches = [data.arrays]
         else:
@@ -172,14 +172,14 @@ class ClassSeparation(keras.callbacks.Callback):
 
 
 def _spread(rows: np.ndarray, number: int) -> np.ndarray:
-    """Returns at most `number` rows, evenly spread."""
+    """Returns at most `number` of the rows, evenly spaced."""
     return rows[:: max(1, len(rows) // max(1, number))][:number]
 
 
 def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-    """Returns this replica's summand of the mean over labeled events.
+    """Returns this replica's term of the mean over the labeled events of all replicas.
 
-    The values [B] are log p(x | y) - log p(x), exactly 0 without a label.
+    The `values`, [B], are log p(x | y) - log p(x), exactly 0 for an event without a label.
     """
     weights = tf.ones_like(values) if weights is None else weights
     is_labeled = tf.cast(tf.not_equal(values, 0), values.dtype)
@@ -188,7 +188,7 @@ def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
 
 
 def parts_of(distribution: tfd.Distribution) -> list[Any]:
-    """Returns the bijectors of a flow, in the order of the inverse, followed by its base."""
+    """Returns the bijectors of nested transformed distributions, outermost first, and the base."""
     if isinstance(distribution, private_api.TransformedDistribution):
         return [distribution.bijector, *parts_of(distribution.distribution)]
     return [distribution]

@@ -1,4 +1,4 @@
-"""A distribution as a Keras model: maximum likelihood with `fit`."""
+"""Trains a distribution as a Keras model, by maximum likelihood."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class FlowModel(FlowSteps):
     x = floor(images) + U[0, 1)
     ```
 
-    The sums are over the batch, and w are the weights of the events, 1 by default.
+    The index i runs over the events of the batch, whose weights w_i are 1 by default.
 
     Images are uint8 or floating gray levels, [B, H, W, C]. Each training step adds new noise to
     images, determined by `seed` and the step number. Vectors [B, D] get no noise and have no
     bits/dim. Training changes the distribution object that you passed, including a trainable base.
     `model.losses` are the losses that networks add with `add_loss` or weight regularizers. The
-    metrics are `bits_per_dim` and `loss`: the weighted mean of -log p in nats per image, without
-    the other terms.
+    metrics are `loss`, the weighted mean of -log p in nats per event without the other terms, and
+    `bits_per_dim`, the same mean in bits/dim.
 
-    *   `fit`, `evaluate` and `predict` take the data of any `keras.Model`: arrays, tensors, pandas
-        frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple that
-        begins with images, or a dictionary with `'image'`; a generator yields tuples, `(images,)`
-        without labels. `FlowModel` casts floats to the distribution's dtype.
+    *   `fit`, `evaluate` and `predict` accept the same data as any `keras.Model`: arrays, tensors,
+        pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
+        that begins with images, or a dictionary with `'image'`; a generator yields tuples,
+        `(images,)` without labels. `FlowModel` casts floats to the distribution's dtype.
     *   A distribution that takes a condition gets the second element of a tuple as
         `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
         `fit(images, labels)`, `predict((images, labels))`. For other distributions, passing labels
@@ -62,13 +62,13 @@ class FlowModel(FlowSteps):
         `'sample_weight'` of a dictionary; `fit` also takes `class_weight`. In loss, metrics and
         batch statistics, an event of weight two counts as two equal events, and an event of weight
         zero is ignored.
-    *   `predict` and the metrics of `evaluate` use moving statistics. The noise of an image depends
-        only on `seed` and on the gray levels of this image.
+    *   `predict` and `evaluate` use moving statistics. The evaluation noise on an image depends
+        only on `seed` and on the image's gray levels.
     *   `model(x)`, or `model((x, c))`, is `log_prob` of continuous pixel values, without noise.
     *   To train on several devices or machines, construct the distribution, the model and the
         optimizer in the scope of a `tf.distribute.MirroredStrategy` or
-        `MultiWorkerMirroredStrategy`. The results equal the results of one device with the same
-        batch; see `compile` for batch statistics.
+        `MultiWorkerMirroredStrategy`. Several devices give the same results as one device with the
+        same batch; see `compile` for batch statistics.
 
     If the optimizer has `use_ema=True`, `fit` validates with the averaged weights, and the model
     keeps them after `fit`, as in Keras. Moving statistics of batch normalization are not averaged.
@@ -131,9 +131,9 @@ class FlowModel(FlowSteps):
 
         Raises:
           TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` is not a number.
-          ValueError: if its events are neither images nor vectors, or images with channels first;
-            it has batch dimensions; or it was not constructed in the scope of the same
-            `tf.distribute.Strategy` as this model.
+          ValueError: if the events of `distribution` are neither images nor vectors, or are images
+            with channels first; if it has batch dimensions; or if it was not constructed in the
+            scope of the same `tf.distribute.Strategy` as this model.
         """
         event_ndims = check_distribution(distribution, dequantize)
         if dequantize is None:
@@ -145,7 +145,7 @@ class FlowModel(FlowSteps):
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]
         replicas.check_scope("the distribution", variables)
-        # Keras casts the inputs of `call` to this dtype.
+        # Keras casts the inputs of `call` to the dtype of the model.
         super().__init__(name=name, dtype=distribution.dtype.name)
         self.distribution = distribution
         self.event_ndims = event_ndims
@@ -255,7 +255,7 @@ class FlowModel(FlowSteps):
     def averaged_weights(self) -> Iterator[None]:
         """Replaces the weights by their averages, for an optimizer with `use_ema=True`.
 
-        Restores the weights on exit. Does nothing without such an optimizer.
+        Restores the weights on exit. Does nothing for other optimizers.
         """
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if not getattr(optimizer, "use_ema", False) or not optimizer.iterations.numpy():
@@ -277,7 +277,7 @@ class FlowModel(FlowSteps):
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
-        """Makes the function that `fit` calls. The function first checks the previous step."""
+        """Makes the function that `fit` calls, which first checks that the last step was finite."""
         if self.train_function is not None and not force:
             return self.train_function
         self.build_optimizer()
@@ -287,7 +287,7 @@ class FlowModel(FlowSteps):
         train_function = execution.made_faster(self, self.train_function, self.train_step)
 
         def checked(iterator: Any) -> dict[str, tf.Tensor]:
-            # Check one step late, since reading the variable waits for the step that writes it.
+            # Check one step late: reading the result of a step waits for the step to end.
             self.raise_failure()
             return train_function(iterator)
 
@@ -352,7 +352,7 @@ class FlowModel(FlowSteps):
             # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
             power = 0.5 if self.event_ndims == 1 else 0.0
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power)]
-        # A batch taken from an iterator cannot be put back.
+        # Initialization reads the first batch, which cannot be put back into a Python iterator.
         self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
         try:
             history = super().fit(**arguments)
@@ -432,8 +432,8 @@ class FlowModel(FlowSteps):
           num_samples: number of samples N.
           seed: one or two int32 numbers, or `None` for different samples in each call.
           temperature: standard deviation of the latents; the base must be standard normal.
-          guidance: the weight, at least 0, for a flow that was trained with `condition_dropout`.
-            Guidance needs a condition, and evaluates each network twice.
+          guidance: weight of the guidance, at least 0, for a flow that was trained with
+            `condition_dropout`. Guidance needs a condition, and evaluates each network twice.
           conditional_input: one condition, or one for each sample, [N, ...]. With
             `condition_dropout`, `None` leaves the condition out.
 
@@ -442,7 +442,7 @@ class FlowModel(FlowSteps):
 
         Raises:
           ValueError: if an argument does not apply to the model, or is out of range.
-          TypeError: if an argument that must be a number is not.
+          TypeError: if an argument is not a number, but must be one.
 
         #### References
 

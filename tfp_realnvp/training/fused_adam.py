@@ -1,4 +1,4 @@
-"""Adam for all variables at once."""
+"""An Adam optimizer that updates many variables at once."""
 
 import math
 from collections.abc import Container, Sequence
@@ -17,18 +17,18 @@ _LARGE = 2**16
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class FusedAdam(keras.optimizers.Adam):
-    r"""`keras.optimizers.Adam` with few operations for all variables, not ten per variable.
+    r"""`keras.optimizers.Adam` with few operations in all, instead of ten per variable.
 
-    The update is the same: with the gradient g, at step t,
+    The update is that of Adam. With the gradient g, step t computes
 
     ```
     m <- β₁ m + (1 - β₁) g,    v <- β₂ v + (1 - β₂) g²
     variable <- variable - learning_rate * sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) * m / (sqrt(v) + ε)
     ```
 
-    All small variables of a dtype are updated as one vector, and each of their moments is stored as
-    one vector. Construction and tracing are therefore faster (see `benchmarks/README.md`).
-    Variables of 65,536 elements or more are updated separately. A variable without a gradient keeps
+    `FusedAdam` updates all small variables of a dtype as one vector, and stores each of their
+    moments as one vector. This makes construction and tracing faster (see `benchmarks/README.md`).
+    It updates variables of 65,536 elements or more separately. A variable without a gradient keeps
     its value, and its moments decay as if the gradient were zero. `keras.optimizers.Adam` cannot
     load the moments of `FusedAdam`.
 
@@ -93,7 +93,7 @@ class FusedAdam(keras.optimizers.Adam):
                 for group, shape in zip(self.packing.groups, shapes, strict=True)
             )
         except BaseException:
-            # If an interrupt stops `build` halfway, the next call builds again.
+            # Undo an interrupted `build`, so that the next call builds again.
             self.built = False
             for variable in self.variables[number:]:
                 self._untrack_variable(variable)
@@ -120,14 +120,14 @@ class FusedAdam(keras.optimizers.Adam):
         return list(keys) == list(built_for) and not (any(options) or any(constraints))
 
     def apply_packed(self, packed: Sequence[tf.Tensor], condition: tf.Tensor) -> None:
-        """Makes a step with packed gradients, summed over replicas, if a condition holds."""
+        """Makes a step with packed gradients, summed over replicas, if `condition` is true."""
         self._update(packed, self.learning_rate, condition)
         iterations = self.iterations.value
         replicas.assign(iterations, iterations + tf.cast(condition, iterations.dtype))
 
     @property
     def _clips_globally(self) -> bool:
-        # As in Keras, a norm of 0 or less does not clip.
+        # As in Keras, a `global_clipnorm` of 0 or less means no clipping.
         return bool(self.global_clipnorm and self.global_clipnorm > 0)
 
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
@@ -140,8 +140,8 @@ class FusedAdam(keras.optimizers.Adam):
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> None:
-        # Keras sums gradients over replicas, even over a single one, with a `tf.custom_gradient`,
-        # which keeps the step's graph alive until the process ends.
+        # Keras sums gradients over replicas, even over one, with a `tf.custom_gradient`, which
+        # would keep the step's graph alive until the process ends. Sum them here instead.
         gradients: dict[int, tf.Tensor] = {}
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             dense = tf.cast(tf.convert_to_tensor(gradient), variable.dtype)
@@ -161,7 +161,7 @@ class FusedAdam(keras.optimizers.Adam):
         condition: tf.Tensor | None = None,
         missing: Container[int] = (),
     ) -> None:
-        """Updates all moments, and all variables not in `missing`, if a condition holds."""
+        """Updates all moments, and all variables not in `missing`, unless `condition` is false."""
         if self._clips_globally:
             factor = self._clip_factor(packed)
             packed = [tf.cast(factor, gradient.dtype) * gradient for gradient in packed]
@@ -196,7 +196,7 @@ class FusedAdam(keras.optimizers.Adam):
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Returns the packed changes to subtract from a group's variables, and its new moments."""
+        """Returns what to subtract from a group's packed variables, and the group's new moments."""
         m += (gradient - m) * (1 - self.beta_1)
         v += (tf.square(gradient) - v) * (1 - self.beta_2)
         step = tf.cast(keras.ops.convert_to_tensor(self.iterations), rate.dtype) + 1

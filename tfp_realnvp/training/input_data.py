@@ -1,4 +1,4 @@
-"""Splits batches into their parts, checks the data of `FlowModel`, and lets Keras batch them."""
+"""Reads events, conditions and weights from data for a `FlowModel`, and checks them."""
 
 import inspect
 import math
@@ -20,12 +20,13 @@ from tfp_realnvp.training.diagnosis import FiniteRecord
 # Makes the random numbers of `drop_conditions` differ from the noise of the same step.
 _DROPOUT_STREAM = 0xD809
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
-# Names of events and of their axes, by the rank of an event.
+# Names of events and of their axes in error messages, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
 def events_in(data: Any) -> Any:
-    """Returns the events: `data` itself, its first element, or its element `'image'`."""
+    """Returns a batch's events: `data` itself, element 0 of a tuple, or `'image'` of a
+    dictionary."""
     if isinstance(data, (tuple, list)):
         return events_in(data[0])
     if isinstance(data, dict):
@@ -36,7 +37,7 @@ def events_in(data: Any) -> Any:
 
 
 def condition_in(data: Any) -> Any:
-    """Returns the condition, or `None`: the second element, `'conditional_input'` or `'label'`."""
+    """Returns a batch's condition or `None`: element 1, or `'conditional_input'` or `'label'`."""
     if isinstance(data, (tuple, list)):
         has_condition = len(data) > 1 and data[1] is not None
         return data[1] if has_condition else condition_in(data[0])
@@ -46,7 +47,7 @@ def condition_in(data: Any) -> Any:
 
 
 def weights_in(data: Any) -> Any:
-    """Returns the weights of the events, or `None`: the third element, or `'sample_weight'`."""
+    """Returns a batch's weights or `None`: element 2 of a tuple, or `'sample_weight'`."""
     if isinstance(data, (tuple, list)):
         has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
         return data[2] if has_weights else weights_in(data[0])
@@ -56,11 +57,11 @@ def weights_in(data: Any) -> Any:
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Checks the data in the arguments of a method, and returns arguments for Keras.
+    """Checks the data in the arguments of `fit` or another method, and returns arguments for Keras.
 
-    Arrays are wrapped in a Keras data adapter. Other data and arguments are passed on unchanged.
-    `tf.data` does not autotune, see `without_autotune`. `fit` raises `ValueError` if float32 cannot
-    distinguish the values of a column of vectors.
+    Wraps arrays in a Keras data adapter, and turns off the autotuning of `tf.data`, see
+    `without_autotune`. Passes on other data and arguments unchanged. `fit` raises `ValueError` if
+    float32 cannot distinguish the values of a column of vectors.
     """
     signature = inspect.signature(getattr(keras.Model, method))
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
@@ -75,7 +76,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     data: Any = tuple(arguments.pop(name, None) for name in names)
     x = data[0]
     if isinstance(x, tuple) and len(x) == 3:
-        # Keras would drop weights within `x`. A prediction does not depend on weights.
+        # Keras would ignore the weights in a tuple `x`. Predictions do not depend on weights.
         data = (x[:2], None, None) if method == "predict" else x
     is_dataset = isinstance(x, tf.data.Dataset)
     if is_dataset and method != "fit" and arguments.get("steps") is None:
@@ -100,7 +101,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
             dtype=dtype,
         )
     if is_dataset and method == "fit":
-        # Keras warns that it does not shuffle datasets, even if `shuffle` is not given.
+        # Otherwise Keras warns that it does not shuffle datasets, even if `shuffle` is not given.
         arguments.setdefault("shuffle", False)
     batches = _batches(
         *data,
@@ -115,7 +116,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 
 
 def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, ...]:
-    """Checks events, conditions and weights, and converts lists of numbers and frames to arrays.
+    """Checks a batch or all data, and converts lists of numbers and pandas frames to arrays.
 
     Raises the errors of `check_data`, or `ValueError` for a `class_weight` without labels.
     """
@@ -128,7 +129,7 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
 
 
 class ArrayBatches(private_api.ArrayDataAdapter):
-    """The batches of arrays: Keras shuffles and batches the indices of rows.
+    """A Keras data adapter of arrays: Keras shuffles and batches row indices, not rows.
 
     Casts floats to the distribution's dtype, and turns off the autotuning of `tf.data`.
     """
@@ -152,8 +153,8 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
         with tf.device("CPU"):
             tensors = keras.tree.lists_to_tuples(keras.tree.map_structure(tensor, self.arrays))
-            # Use `repeat` of one element, since a mapped function would store the arrays in its
-            # graph.
+            # Zip the row indices with the repeated arrays: if `batch` captured the arrays, its
+            # graph would contain copies.
             tensors = tf.data.Dataset.from_tensors(tensors).repeat()
             dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
             dataset = dataset.map(batch, num_parallel_calls=PARALLEL_CALLS)
@@ -161,10 +162,10 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
-    """Returns a data adapter for arrays, or the other data; turns autotuning off if possible."""
+    """Returns a data adapter for arrays, `tf.data` without autotuning, or other data unchanged."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
         if y is None and sample_weight is not None:
-            # Keras drops weights if there are no labels.
+            # Keras drops weights without labels, so pass both in a dictionary.
             names = ("image", "conditional_input", "sample_weight")
             parts = events_in(x), condition_in(x), sample_weight
             x = {n: part for n, part in zip(names, parts, strict=True) if part is not None}
@@ -190,9 +191,9 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 
 
 def as_arrays(data: Any) -> Any:
-    """Converts lists of numbers and frames to arrays, and a series to a column.
+    """Converts lists of numbers and pandas frames to arrays, and a pandas series to a column.
 
-    Keras takes a list for a list of arrays. `None` in a tuple is omitted: Keras 3.10 fails on it.
+    Keras takes lists of numbers for lists of arrays, and Keras 3.10 fails on `None` in a tuple.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
@@ -212,7 +213,7 @@ def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
-    # The elements of a list can be images.
+    # A list can be a list of images, not a pair of images and labels.
     condition = None if isinstance(data, list) else condition_in(data)
     if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
@@ -238,7 +239,7 @@ def warn_of_labels(distribution: tfd.Distribution) -> None:
 
 
 def check_data(data: Any, model: Any) -> None:
-    """Checks data before training: arrays, and the shapes and dtypes of a `tf.data.Dataset`.
+    """Checks the values of arrays, or the shapes and dtypes of a `tf.data.Dataset`.
 
     Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
     with the gray levels of the model or [B, D]; conditions are not as declared; or weights are
@@ -252,7 +253,7 @@ def check_data(data: Any, model: Any) -> None:
         what = "an empty dataset" if is_empty else "None"
         raise ValueError(f"FlowModel: expected {_name(distribution)}, got {what}.")
     if isinstance(events, tf.data.Dataset):
-        # Tensors in a graph have no values.
+        # Placeholders in a graph have shapes and dtypes, but no values.
         with tf.Graph().as_default():
             batch = tf.nest.map_structure(_placeholder, events.element_spec)
             events_and_weights(batch, distribution)
@@ -267,7 +268,7 @@ def _placeholder(spec: Any) -> Any:
 
 
 def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
-    """Checks arrays or eager tensors, like `check_data`. All weights of a part can be 0."""
+    """Checks arrays or eager tensors as `check_data` does. A batch may have only weights of 0."""
     distribution = model.distribution
     name, events = _name(distribution), events_in(data)
     _check_event_shape(events, distribution.event_shape)
@@ -313,16 +314,16 @@ def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
 
 
 def check_training_batch(model: Any, data: Any) -> None:
-    """Checks the first batch of `fit`, arrays or eager tensors, like `check_data`.
+    """Checks the first batch of `fit`, arrays or eager tensors, as `check_data` does.
 
-    All weights of one batch can be zero. Labels are ignored if the distribution has no condition.
+    A batch may have only zero weights, or labels that the distribution ignores.
     """
     _check_values(data, model, is_whole=False)
     _warn_of_values(data, model)
 
 
 def _warn_of_values(data: Any, model: Any) -> None:
-    """Makes the checks that only training needs: columns in float32, and values of gray levels."""
+    """Raises an error for columns that float32 cannot resolve; warns of unusual gray levels."""
     events, distribution = np.asarray(events_in(data)), model.distribution
     if events.ndim == 2:
         validation.columns_apart(events, distribution.dtype, "FlowModel.fit")
@@ -347,7 +348,7 @@ def _warn_of_values(data: Any, model: Any) -> None:
 def events_and_weights(
     data: Any, distribution: tfd.Distribution
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns the events of a batch, and their weights [B] in its dtype, or `None`."""
+    """Returns a batch's events, and their weights [B] in the distribution's dtype, or `None`."""
     events = tf.convert_to_tensor(events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:
@@ -366,7 +367,7 @@ def events_and_weights(
 def record_of_data(
     model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
 ) -> FiniteRecord:
-    """Returns a record with the checks of a batch that the step makes in its graph."""
+    """Returns a `FiniteRecord` with the checks of a batch that run within the graph of a step."""
     record, spec = FiniteRecord(), model.condition_spec
     if condition is not None and spec is not None and spec.num_classes is not None:
         expected = f"FlowModel: expected a conditional_input of {spec.description}"
@@ -429,7 +430,7 @@ def check_distribution(distribution: Any, dequantize: bool | None) -> int:
 def drop_conditions(
     spec: ConditionSpec | None, condition: tf.Tensor | None, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor | None:
-    """Drops each of the conditions [B, ...] with probability `spec.dropout`.
+    """Replaces each of the conditions [B, ...] by a missing one with probability `spec.dropout`.
 
     `first` is the position of this replica's first event in the batch of all replicas.
     """

@@ -14,7 +14,7 @@ from tfp_realnvp.internal import private_api, replicas, validation
 
 # The default warm-up: its number of steps, and the largest share of a budget that it takes.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
-# The numbers of rows in a batch between which the factor of `RateFactors` grows.
+# `RateFactors` clips the number of rows in a batch to this range.
 _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
@@ -23,7 +23,7 @@ class RateFactors:
 
     Between steps, when callbacks read `optimizer.learning_rate` and save the model, the rate is the
     user's value without the factor. Keras calls callbacks once per execution, so callbacks set the
-    factors of all its steps in advance.
+    factors of all steps of an execution in advance.
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -55,8 +55,8 @@ class RateFactors:
     ) -> Iterator[tf.Tensor]:
         """Multiplies the learning rate within the context; yields whether to make the step.
 
-        Does not change a `LearningRateSchedule`. `num_rows` is the number of rows in the batch, or
-        `None`.
+        Does not change a `LearningRateSchedule`. `num_rows` is the number of rows in the batch;
+        with `None`, the power does not apply.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):
@@ -118,7 +118,7 @@ class CosineAnnealing(keras.callbacks.Callback):
 class LearningRateBudget(keras.callbacks.Callback):
     r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
 
-    Let `f` be the used fraction of the budget of steps or of seconds (wall time). Then
+    Let `f` be the used fraction of the budget, in steps or in seconds of wall time. Then
 
     ```
     learning_rate = peak * min(1, (step + 1) / warmup_steps) * min(1, (1 - f) / (1 - hold))
@@ -130,12 +130,12 @@ class LearningRateBudget(keras.callbacks.Callback):
     The callback changes the rate only during a step. Between steps, in saved models and after
     `fit`, `optimizer.learning_rate` has its original value.
 
-    A budget counts the steps of all calls of `fit` with the callback. If
+    A budget counts the steps or seconds of all calls of `fit` with the same callback. If
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes a run, the budget
     continues. If the budget is exhausted, `fit` issues a warning and makes no step.
 
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
-    `cosine`, the last factor r is replaced by `(1 - cos(π r)) / 2`.
+    `cosine`, `(1 - cos(π r)) / 2` replaces the last factor r.
 
     By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. A
     budget of seconds counts this share from the end of the first step, which is mostly tracing.
@@ -216,9 +216,10 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._first_step = 0
         # The optimizer's learning rate at the start of `fit`, and the factor of the last execution.
         self._initial_rate = self._factor = 1.0
-        # Restores the rate if the model is not a `FlowModel`.
+        # Restores the learning rate after each step of a model that is not a `FlowModel`.
         self._after_step = contextlib.ExitStack()
-        # Steps, time and fraction at the end of the first step of `fit`, which is mostly tracing.
+        # Elapsed steps, time and fraction at the end of `fit`'s first step, which is mostly
+        # tracing.
         self._after_first_step: tuple[int, float, float] | None = None
 
     @property
@@ -246,9 +247,9 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds until the budget is used up; NaN if the budget counts steps and none is complete.
+        """Seconds left; estimated for a budget of steps, and NaN before its first step is complete.
 
-        A budget of steps estimates them from the steps of the current `fit` after the first.
+        The estimate uses the mean time of a step in the current `fit`, without the first step.
         """
         if self.seconds is not None:
             return max(0.0, self.seconds - self.elapsed_seconds)
@@ -286,7 +287,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         expected = "LearningRateBudget: expected an optimizer with a positive learning rate"
         self._initial_rate = validation.positive(rate, f"{expected}, and no schedule")
         self._start, self._after_first_step = time.monotonic(), None
-        # Other Keras models do not call `on_train_end` if `fit` raises an error.
+        # If `fit` raises an error, only a `FlowModel` calls `on_train_end`.
         getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -343,7 +344,8 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds rate and time to the logs; stops if the budget ran out during the validation."""
-        # If the data end before a batch, Keras does not call `on_train_batch_end` for this batch.
+        # If the data end before a batch, Keras calls `on_train_batch_begin` but no
+        # `on_train_batch_end`.
         self._after_step.close()
         if logs is not None:
             rate = float(self.model.optimizer.learning_rate.numpy())
@@ -361,7 +363,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
 def step_of(model: keras.Model) -> int:
     """Returns the number of batches that a model was trained on."""
-    # A distributed variable does not convert to a Python number.
+    # `int(variable)` fails for a distributed variable, so call `numpy()`.
     return int(private_api.batch_counter(model.optimizer).numpy())
 
 

@@ -1,4 +1,4 @@
-"""Exposes the variables and options of a distribution to Keras."""
+"""Exposes the variables of a distribution to Keras, and inspects its bijectors."""
 
 import collections
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ tfd = tfp.distributions
 class TrackedVariables(keras.layers.Layer):
     """A Keras layer that tracks `tf.Variable`s outside of networks.
 
-    Files store each variable under its name, not its position.
+    Weights files store each variable under its name, not its position.
     """
 
     def __init__(self, layers: Sequence[keras.layers.Layer], modules: Sequence[tf.Module]) -> None:
-        """Constructs the layer of a distribution, and of its dequantizer if there is one."""
+        """Constructs the layer for `modules`: a distribution, and a dequantizer if there is one."""
         super().__init__(name="other_variables")
         of_layers = {id(v.value) for layer in layers for v in layer.variables}
         variables: dict[str, tf.Variable] = {}
@@ -49,12 +49,12 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; raises `ValueError` unless the file has exactly these."""
+        """Reads the variables by name. Raises `ValueError` if names are missing or unknown."""
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
-            # After an error Keras retries with another, empty part of the file. Keep the first
-            # message.
+            # After an error, Keras retries with an empty group of the file. Raise the first message
+            # again.
             if names_of_file or not self._refusal:
                 self._refusal = (
                     f"{self.name}: expected a file of the variables of the model, got one without "
@@ -69,11 +69,11 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns the names of a module's variables, keyed by the `id` of each variable.
 
     A name is the path from `root` to the variable: constructor arguments of distributions and
-    bijectors, attributes of other modules, and names of parts in lists. The name does not depend on
-    the number or order of other variables.
+    bijectors, attributes of other modules, and names or indices of elements in lists. The name does
+    not depend on the number or order of other variables.
     """
     names: dict[int, str] = {}
-    # Use `id`, which is unique while the object exists.
+    # Keys are `id`s, which are unique because the values keep the objects alive.
     seen: dict[int, Any] = {}
     pending: collections.deque[tuple[str, Any]] = collections.deque([(root, module)])
     # Search breadth first, so that a variable in several places gets its shortest name.
@@ -95,7 +95,7 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    """Returns the named parts of a module, list or dictionary that can contain variables."""
+    """Returns the named children of a module, list or dictionary that can contain variables."""
     if isinstance(value, (list, tuple)):
         counts: dict[str, int] = {}
         children = [
@@ -107,7 +107,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     elif isinstance(value, tf.Module):
         attributes = sorted(vars(value).items())
         if _has_parameters(value):
-            # Other attributes are caches and collections of variables.
+            # Skip other attributes, which are caches and collections of variables.
             attributes = [(k, v) for k, v in attributes if isinstance(v, (tf.Variable, tf.Module))]
             attributes = [*value.parameters.items(), *attributes]
         children = [(key.lstrip("_"), part) for key, part in attributes]
@@ -130,9 +130,9 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
 
 
 def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -> None:
-    """Creates the variables that parts of a distribution would create in their first call.
+    """Creates the variables that modules of a distribution would create in their first call.
 
-    These parts are bijectors of this package, and layers of tf-keras, such as TFP's networks.
+    Such modules are bijectors of this package, and layers of tf-keras, such as TFP's networks.
     Raises `ValueError` if variables are missing, and the distribution has no known event shape.
     """
     if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):

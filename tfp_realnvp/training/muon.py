@@ -24,7 +24,8 @@ class Muon(FusedAdam):
     r"""Orthogonalized momentum updates for kernels, Adam for all other variables.
 
     A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. Each
-    step updates M, the moving average of the gradient G, and orthogonalizes its next value:
+    step updates M, the moving average of the gradient G, and orthogonalizes a second average of M
+    and G, as in Nesterov momentum:
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G
@@ -33,13 +34,13 @@ class Muon(FusedAdam):
     ```
 
     A step has the same length in all directions, even where gradients are small. Five Newton-Schulz
-    steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21, except where a value in S
-    is below 0.002 times the norm of S. The root mean square of a step's elements is about 0.2 times
-    the learning rate. Adam's steps have a similar size, so both can share one learning rate.
+    steps approximate `U Vᵀ`, with singular values between 0.68 and 1.21 for all values in S above
+    0.002 times the norm of S. The root mean square of a step's elements is about 0.2 times the
+    learning rate. Adam's steps have a similar size, so both can share one learning rate.
 
-    Kernels are variables named `kernel` or `..._kernel` with two or four axes, as in Keras's dense
-    and convolutional layers, and `..._kernels` with one more axis, which are stacks of kernels, as
-    in the networks of this package.
+    Variables named `kernel` or `..._kernel` with two or four axes count as kernels, as in Keras's
+    dense and convolutional layers. Variables named `..._kernels` with one more axis count as stacks
+    of kernels, as in the networks of this package.
 
     `RealNVPImage.compact` needs fewer steps with Muon than with Adam, see `benchmarks/README.md`.
     `keras.optimizers.Muon` applies Adam to the kernels of convolutions.
@@ -133,7 +134,7 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = tf.linalg.matrix_transpose(matrices) if is_tall else matrices
     num_rows, num_columns = x.shape[-2:]
-    # At this ratio, both functions need about the same number of multiplications.
+    # At a ratio of 1.5, both functions need about the same number of multiplications.
     is_wide = num_columns > 1.5 * num_rows
     x = _traced(_newton_schulz_by_rows if is_wide else _newton_schulz, x.dtype)(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
@@ -158,9 +159,9 @@ def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
     """Computes `_newton_schulz` with only two products that involve x.
 
     Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
-    S P`, so that only the first and the last step use x. S contains the squares of the singular
-    values. If they differ by orders of magnitude, the relative error in float32 is 3e-4 instead of
-    1e-5, which does not matter in training.
+    S P`, so only the first and the last step use x. The eigenvalues of S are the squares of the
+    singular values of x. If they differ by orders of magnitude, the relative error in float32 is
+    3e-4 instead of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

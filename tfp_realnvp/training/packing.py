@@ -27,7 +27,7 @@ class Packing:
     """
 
     def __init__(self, shapes: Sequence[Sequence[int]], groups: Sequence[Group]) -> None:
-        """Constructs the packing of tensors, given the shape and the group of each."""
+        """Constructs the packing, given the shape and the group of each tensor."""
         self.groups = list(dict.fromkeys(groups))
         # For each group, the indices of its tensors.
         self.indices = [[i for i, g in enumerate(groups) if g == group] for group in self.groups]
@@ -43,7 +43,7 @@ class Packing:
         return [self.pack_group(i, tensors) for i in range(len(self.groups))]
 
     def pack_group(self, group: int, tensors: Sequence[Any]) -> tf.Tensor:
-        """Returns the packed tensor of one group, by its index, given the tensors of all groups."""
+        """Packs the tensors of the group with index `group`, out of the tensors of all groups."""
         element_shape = self.groups[group].element_shape
         shape, rank = tf.constant([-1, *element_shape]), 1 + len(element_shape)
         parts = [
@@ -63,11 +63,11 @@ class Packing:
         return [tensors[i] for i in range(len(tensors))]
 
     def unpack_group(self, group: int, packed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the tensors of one group, by its index, given its packed tensor."""
+        """Returns the tensors of the group with index `group`, given its packed tensor."""
         numbers = self._numbers(group)
         parts = tf.split(packed, numbers) if len(numbers) > 1 else [packed]
         shapes = [self._shapes[i] for i in self.indices[group]]
-        # One constant for all tensors of a shape.
+        # Tensors of the same shape share a constant.
         constants = {shape: tf.constant(shape, tf.int32) for shape in set(shapes)}
         return [
             part if part.shape == shape else tf.reshape(part, constants[shape])
@@ -75,7 +75,7 @@ class Packing:
         ]
 
     def index_of(self, position: int) -> int:
-        """Returns the index of the tensor at a position in the concatenated packed tensors."""
+        """Returns the index of the tensor with the element at a position in all packed tensors."""
         indices = [i for group in self.indices for i in group]
         ends = itertools.accumulate(math.prod(self._shapes[i]) for i in indices)
         return next(i for i, end in zip(indices, ends, strict=True) if position < end)
@@ -93,10 +93,10 @@ def apply_if(
     packing: Packing,
     variables: Sequence[keras.Variable],
 ) -> None:
-    """Applies gradients if a condition holds; otherwise changes nothing, not even moments.
+    """Applies gradients if `condition` is true; otherwise changes nothing, not even moments.
 
-    All replicas make the same step: with the sum of their gradients, clipped by its norm. This
-    replica's `gradients` have the sums `packed` over replicas, which `packing` packed.
+    All replicas apply the sum of their gradients, clipped by the norm of the sum. `gradients`
+    belong to this replica; `packed` are the sums over replicas, packed by `packing`.
     """
     if packing is getattr(optimizer, "packing", None):
         optimizer.apply_packed(packed, condition)
@@ -110,12 +110,12 @@ def apply_if(
         tf.cond(condition, apply, lambda: tf.constant(False))
         return
     gradients = packing.unpack(packed)
-    # `apply` communicates, even with a single replica, which is not allowed in a branch of
-    # `tf.cond`. Therefore always make the step, and undo it unless the condition holds.
+    # `optimizer.apply` runs a collective operation, even with a single replica. A branch of
+    # `tf.cond` must not, so always make the step, and undo it if `condition` is false.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # `apply` sums the gradients over replicas again. Since the gradients are sums already, only the
-    # first replica passes them, and the others pass zeros.
+    # `optimizer.apply` sums the gradients over replicas again. They are sums already, so the first
+    # replica passes them, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]
@@ -128,8 +128,8 @@ def packing_of(
 ) -> Packing:
     """Returns the packing of the gradients of `variables`.
 
-    This is the optimizer's own packing for a `FusedAdam` that was built for these variables. For
-    other optimizers, all gradients of a dtype form one vector.
+    A `FusedAdam` that was built for these variables has its own packing. For other optimizers, all
+    gradients of a dtype form one vector.
     """
     takes_packed = getattr(optimizer, "takes_packed", None)
     if takes_packed is not None and takes_packed(variables):

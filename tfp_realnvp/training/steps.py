@@ -21,7 +21,7 @@ from tfp_realnvp.training.packing import apply_if, packing_of
 class FlowSteps(SavableModel):
     """The steps of a `FlowModel`, which `keras.Model.fit`, `evaluate` and `predict` call."""
 
-    # Whether Keras passes the first batch of `fit`, which initializes the normalizations.
+    # Whether the first batch of `fit` may initialize the normalizations before the first step.
     _may_initialize = False
 
     @tf.autograph.experimental.do_not_convert
@@ -41,7 +41,7 @@ class FlowSteps(SavableModel):
             if log_prob.shape.rank == 2:
                 log_prob, without_label = tf.unstack(log_prob)
                 label_term = LABEL_WEIGHT * mean_of_labeled(log_prob - without_label, weights)
-            # The sum over replicas is the mean over the batch, plus the penalty.
+            # The objectives of all replicas add up to the mean over the batch, plus the penalty.
             loss = -_part_of_mean(log_prob, weights, part.total)
             penalty = self._penalty(loss.dtype) / replicas.num_replicas()
             objective = self.optimizer.scale_loss(loss + penalty - label_term)
@@ -76,10 +76,10 @@ class FlowSteps(SavableModel):
         first: tf.Tensor | int,
         record: FiniteRecord,
     ) -> tf.Tensor:
-        """Returns log p - log q of each event, [B], with the noise of the next step.
+        """Returns log p of each event minus log q of its noise, [B], with the noise of this step.
 
-        For labels of a `ClassMixture` the result is [2, B]: with and without the labels. `first` is
-        the number of events on preceding replicas. `record` collects the parts of the pass.
+        With labels of a `ClassMixture`, returns [2, B]: log densities with and without the labels.
+        `first` is the number of events on preceding replicas. `record` checks intermediate values.
         """
         step = private_api.batch_counter(self.optimizer).value
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
@@ -106,7 +106,7 @@ class FlowSteps(SavableModel):
         return log_prob
 
     def _penalty(self, dtype: tf.DType) -> tf.Tensor:
-        """Returns the L2 penalty and the losses of layers."""
+        """Returns the sum of the L2 penalty and the losses of layers."""
         # Stack scales of equal shape, so that one operation and its gradient serve all of them.
         groups: dict[Any, list[tf.Tensor]] = {}
         for scale in self._scales():
@@ -140,12 +140,13 @@ class FlowSteps(SavableModel):
         return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
 
     def raise_failure(self) -> None:
-        """Raises an error, once, if a `train_step` was not finite. Later steps were skipped.
+        """Raises an error, only once, if the loss or a gradient of a `train_step` was not finite.
 
-        Call this in your own training loop around `train_step`; `fit` calls it for you.
+        After a failure, steps are skipped until this call. In your own training loop, call this
+        around `train_step`; `fit` does.
 
         Raises:
-          NonFiniteLossError: names the step and its first part that was not finite.
+          NonFiniteLossError: names the step and its first computation that was not finite.
         """
         self._guard.raise_failure(self.trainable_variables)
 
@@ -166,7 +167,7 @@ class FlowSteps(SavableModel):
     def _evaluated(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
         """Returns events, weights, and log densities with the first noise sample of each event.
 
-        `evaluate` and `predict` raise an error if the data failed a check.
+        If the data fail a check, `evaluate` and `predict` raise an error at the end.
         """
         images, weights = input_data.events_and_weights(data, self.distribution)
         condition = self.condition_of(data)
@@ -192,7 +193,7 @@ class FlowSteps(SavableModel):
         return scorer.log_prob_of(self.distribution, images, condition, training)
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
-        """Returns the condition of a batch, `None` for a distribution that takes none."""
+        """Returns the condition of a batch, or `None` if the distribution takes no condition."""
         condition = input_data.condition_in(data)
         if condition is not None and not self.takes_condition:
             input_data.warn_of_labels(self.distribution)
@@ -209,9 +210,9 @@ class FlowSteps(SavableModel):
     def _initialize_normalizations(self, data: Any) -> None:
         """Initializes normalizations from the first batch, before a graph is traced.
 
-        Otherwise, and under a `tf.distribute` strategy, the step's graph contains the
-        initialization. Initializes nothing if the batch fails a check of the data, or its log
-        density is not finite: the step then raises an error that names the part.
+        Without this call, and under a `tf.distribute` strategy, the step's graph initializes them.
+        Initializes nothing if the batch fails a check of the data, or its log density is not
+        finite: the first step then raises an error that names the cause.
         """
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
@@ -249,7 +250,7 @@ class FlowSteps(SavableModel):
 
 
 def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's part of the weighted mean over the batch."""
+    """Returns this replica's term of the weighted mean over the batch of all replicas."""
     if weights is None:
         return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
     weighted = tf.math.multiply_no_nan(log_prob, weights)
