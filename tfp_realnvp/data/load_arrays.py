@@ -109,8 +109,8 @@ def load_arrays(name: str | pathlib.Path, *, image_size: int | None = None) -> I
     optional. Without `train` and `test`, a random tenth of the images, the same on every call, is
     the test split. For a folder, the function applies the EXIF orientation, drops transparency, and
     converts gray images to RGB if other images have colors. 16-bit grayscale PNG files become
-    `uint16`. For files, `num_values` is the smallest power of two above the largest gray level, and
-    at least 256.
+    `uint16`. For files, `num_values` is the least power of two above the largest gray level, at
+    least 256.
 
     If all images are in subfolders of the folder, or of its `train` and `test`, these subfolders
     are the classes, in alphabetical order. For images that do not fit into memory, use

@@ -8,20 +8,20 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-# Larger values become variables, which a SavedModel stores once for all functions. Reading a
-# variable takes 3 µs a call.
+# Precomputed tensors of more elements become variables, which a SavedModel stores once for all
+# functions. Smaller tensors become constants, because reading a variable takes 3 µs per call.
 _MAX_CONSTANT_SIZE = 2**14
 
 
 def folded(
     function: Any, variables: dict[tuple[str, tuple[int, ...], bytes], tf.Variable]
 ) -> Callable[..., Any]:
-    """Returns an equal function that contains only the operations that depend on the inputs.
+    """Returns an equivalent function that runs only operations that depend on its inputs.
 
     Computes all other values now: weight normalization, folded batch normalizations, inverse
     matrices, log dets of 1×1 convolutions. Later changes of variables do not affect the result.
-    Gradients are computed from the operations, ignoring `tf.custom_gradient`. `variables` collects
-    the large values, each once, keyed by dtype, shape and bytes.
+    Gradients ignore `tf.custom_gradient`. Adds each large value once to `variables`, keyed by
+    dtype, shape and bytes.
     """
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True
@@ -49,7 +49,7 @@ def folded(
             if key not in variables:
                 variables[key] = tf.Variable(tensor, trainable=False)
             kept[name] = variables[key]
-    # The remaining operations. Drop control dependencies on precomputed operations.
+    # Keep the remaining operations, without control dependencies on precomputed operations.
     needed = varying | {tensor.op.name for name, tensor in used.items() if name not in kept}
     whole = frozen.graph.as_graph_def()
     rest = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
@@ -58,7 +58,7 @@ def folded(
             names = [name for name in node.input if name[0] != "^" or name[1:] in varying]
             node.ClearField("input")
             node.input.extend(names)
-            # Custom gradients, for example of `tf.nn.silu`, refer to tensors of the traced graph.
+            # Drop custom gradients, as of `tf.nn.silu`, which refer to tensors of another graph.
             node.attr.pop("_gradient_op_type", None)
             rest.node.append(node)
 

@@ -1,4 +1,4 @@
-"""Converts a part of a model to a JSON-compatible configuration and back."""
+"""Converts distributions and their networks to JSON-compatible configurations and back."""
 
 import inspect
 import types
@@ -19,8 +19,8 @@ from tfp_realnvp.internal import validation
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 _PARTS = (tfd.Distribution, tfb.Bijector, Mask, Transformer, VariationalDequantization)
-# The public classes by their names in configurations. Loading constructs only these, and classes
-# that the user has registered with Keras.
+# Public classes, keyed by their names in configurations. Loading constructs only these classes and
+# classes that the user has registered with Keras.
 _CLASSES = {
     f"{prefix}.{name}": found
     for prefix, module in (
@@ -33,7 +33,7 @@ _CLASSES = {
     for name in getattr(module, "__all__", vars(module))
     if isinstance(found := getattr(module, name), type) and issubclass(found, _PARTS)
 }
-# Constructors of TFP return private base classes: `tfd.Independent(...)` is an `_Independent`.
+# TFP constructors can return private base classes: `tfd.Independent(...)` is an `_Independent`.
 _NAMES = {
     base: path
     for path, found in _CLASSES.items()
@@ -50,8 +50,8 @@ def serialize(value: Any, path: str) -> Any:
     The configuration describes distributions, bijectors, masks and transformers by their
     constructor arguments, including values of `tf.Variable`s, and networks by their Keras
     configuration. The configuration contains no network weights, no moving statistics and no code.
-    Raises a `TypeError` if the class of a part is neither from TFP or this package nor registered
-    with Keras. The message has the location of the part, which starts with `path`.
+    Raises `TypeError` if a class is neither public in TFP or this package nor registered with
+    Keras. The message names the location of such an object, starting with `path`.
     """
     return _Serializer().describe(value, path)
 
@@ -90,7 +90,7 @@ class _Serializer:
             return [self.describe(item, f"{path}[{i}]") for i, item in enumerate(value)]
         if isinstance(value, tf.DType):
             return {"kind": "dtype", "name": value.name}
-        # `tf.is_tensor` is true for variables and TFP's deferred tensors as well.
+        # Do not use `tf.is_tensor`, which is true for variables and TFP's deferred tensors too.
         is_constant = isinstance(value, tf.Tensor) and hasattr(value, "numpy")
         if is_constant or isinstance(value, np.ndarray):
             return {"kind": "tensor", **_tensor_config(value)}
@@ -137,8 +137,8 @@ class _Serializer:
                 elif isinstance(argument, keras.layers.Layer) and not is_described:
                     self._claim(argument.variables, path)
         if name.startswith("tfp."):
-            # TFP's defaults can be objects that have no description, so we omit them. We write all
-            # other defaults, since a later version may change them.
+            # Omit defaults of TFP, because some are objects that cannot be described. Write all
+            # other defaults, because a later version of this package may change them.
             signature = inspect.signature(type(value).__init__).parameters
             arguments = {
                 key: argument
@@ -196,7 +196,7 @@ class _Deserializer:
             trainable=variable.trainable,
             name=config["variable"]["name"],
         )
-        # The constructor applies the inverse of the bijector, which introduces rounding errors.
+        # The constructor applies the inverse of the bijector. Undo its rounding errors.
         transformed.pretransformed_input.assign(variable)
         return transformed
 
@@ -255,7 +255,7 @@ def _keras_config(value: Any, path: str) -> Any:
 def _check_registered(name: str, arguments: dict[str, Any] | None, path: str) -> None:
     """Raises `TypeError` unless Keras can load the user's function or class of this name.
 
-    `arguments` is the configuration of an object of the class, and `None` for a function.
+    `arguments` is the configuration of an object of the class, or `None` for a function.
     """
     found = keras.saving.get_registered_object(name)
     if found is None:
@@ -283,7 +283,7 @@ def _check_registered(name: str, arguments: dict[str, Any] | None, path: str) ->
 
 
 def parts(config: Any) -> Iterator[dict[str, Any]]:
-    """Yields all dictionaries of a configuration."""
+    """Yields all dictionaries that are nested in a configuration."""
     pending = [config]
     while pending:
         value = pending.pop()

@@ -33,19 +33,19 @@ def export_onnx(
 
     The caller draws `noise`, uniform in [0, 1), in the distribution's dtype. Round the `images` of
     `decode.onnx` down to get gray levels. If a `FlowModel` has a `VariationalDequantization` q, the
-    ONNX models transform the noise to u ~ q(u | images), and the log density is
-    log p(images + u) - log q(u | images). For a bare distribution, u is the uniform noise.
+    ONNX models transform the noise to u ~ q(u | images), and the log density is log p(images + u) -
+    log q(u | images). If you export a distribution, not a model, u is the uniform noise.
 
     The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
     has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
     of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
     a condition, `conditional_input` is the last input, as in `export_saved_model`.
 
-    The batch size is free; the event shape is fixed. ONNX has no assertions: pixel values out of
+    The batch size is free; the event shape is fixed. ONNX has no assertions, so pixel values out of
     range give NaN. The export copies the weights, and uses the moving statistics of normalizations.
     An interrupted export leaves the old folder unchanged.
 
-    onnxruntime computes convolutions in float32, but not in float64.
+    onnxruntime supports convolutions in float32, but not in float64.
 
     #### Example
 
@@ -58,7 +58,7 @@ def export_onnx(
     ...     sorted(path.name for path in pathlib.Path(folder).glob('moons/*'))
     ['decode.onnx', 'encode.onnx', 'log_prob.onnx']
 
-    In a process without TensorFlow, `onnxruntime.InferenceSession('moons/log_prob.onnx')` runs it.
+    Without TensorFlow, `onnxruntime.InferenceSession('moons/log_prob.onnx')` runs the log density.
 
     Args:
       distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
@@ -71,7 +71,7 @@ def export_onnx(
       ValueError: if its events are neither images nor vectors of known shape, it takes a condition
         that it does not declare, or an operation has no counterpart in ONNX, such as convolutions
         in bfloat16.
-      RuntimeError: if it is called in a `tf.function`.
+      RuntimeError: if `export_onnx` is called in a `tf.function`.
     """
     progress = Progress("export_onnx", verbose)
     functions = ServedFlow(distribution, None, progress, takes_noise=True).functions()
@@ -79,7 +79,7 @@ def export_onnx(
         folder.mkdir()
         for number, name in enumerate(("log_prob", "encode", "decode"), 1):
             progress(f"converting {name}, function {number} of 3")
-            # `decode.onnx` returns continuous values.
+            # `decode.onnx` returns continuous values, not gray levels.
             of_levels = f"{name}_uint8" if name != "decode" else name
             function = functions.get(of_levels, functions[name])
             _write(folder / f"{name}.onnx", function.get_concrete_function())
@@ -97,7 +97,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
     inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
     (output_name,) = function.structured_outputs
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
-    # The check below raises the errors that tf2onnx only logs.
+    # tf2onnx only logs errors. Silence it: the check below raises them.
     logging.disable()
     handlers = {"BroadcastArgs": _broadcast_args, "Log1p": _log1p, "Ndtri": _ndtri}
     try:
@@ -110,7 +110,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
         )
     finally:
         logging.disable(logging.NOTSET)
-    # tf2onnx leaves operations that it cannot convert in the model.
+    # If tf2onnx cannot convert an operation, it leaves the operation in the model.
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -162,7 +162,7 @@ _ERFINV_TAILS = (
 
 
 def _ndtri(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Returns the normal quantile √2 erfinv(2p - 1), to the precision of float32."""
+    """Computes the normal quantile √2 erfinv(2p - 1) to the precision of float32."""
     import tf2onnx
 
     if tf2onnx.utils.map_onnx_to_numpy_type(graph.get_dtype(node.output[0])) != np.float32:

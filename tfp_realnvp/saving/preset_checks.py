@@ -17,7 +17,7 @@ from tfp_realnvp.saving import keras_config
 tfd = tfp.distributions
 
 _MAX_JSON_BYTES = 2**26
-# Allowance for the elements of counters and metrics, which are not in the weights file.
+# Allows for the elements of counters and metrics, which are not in the weights file.
 _NUM_OTHER_ELEMENTS = 1_000
 
 # Classes of Keras that a configuration may name. None of them runs code or reads files.
@@ -40,7 +40,7 @@ _KERAS_CLASSES = {
         for kind in ("constraints", "initializers", "regularizers")
     },
 }
-# Keras' names of types whose values a file stores as lists of numbers.
+# Keras' type names of arrays and tensors, which a configuration stores as lists of numbers.
 _KERAS_VALUES = {"__keras_tensor__", "__numpy__", "__tensor__"}
 
 
@@ -99,7 +99,7 @@ def _is_allowed(config: dict[str, Any]) -> bool:
     if name in _KERAS_VALUES or "module" not in config:
         return name in _KERAS_VALUES
     if registered is not None:
-        # With another class name, Keras may construct another object.
+        # If the class name differs from the registered class, Keras may construct another object.
         return name in ("function", getattr(registered, "__name__", None))
     return name in _KERAS_CLASSES.get(str(config["module"]), ())
 
@@ -121,14 +121,14 @@ def check_parameters(model: keras.Model) -> None:
 
 @contextlib.contextmanager
 def limited_variables(num_elements: int) -> Iterator[None]:
-    """Raises `ValueError` if new variables exceed `num_elements` by more than a small margin."""
+    """Raises `ValueError` if new variables have many more elements in all than `num_elements`."""
     left, graph = num_elements + _NUM_OTHER_ELEMENTS, tf.Graph()
 
     def create(next_creator: Any, **kwargs: Any) -> tf.Variable:
         nonlocal left
         value = kwargs["initial_value"]
         if callable(value):
-            # In a graph, the initial value has a shape but takes no memory.
+            # In a graph, the initial value has a shape, but takes no memory.
             try:
                 with graph.as_default():
                     value = value()

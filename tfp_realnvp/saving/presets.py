@@ -46,7 +46,7 @@ def save_to_preset(
     | `metadata.json` | the package versions, the date, `parameter_count` and `card` |
     | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
 
-    A killed process leaves the old or the new preset complete. Other files do not change.
+    If the process is killed, the folder has the complete old or new preset. Other files stay.
 
     #### Example
 
@@ -64,8 +64,8 @@ def save_to_preset(
       folder: created if it is missing; `~` is the user's home.
       card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
         `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
-      weights: whether to write the weights file. `False` keeps the file in the folder, such as one
-        by a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
+      weights: whether to write the weights file. `False` keeps the file that is in the folder, for
+        example from a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
 
     Raises:
       TypeError: if a part of the distribution could not be loaded again; the message names it.
@@ -127,7 +127,7 @@ def from_preset(
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
-    # Keras also returns names of classes that are not registered.
+    # `get_registered_name` also returns names for classes that are not registered.
     own_name = keras.saving.get_registered_name(cls)
     custom_objects = {own_name: cls, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):

@@ -23,7 +23,7 @@ class SavableModel(keras.Model):
     """A Keras model of a distribution that is saved completely or not at all."""
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the argument of `from_config`; `TypeError` if a part cannot be described."""
+        """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
         frozen = [i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable]
         return {
             "name": self.name,
@@ -36,7 +36,7 @@ class SavableModel(keras.Model):
 
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
-        """Returns a model from the result of `get_config`, with new networks."""
+        """Returns a model from the result of `get_config`, with newly initialized networks."""
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"] and deserialize(
@@ -50,7 +50,7 @@ class SavableModel(keras.Model):
         return model
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Returns the arguments of `compile`, serialized; empty before `compile`."""
+        """Returns the serialized arguments of `compile`; an empty dictionary before `compile`."""
         config = super().get_compile_config()
         if not config:
             return config
@@ -90,8 +90,7 @@ class SavableModel(keras.Model):
         """
         path = os.fspath(filepath)
         if "://" in path:
-            # Not a local file: For remote paths, Keras and the remote service determine what is
-            # atomic.
+            # For a remote path, Keras and the remote service determine whether writing is atomic.
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         is_file = zipped is None or zipped
         if path.endswith(".keras") != is_file:
@@ -103,10 +102,10 @@ class SavableModel(keras.Model):
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")
         if self.compiled:
-            # Loading also builds the optimizer.
+            # Loading builds the optimizer, so save its variables too.
             self.build_optimizer()
         with atomic_files.atomic_replace(path) as whole:
-            # Keras writes a zip file in memory first. HDF5 may crash if the disk is full.
+            # Let Keras make a zip file in memory first: HDF5 may crash if the disk is full.
             archive = whole if is_file else whole.with_name("archive.keras")
             super().save(archive, **kwargs)
             if not is_file:
@@ -159,7 +158,7 @@ class SavableModel(keras.Model):
           filepath: the folder.
           format: `'tf_saved_model'`, for `export_saved_model`, or `'onnx'`, for `export_onnx`.
           verbose: as in `export_saved_model`.
-          input_signature: must be `None`, because the functions above determine the inputs.
+          input_signature: must be `None`, because the exporting functions determine the inputs.
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
@@ -186,10 +185,10 @@ class SavableModel(keras.Model):
 
         | handle | |
         | --- | --- |
-        | a name | of a preset that comes with this package |
+        | a name | a preset that comes with this package |
         | `results/digits` | a folder of `save_to_preset`; `~` is the user's home |
-        | `hf://user/repo` | of the Hugging Face Hub; needs huggingface_hub |
-        | `kaggle://user/model/keras/variation` | of Kaggle; needs kagglehub |
+        | `hf://user/repo` | a preset on the Hugging Face Hub; needs huggingface_hub |
+        | `kaggle://user/model/keras/variation` | a preset on Kaggle; needs kagglehub |
 
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
@@ -199,8 +198,8 @@ class SavableModel(keras.Model):
         has invalid distribution parameters, such as a negative scale, raises an error.
 
         Args:
-          handle: see the table. A name of this package takes precedence over a folder of that name;
-            `./name` is the folder.
+          handle: see the table. The name of a preset of this package takes precedence over a folder
+            of the same name; `./name` is the folder.
           custom_objects: the caller's own classes and functions, keyed by registered name.
           network_dtype: name of a Keras dtype policy for the flow's networks, in place of the
             policy from training. After training with `'mixed_bfloat16'`, `'float32'` makes

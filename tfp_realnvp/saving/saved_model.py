@@ -33,7 +33,8 @@ Condition: TypeAlias = tf.Tensor | None
 
 # A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
-# Seconds until the first progress line, and the growth factor of the time until the next line.
+# Seconds until the first progress line. Each further line comes at `_GROWTH` times the seconds of
+# the last line.
 _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
@@ -66,14 +67,14 @@ def export_saved_model(
 
     Images are continuous pixel values of the distribution's dtype. If the flow has a `PixelLogit`
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
-    so on. The variant adds noise to input images, and rounds output images down and clips them:
+    so on. The variant adds noise to input images, and rounds output images down and clips them, so
     `reconstruct_uint8` returns its input. The noise of an image depends on its gray levels and on
     an additional input, the int32 scalar `seed`.
 
-    The variants of a `FlowModel` add the model's own noise and return the densities of
+    The variants of a `FlowModel` add the model's noise and return the same densities as
     `tfr.log_prob`. With a `VariationalDequantization` q, the densities are log p(x + u) - log q(u |
     x), and the variants accept only the image size of q. With `dequantize=False` there are no
-    variants. For a bare distribution the noise is uniform in [0, 1): export the model, not
+    variants. If you pass a distribution, the noise is uniform in [0, 1), so pass the model, not
     `model.distribution`.
 
     `num_samples` and `seed` are int32. Samples equal
@@ -94,8 +95,8 @@ def export_saved_model(
     `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes all
-    values that depend only on weights. It omits `tf.custom_gradient`s. An interrupted export leaves
-    the old folder unchanged.
+    values that depend only on weights. Gradients of the functions ignore `tf.custom_gradient`. An
+    interrupted export leaves the old folder unchanged.
 
     #### Example
 
@@ -136,7 +137,7 @@ def export_saved_model(
         progress(f"tracing {name}, function {number} of {len(functions)}")
         setattr(module, name, function)
         signatures[name] = function.get_concrete_function()
-    # A SavedModel stores the variables that the module refers to.
+    # A SavedModel stores only variables that the module refers to.
     module.served_variables = [v for function in signatures.values() for v in function.variables]
     progress("writing the SavedModel")
     with atomic_files.atomic_replace(path) as temporary:
@@ -154,7 +155,7 @@ class ServedFlow:
         progress: Progress,
         takes_noise: bool = False,
     ) -> None:
-        """Checks the arguments of `export_saved_model`, and traces the passes of the flow.
+        """Checks the arguments of `export_saved_model`, and traces the flow's two directions.
 
         With `takes_noise`, functions take U[0, 1) noise, not a seed, and event shapes are fixed.
         """
@@ -181,8 +182,8 @@ class ServedFlow:
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
         self._base, self._bijector = flow.distribution, flow.bijector
-        # Conditions of the served functions and of the flow. In a mixture, the flow's condition is
-        # the cluster.
+        # The conditions of the served functions and of the flow. In a `ClusterMixture`, the flow's
+        # condition is the cluster.
         self._spec = routing.find_condition_spec(distribution)
         self._given_spec = routing.find_condition_spec(flow)
         expected = (
@@ -218,7 +219,7 @@ class ServedFlow:
         fits = self._has_any_size or image_shape == event_shape
         validation.require(fits, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
-        # The name of inputs and outputs that are events.
+        # The name of events among the inputs and outputs.
         self._name = "images" if is_image else "x"
         self._events = tf.TensorSpec([None, *image_shape], self._dtype, self._name)
         self._latents = tf.TensorSpec([None, *latent_shape], self._dtype, "latents")
@@ -235,10 +236,10 @@ class ServedFlow:
         given = [] if self._given_spec is None else [self._given_spec.tensor_spec(self._dtype)]
         if self._mixture is not None:
             given = [tf.TensorSpec([None], tf.int32, "clusters")]
-        # It is possible that only the base depends on the condition.
+        # If only the base depends on the condition, the bijector gets none.
         takes_condition_itself = "bijector_kwargs" in routing.route(flow, conditional_input=0)
         self._bijector_condition = given if takes_condition_itself else []
-        # All signatures call these functions, so that the SavedModel contains each graph once.
+        # All signatures call the same traced functions, so the SavedModel contains each graph once.
         self._folded: dict[Any, tf.Variable] = {}
         conditions = self._bijector_condition
         progress("tracing the inverse pass")
@@ -286,7 +287,7 @@ class ServedFlow:
             return traced
         return _named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
 
-    # Without a declared condition, `condition` is not part of the signatures.
+    # If the flow declares no condition, the signatures have no input `condition`.
 
     def _log_prob(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
         if self._mixture is None:
@@ -300,7 +301,7 @@ class ServedFlow:
         return self._base_log_prob(latents, condition) + ildj
 
     def _nearest(self, events: tf.Tensor, condition: Condition) -> Condition:
-        """Returns the nearest cluster of each event for a mixture, or else the condition."""
+        """Returns the nearest cluster of each event for a `ClusterMixture`, else `condition`."""
         if self._mixture is None:
             return condition
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
@@ -440,7 +441,7 @@ class ServedFlow:
     def _base_log_prob(self, latents: tf.Tensor, condition: Condition) -> tf.Tensor:
         base = self._base
         if self._has_any_size:
-            # The base distribution has one event shape; images can have any size.
+            # `self._base` has a fixed event shape, but images can have any size.
             base = self._standard_normal(tf.shape(latents)[1:])
         return base.log_prob(latents, **routing.route(base, conditional_input=condition))
 
@@ -448,7 +449,7 @@ class ServedFlow:
         return tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), shape)
 
     def _assertions(self, values: tf.Tensor, condition: Condition) -> list[tf.Operation]:
-        """Returns assertions that check the sizes of events or latents, and labels."""
+        """Returns assertions about the sizes of events or latents, and about labels."""
         # TensorFlow's convolutions fail, or give a wrong shape, for an empty batch.
         message = f"expected at least one {'image' if self._event_ndims == 3 else 'vector'}"
         assertions = [tf.debugging.assert_positive(tf.shape(values)[0], message)]
@@ -468,9 +469,9 @@ class ServedFlow:
 
 
 class Progress:
-    """Prints the current step of exports that take more than 5 s.
+    """Prints the progress of exports that take more than 5 seconds.
 
-    Pauses between lines are half of the elapsed time. `verbose=True` always prints
+    After each line, waits for half of the elapsed time. `verbose=True` always prints the path at
     the end, and `verbose=False` prints nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Weights files: atomic writing, and reading of plain arrays only."""
+"""Writes weights files atomically, and reads only files of plain arrays."""
 
 import io
 import math
@@ -11,7 +11,7 @@ import numpy as np
 
 from tfp_realnvp.internal import atomic_files, private_api, validation
 
-# Dtype and shape of arrays by name.
+# Maps the name of an array to its dtype and shape.
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
@@ -35,7 +35,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 
 def weights_of(model: keras.Model) -> io.BytesIO:
-    """Returns the weights file of a model, without its optimizer."""
+    """Returns the weights file of a model in memory, without the optimizer's variables."""
     weights = io.BytesIO()
     with (
         h5py.File(private_api.weights_in_memory(model)) as source,
@@ -61,7 +61,7 @@ def _arrays(file: h5py.File) -> Arrays:
     arrays = {}
 
     def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        # During training, `model.save_weights` also writes the optimizer; presets do not need it.
+        # `save_weights` of a trained model also writes the optimizer, which presets do not need.
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
             if item.external or item.is_virtual:
                 raise ValueError(f"a reference to another file in the place of {name}")

@@ -25,8 +25,7 @@ _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
 
 
 def events_in(data: Any) -> Any:
-    """Returns a batch's events: `data` itself, element 0 of a tuple, or `'image'` of a
-    dictionary."""
+    """Returns a batch's events: `data` itself, element 0, or the key `'image'`."""
     if isinstance(data, (tuple, list)):
         return events_in(data[0])
     if isinstance(data, dict):
@@ -37,7 +36,7 @@ def events_in(data: Any) -> Any:
 
 
 def condition_in(data: Any) -> Any:
-    """Returns a batch's condition or `None`: element 1, or `'conditional_input'` or `'label'`."""
+    """Returns a batch's condition or `None`: element 1, `'conditional_input'` or `'label'`."""
     if isinstance(data, (tuple, list)):
         has_condition = len(data) > 1 and data[1] is not None
         return data[1] if has_condition else condition_in(data[0])
@@ -47,7 +46,7 @@ def condition_in(data: Any) -> Any:
 
 
 def weights_in(data: Any) -> Any:
-    """Returns a batch's weights or `None`: element 2 of a tuple, or `'sample_weight'`."""
+    """Returns a batch's weights or `None`: element 2, or the key `'sample_weight'`."""
     if isinstance(data, (tuple, list)):
         has_weights = isinstance(data, tuple) and len(data) > 2 and data[2] is not None
         return data[2] if has_weights else weights_in(data[0])

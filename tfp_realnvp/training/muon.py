@@ -24,8 +24,7 @@ class Muon(FusedAdam):
     r"""Orthogonalized momentum updates for kernels, Adam for all other variables.
 
     A kernel is a matrix of n inputs and m outputs; for a convolution, [h, w, C, F], n = h w C. Each
-    step updates M, the moving average of the gradient G, and orthogonalizes a second average of M
-    and G, as in Nesterov momentum:
+    step updates M, the moving average of the gradient G, and orthogonalizes an average of M and G:
 
     ```
     M <- μ M + (1 - μ) G,    U S Vᵀ = μ M + (1 - μ) G

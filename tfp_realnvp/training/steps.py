@@ -142,8 +142,7 @@ class FlowSteps(SavableModel):
     def raise_failure(self) -> None:
         """Raises an error, only once, if the loss or a gradient of a `train_step` was not finite.
 
-        After a failure, steps are skipped until this call. In your own training loop, call this
-        around `train_step`; `fit` does.
+        Call this after `train_step` in your own loop, as `fit` does; until then, steps are skipped.
 
         Raises:
           NonFiniteLossError: names the step and its first computation that was not finite.
