@@ -13,9 +13,8 @@ def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
     """Locks a folder against other processes within the context; creates a missing folder.
 
     Uses an OS file lock on `.tfp_realnvp.lock`, which the system releases when the process ends;
-    the file may remain. A process can take the lock repeatedly. Does nothing if the system has no
-    file locks, or the folder is read-only. Raises `BlockingIOError` if another process holds the
-    lock.
+    the file may remain. A process can take the lock repeatedly. Does nothing for a read-only
+    folder, or if the OS has no locks. Raises `BlockingIOError` if another process holds the lock.
     """
     path = pathlib.Path(os.path.realpath(folder))
     file = path / ".tfp_realnvp.lock"

@@ -166,8 +166,7 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """Returns whether to keep TensorFlow's graph rewrites, which can speed up steps on a CPU.
 
     Rewrites do not speed up affine couplings with networks of this package, but they speed up
-    attention and mixtures (see `benchmarks/README.md`). Other networks, not measured, keep the
-    rewrites.
+    attention and mixtures (see `benchmarks/README.md`). Networks that were not measured keep them.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(
