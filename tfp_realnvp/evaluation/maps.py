@@ -28,13 +28,13 @@ def log_prob_map(
     """Returns the contribution of each position of an image to its log density, in nats.
 
     The log density of a flow is a sum of log densities of latents and of log dets, and each term
-    has a position in the image. A map [H, W] sums to `tfr.log_prob` with the same arguments,
+    has a position in the image. The sum of a map [H, W] is `tfr.log_prob` with the same arguments,
     including the term `-log q(u | x)` of a `VariationalDequantization` q.
 
-    Normalizations and 1×1 convolutions contribute equally at all positions. A term at a coarser
-    scale belongs to a block of pixels, over which it is spread evenly. A contribution is not the
-    log density of a pixel given the others: one pixel changes the map within the receptive field of
-    the networks. For a `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
+    Normalizations and 1×1 convolutions contribute equally at all positions. A term of a coarser
+    scale is spread evenly over its block of pixels. A contribution is not the log density of a
+    pixel given the others: a single pixel changes the map in the whole receptive field of the
+    networks. For a `ClusterMixture`, the map decomposes log p(x | k) for the nearest cluster k.
 
     The log dets depend on the content of an image: they are higher in smooth areas than at edges.
     The latents of typical images have the same distribution at all positions. Therefore
@@ -65,7 +65,7 @@ def log_prob_map(
         returns one. Valid bijectors are those of this package, TFP's bijectors of elements or
         channels, and `FlowChain` and `tfb.Invert` of valid bijectors.
       data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
-      log_dets: whether maps include the log dets; `False` keeps the log densities of latents only.
+      log_dets: whether maps include the log dets; with `False`, maps are log densities of latents.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.
 
     Raises:
@@ -135,7 +135,7 @@ def _record_log_prob(
 
 
 def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Spreads each value of a term [..., h, w] over its block of pixels, [..., height, width]."""
+    """Divides each value of a term [..., h, w] among its block of pixels, [..., height, width]."""
     rows, columns = height // tf.shape(term)[-2], width // tf.shape(term)[-1]
     share = term / tf.cast(rows * columns, term.dtype)
     return tf.repeat(tf.repeat(share, rows, axis=-2), columns, axis=-1)

@@ -31,16 +31,16 @@ def log_prob(
     r"""Returns log densities of gray-level images or of vectors, in nats.
 
     Gray levels are whole numbers of any dtype. As in training, the function adds noise in [0, 1).
-    For images x and K noise samples u_k, it returns
+    For each image x and K noise samples u_k, it returns
 
     ```
     log 1/K sum_k p(x + u_k),   u_k ~ U[0, 1)^D
     ```
 
-    The expectation is at most the log probability of the integers (Theis, van den Oord, Bethge
-    2016, section 3.1). More samples make the bound tighter. The noise of an image depends only on
-    the model's seed and the image. With a `VariationalDequantization` q, p(x + u) / q(u | x)
-    replaces p(x + u). Vectors get no noise.
+    Its expectation is a lower bound on the log probability of the integers (Theis, van den Oord,
+    Bethge 2016, section 3.1). More samples make the bound tighter. The noise of an image depends
+    only on the model's seed and the image. With a `VariationalDequantization` q,
+    p(x + u) / q(u | x) replaces p(x + u). Vectors get no noise.
 
     For continuous pixel values, call `distribution.log_prob`. For the mean over a dataset with its
     standard error, call `tfr.evaluation.log_likelihood` or `tfr.evaluation.bits_per_dim`.
@@ -102,7 +102,7 @@ def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -
 def sampled_log_probs(
     caller: str, model: FlowModel, data: Any, *, num_samples: int, **kwargs: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log densities for K noise samples, [N, K], and the dimension of each event, [N]."""
+    """Returns log densities for K noise samples, [N, K], and the sizes of the events, [N]."""
     options: dict[str, Any] = {"num_samples": checked_num_samples(caller, model, num_samples)}
     options |= {"seed": model.seed, "jit_compile": model.jit_compile}
 
@@ -135,8 +135,8 @@ def map_batches(
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
     `function` takes events in the distribution's dtype, and returns one or several arrays. `data`
-    has any form that `bits_per_dim` takes. `model` determines which part of the data is the
-    condition. Error messages begin with `caller`.
+    has any form that `bits_per_dim` takes; `model` tells the events from the condition. Error
+    messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)

@@ -24,8 +24,8 @@ class Evaluation:
     Attributes:
       mean: mean over events and noise samples.
       standard_error: standard error of `mean` over events; NaN for a single event.
-      importance_weighted: mean over events of the tighter, importance-weighted bound; equals `mean`
-        for one noise sample.
+      importance_weighted: mean over events of the tighter, importance-weighted bound; for one noise
+        sample, equal to `mean`.
       importance_weighted_error: standard error of `importance_weighted`.
       num_events: number of events.
       num_samples: number of noise samples K per event.
@@ -73,18 +73,18 @@ def bits_per_dim(
 ) -> Evaluation:
     r"""Returns the mean bits/dim of a model on images, with its standard error.
 
-    With K noise samples u₁ … u_K from U[0, 1)ᴰ per image x of gray levels, and D = H W C, it
-    computes
+    With K noise samples u₁ … u_K from U[0, 1)ᴰ for each image x of gray levels, and D = H W C,
+    the function computes
 
     ```
     mean                = mean over x of    -1/D mean_k log2 p(x + u_k)
     importance_weighted = mean over x of    -1/D log2 mean_k p(x + u_k)
     ```
 
-    In expectation both are upper bounds on the bits/dim of the integer images, `-1/D log2 ∫ p(x +
-    u) du`. `importance_weighted` is tighter, and improves with K; for K = 1 both are equal. The
-    noise of an image depends only on the seed and the image. `FlowModel.evaluate` computes `mean`
-    for K = 1 and the model's seed.
+    The expectations of both are upper bounds on the bits/dim of the integer images,
+    `-1/D log2 ∫ p(x + u) du`. `importance_weighted` is tighter for larger K; for K = 1 both are
+    equal. The noise of an image depends only on the seed and the image. `FlowModel.evaluate`
+    computes `mean` for K = 1 and the model's seed.
 
     With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
     distribution, pass conditions: `bits_per_dim(flow, (images, labels))`. Conditions are optional
@@ -146,8 +146,8 @@ def log_likelihood(
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. In
-    expectation both bound the log probability of integers from below; the second is tighter.
+    with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. The
+    expectations of both are lower bounds on the log probability of integers; the second is tighter.
 
     #### Example
 
@@ -191,8 +191,8 @@ def classification(
 ) -> Classification:
     r"""Evaluates a class-conditional distribution as a classifier by Bayes' rule.
 
-    For an image x of gray levels and K noise samples u₁ … u_K from U[0, 1)ᴰ, the same for all
-    classes,
+    For an image x of gray levels and K noise samples u₁ … u_K from U[0, 1)ᴰ, which are the same for
+    all classes, Bayes' rule is
 
     ```
     p(y | x) = p(y) mean_k p(x + u_k | y) / sum_y' p(y') mean_k p(x + u_k | y')
@@ -290,8 +290,8 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 def calibration_error(confidence: np.ndarray, is_correct: np.ndarray) -> float:
     """Returns the mean of |accuracy - confidence| over 15 bins, weighted by number of events.
 
-    Bins of confidence are ((m - 1) / 15, m / 15]. `tfp.stats.expected_calibration_error` includes
-    the lower ends instead, and takes float32 logits.
+    Bins of confidence are ((m - 1) / 15, m / 15]. `tfp.stats.expected_calibration_error` puts the
+    lower ends into the bins instead, and takes float32 logits.
     """
     bins = np.digitize(confidence, np.arange(1, 15) / 15, right=True)
     return float(np.abs(np.bincount(bins, is_correct - confidence)).sum() / len(confidence))

@@ -67,14 +67,14 @@ def encode(
 
     Args:
       flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, its `FlowModel`,
-        or the result of `tfr.condition`, whose condition then is `conditional_input`.
+        or the result of `tfr.condition`, which fixes the condition.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
-        `encode` adds 0.5 to gray levels, which gives the center of the level.
+        `encode` adds 0.5 to gray levels, the center of the interval of a level.
       batch_size: number of images or vectors per batch.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
-        declares its condition. Leading shapes of conditions and events broadcast. For a
-        `ClusterMixture`, the latents belong to the cluster with the nearest center, within the
-        class `conditional_input` if given.
+        declares its condition. Leading shapes of conditions and events broadcast. A
+        `ClusterMixture` encodes each event given the cluster with the nearest center. With labels,
+        it chooses among the clusters of the class.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -102,8 +102,8 @@ def decode(
 
     Args:
       flow, batch_size: as in `encode`.
-      latents: [..., D] of vectors; or [..., H, W, C], where H and W are divisible by 2^(num_scales
-        - 1), and can differ from the training images.
+      latents: [..., D] of vectors; or [..., H, W, C] of images of any height and width divisible by
+        2^(num_scales - 1).
       conditional_input: as in `encode`; broadcasts with the latents.
 
     Returns:
@@ -128,7 +128,8 @@ def transformed(
     """Maps events [..., *event] given their conditions, in batches, with one graph.
 
     `direction` is `forward` or `inverse`. Embedded conditions go directly to the layers of
-    `bijector`. Leading shapes of events and conditions broadcast. Errors call the events `what`.
+    `bijector`. Leading shapes of events and conditions broadcast. Error messages name events by
+    `what`.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     bijector._check_shape(tf.TensorShape(events.shape), inverse=direction == "inverse")
@@ -190,7 +191,7 @@ def reconstruct(
       flow, images, batch_size, conditional_input: as in `encode`.
 
     Returns:
-      A `Reconstruction`, whose error refers to the centers of gray levels.
+      A `Reconstruction`. For gray levels, its error is the distance from their centers.
     """
     flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
@@ -233,7 +234,7 @@ def given_condition(flow: Flow, conditional_input: ArrayLike | None) -> ArrayLik
 
 
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
-    """Returns the condition of a flow's bijector, checked; `None` if only the base takes one."""
+    """Checks the condition of a flow's bijector; returns `None` if only the base takes one."""
     conditional_input = given_condition(flow, conditional_input)
     if conditional_input is None:
         return None
@@ -252,7 +253,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """Returns the flow and the nearest clusters for a `ClusterMixture`, or else the arguments."""
+    """Returns the flow of a `ClusterMixture` and nearest clusters; else the unchanged arguments."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input
@@ -270,7 +271,7 @@ def _in_nearest_cluster(
 
 
 def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:
-    """Returns an array of the values, for gray levels the centers of the levels."""
+    """Returns an array of the values; gray levels become the centers of their intervals."""
     values = np.asarray(values)
     is_gray = bijector.event_ndims == 3 and np.issubdtype(values.dtype, np.integer)
     return values + 0.5 if is_gray else values

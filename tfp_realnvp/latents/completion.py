@@ -1,4 +1,4 @@
-"""Completes images and rows of tables: samples unknown values given the known values."""
+"""Completes images and vectors: samples unknown values given the known values."""
 
 import math
 import warnings
@@ -29,7 +29,7 @@ class Completion(NamedTuple):
     """The result of `complete`.
 
     Attributes:
-      samples: samples [num_samples, N, ...] of whole events, with exactly the known values, in the
+      samples: samples [num_samples, N, ...] of whole events, including the known values, in the
         dtype of the events; floats for integer vectors.
       r_hat: for each event, the largest R-hat of its unknown values, [N]; 1 if all are known.
       acceptance_rate: for each event, the share of accepted proposals after burn-in, [N].
@@ -54,32 +54,32 @@ def complete(
 ) -> Completion:
     r"""Samples the unknown values of images or vectors given the known values.
 
-    Chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) leave this density invariant:
+    Chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) sample from the density
 
     ```
     p(x_unknown | x_known) ∝ p(x_unknown, x_known)           continuous values
     p(x | floor(x_known) = levels) ∝ p(x) on [0, n)^D        integer gray levels 0 … n - 1
     ```
 
-    A known gray level fixes only a unit interval of continuous values. The chains also sample the
-    noise within known levels. Unknown pixels are in [0, n).
+    A known gray level fixes only a unit interval of continuous values, so the chains also sample
+    the noise within known levels. Unknown pixels are in [0, n).
 
     The chains move in coordinates that are standard normal if the flow is normal, and start from
     N(0, I). During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each
     event to an acceptance rate of 75%.
 
     R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
-    of chains with the variance within them. R-hat is 1 for chains that have mixed. Above 1.1, the
+    of chains with the variance within halves. It is 1 for chains that have mixed. Above 1.1, the
     samples depend on where the chains started. A `UserWarning` then recommends values of
 
-    *   `num_leapfrog_steps`: π / ε for the step size ε, if trajectories are shorter than the width
-        of a normal density;
-    *   `num_samples`: the number for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to
-        the number of samples. This fails if chains are stuck in different modes.
+    *   `num_leapfrog_steps`: π / ε for the step size ε, if this is more than the present number. A
+        trajectory of length π is half a period in a standard normal density;
+    *   `num_samples`: the number that gives an R-hat of 1.1, if R-hat² - 1 is inversely
+        proportional to it. More samples do not help chains that are stuck in different modes.
 
     Each chain makes `num_burnin_steps + num_samples / num_chains` draws. A draw computes on average
-    `num_leapfrog_steps / 2` gradients of the log density. Chains mix best if networks are small and
-    smooth, and trained with weight decay.
+    `num_leapfrog_steps / 2` gradients of the log density. Chains mix best with networks that are
+    small, smooth, and trained with weight decay.
 
     #### Example
 
@@ -102,10 +102,11 @@ def complete(
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
         D]. Unknown values are ignored. The chains of all events run at once.
       is_known: booleans that broadcast with the events; by default, all but NaNs are known.
-      num_samples: number of samples of each event, over all its chains.
+      num_samples: number of samples of each event, in total over its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.
-      num_burnin_steps: number of first draws of a chain, which adapt the step size and are dropped.
+      num_burnin_steps: number of draws at the start of a chain, which adapt the step size and are
+        discarded.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
       seed: one or two integers. Equal seeds give equal samples.
 
@@ -164,7 +165,7 @@ def complete(
 class _Support:
     """Unconstrained coordinates t of values x: x = t, or x = low + (high - low) sigmoid(t).
 
-    Arrays are [N, D]. The log density ignores the coordinates of exactly known values.
+    Arrays are [N, D]. Exactly known values x do not depend on their coordinates t.
     """
 
     def __init__(self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray) -> None:
@@ -203,7 +204,7 @@ class _Support:
         """Returns the coordinates of unknown values [..., D]."""
         if self._num_values is None:
             return x
-        # A sample of the flow can lie a little outside of [0, n).
+        # Samples of the flow can lie slightly outside of [0, n), where the logit is undefined.
         share = np.clip(x / self._num_values, 1e-3, 1 - 1e-3)
         return np.log(share) - np.log1p(-share)
 
@@ -243,7 +244,7 @@ def _metric(
     t = support.unbounded(x.numpy().reshape(num_samples, size))
     t = t[np.isfinite(t).all(axis=1)].astype(np.float64)
     covariance = np.cov(t, rowvar=False).reshape(size, size)
-    # Shrinkage to the diagonal helps if samples are few, or nearly collinear.
+    # Shrinkage to the diagonal keeps the inverse stable if samples are few or nearly collinear.
     share = size / (size + 10 * num_samples)
     covariance += share * (np.diag(np.diag(covariance)) - covariance)
     precision = np.linalg.inv(covariance)
@@ -276,8 +277,8 @@ def _sample_chains(
         kernel,
         num_burnin_steps,
         target_accept_prob=0.75,
-        # The acceptance rate is averaged over the chains of an event. An arithmetic mean would hide
-        # chains that reject all proposals and never move.
+        # Chains of an event share a step size, adapted to their mean acceptance rate. An arithmetic
+        # mean would hide chains that reject all proposals and never move.
         reduce_fn=tfp.math.reduce_log_harmonic_mean_exp,
     )
 
@@ -311,7 +312,7 @@ def _warn_unless_mixed(
     is_mixed = r_hat <= _LARGEST_R_HAT
     if is_mixed.all():
         return
-    # A chain that never moved has no variance, so that its R-hat is NaN.
+    # R-hat of a chain that never moved is NaN, because the chain has no variance.
     largest = np.nan_to_num(r_hat[~is_mixed], nan=np.inf, posinf=np.inf).max()
     longer = math.ceil(np.pi / np.median(step_sizes[~is_mixed]))
     factor = (largest**2 - 1) / (_LARGEST_R_HAT**2 - 1)

@@ -1,4 +1,4 @@
-"""Decodes latents between and beyond the latents of events, or changes their conditions."""
+"""Decodes combinations of the latents of several events, or latents under another condition."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def interpolate(
 ) -> np.ndarray:
     r"""Decodes latents on a path between the latents of two images or vectors.
 
-    With the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps,
+    For the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps, it is
 
     ```
     spherical:  z = (sin((1 - t) ω) z₁ + sin(t ω) z₂) / sin ω
@@ -31,10 +31,10 @@ def interpolate(
     ```
 
     Standard normal vectors of many dimensions are close to a sphere. Spherical interpolation
-    (Shoemake 1985, section 3.3; White 2016, section 2.1) stays near it; linear interpolation leaves
-    it. Embedded conditions change linearly with t: the networks get (1 - t) e(c₁) + t e(c₂) with
-    the learned embedding e of conditions, which is the identity for images (Lample et al.: Fader
-    networks, 2017).
+    (Shoemake 1985, section 3.3; White 2016, section 2.1) stays near the sphere; linear
+    interpolation does not. The embeddings of conditions change linearly: the networks get
+    (1 - t) e(c₁) + t e(c₂) with the learned embedding e, which is the identity for conditions that
+    are images (Lample et al.: Fader networks, 2017).
 
     #### Example
 
@@ -51,7 +51,7 @@ def interpolate(
       num_steps: number of images or vectors, including both ends.
       spherical: whether to interpolate latents spherically or linearly.
       conditional_input, second_conditional_input: the conditions of `first` and `second`, as in
-        `encode`. `second` has the condition of `first` by default.
+        `encode`. By default, the condition of `second` is the condition of `first`.
 
     Returns:
       Continuous pixel values, [..., num_steps, H, W, C]; or vectors [..., num_steps, D].
@@ -80,17 +80,17 @@ def manifold(
 ) -> np.ndarray:
     r"""Decodes a torus of latents that contains the latents of four images.
 
-    With the latents z₁ … z₄ of the images, and equidistant angles φ (rows) and φ′ (columns) in [0,
-    2π), as in equation 19 of Dinh, Sohl-Dickstein, Bengio (2017),
+    For the latents z₁ … z₄ of the images, and equidistant angles φ (rows) and φ′ (columns) in [0,
+    2π), the torus is equation 19 of Dinh, Sohl-Dickstein, Bengio (2017):
 
     ```
     z = cos φ (cos φ′ z₁ + sin φ′ z₂) + sin φ (cos φ′ z₃ + sin φ′ z₄)
     ```
 
-    The images themselves are at (0, 0), (0, n/4), (n/4, 0) and (n/4, n/4) if `num_angles` n is a
-    multiple of 4. The squares of the four weights add up to one, so that combinations of
-    independent standard normal latents are standard normal. Embedded conditions are averaged with
-    the squared weights.
+    If `num_angles` n is a multiple of 4, the four images are at (0, 0), (0, n/4), (n/4, 0) and
+    (n/4, n/4) of the result. The squares of the four weights add up to one, so combinations of
+    independent standard normal latents are standard normal. The squares are also the weights of
+    the average of embedded conditions.
 
     #### Example
 
@@ -165,15 +165,15 @@ def _path(
     first, event = first.astype(dtype), tuple(range(-event_ndims, 0))
     norms = np.sqrt(np.sum(first**2, event, keepdims=True) * np.sum(last**2, event, keepdims=True))
     cosine = np.sum(first * last, event, keepdims=True) / np.maximum(norms, np.finfo(float).tiny)
-    # Opposite latents have no unique arc between them: their cosine is rounded up.
+    # Opposite latents have no unique arc between them. A cosine just above -1 avoids 0 / 0.
     half_turns = np.arccos(np.clip(cosine, 1e-12 - 1, 1)) / np.pi
-    # sinc(ω / π) = sin(ω) / ω, even at 0, where the arc is a straight line.
+    # sinc(ω / π) = sin(ω) / ω is 1 at ω = 0, where the arc is a straight line.
     weights = (share * np.sinc(share * half_turns) for share in (1 - t, t))
     return sum(w * z for w, z in zip(weights, (first, last), strict=True)) / np.sinc(half_turns)
 
 
 def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
-    """Returns combinations [R, R, ...] of the corners, weighted by products of two weights."""
+    """Sums the four corners with products of weights from two circles, [R, R, ...]."""
     corners = corners.reshape(2, 2, *corners.shape[1:])
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 

@@ -1,4 +1,4 @@
-"""Samples latents, for any image size or only for some scales; computes moments by scale."""
+"""Samples latents for images of any size or for some scales; computes moments by scale."""
 
 import dataclasses
 import math
@@ -33,8 +33,8 @@ def sample_latents(
     ```
 
     A temperature below 1 (Kingma, Dhariwal: Glow, 2018, section 5), or truncation (Brock, Donahue,
-    Simonyan 2019, section 3.1), makes samples less diverse and more probable. `temperature=1`
-    without truncation samples the model itself.
+    Simonyan 2019, section 3.1), makes samples less diverse and more probable. With `temperature=1`
+    and no truncation, decoded latents are samples of the model.
 
     #### Example
 
@@ -46,7 +46,7 @@ def sample_latents(
 
     Args:
       shape: shape of one image, (height, width, channels), or of one vector, (size,).
-      num_samples: number of images or vectors, or their leading dimensions.
+      num_samples: number of images or vectors, or a shape of several leading dimensions.
       seed: one or two integers. Equal seeds give equal latents.
       temperature: standard deviation, at least 0.
       truncation: bound in standard deviations, more than 0; `None` means no truncation.
@@ -84,9 +84,9 @@ def extrapolate(
 ) -> np.ndarray:
     """Decodes normal latents of a different size than the training images (Appendix C).
 
-    The convolutional networks apply to any height and width divisible by 2^(num_scales - 1). The
-    base distribution of `flow` is ignored. Arguments, results and errors are as in `sample_latents`
-    and `decode`.
+    The convolutional networks accept any height and width divisible by 2^(num_scales - 1). The
+    function ignores the base distribution of `flow`. Arguments, results and errors are as in
+    `sample_latents` and `decode`.
 
     #### Example
 
@@ -114,7 +114,7 @@ def levels_of_representation(
     """Keeps the latents of coarse scales and replaces the latents of finer scales.
 
     Column k of the result keeps the latents of the k + 1 coarsest scales. The last column keeps all
-    latents and is the reconstruction. The images of a row share what the coarse latents represent,
+    latents, and reconstructs the image. All images of a row share the coarsest latents, and thus
     for example the composition but not the texture (Dinh, Sohl-Dickstein, Bengio 2017, Appendix D).
 
     #### Example
@@ -132,7 +132,7 @@ def levels_of_representation(
         `flow`, or the standard normal if `flow` is a bijector.
       mode: `'redraw'` replaces latents by samples, the same in all columns; `'zero'` by zeros.
       seed: one or two integers. Equal seeds give equal samples.
-      conditional_input: as in `encode`; a conditional base gets it too.
+      conditional_input: as in `encode`, also for a conditional base.
 
     Returns:
       Continuous pixel values, [..., num_scales, H, W, C].

@@ -1,4 +1,4 @@
-"""Figures that do not change Matplotlib's global state, and training curves."""
+"""Plots training curves; creates figures that leave Matplotlib's global state unchanged."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ def save_curves(
 
     Args:
       path: path of the file. Missing folders are created.
-      curves: pairs `(x, y)` of sequences of equal length, by their names in the legend.
+      curves: maps names in the legend to pairs `(x, y)` of sequences of equal length.
       xlabel, ylabel: labels of the axes, with units.
 
     Raises:

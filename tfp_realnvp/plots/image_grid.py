@@ -1,4 +1,4 @@
-"""Grids of images, also with labels, and heat maps of scores over images."""
+"""Grids of images, with or without labels, and heat maps of scores on images."""
 
 import math
 import os
@@ -76,8 +76,8 @@ def save_image_grid(
     Args:
       path: path of the file. Missing folders are created.
       images, columns, padding, num_values: as in `image_grid`, before enlarging.
-      upscale: integer factor by which pixels are repeated in both directions. By default, images of
-        fewer than 64 pixels a side are enlarged to about 64.
+      upscale: integer factor by which pixels are repeated in both directions. By default, images
+        whose larger side has fewer than 64 pixels are enlarged to about 64.
 
     Raises:
       ValueError: as in `image_grid`.
@@ -107,14 +107,14 @@ def heat_map(
     high: float | None = None,
     num_values: int = 256,
 ) -> np.ndarray:
-    """Draws scores by position over gray images, from red to yellow for high scores.
+    """Draws a score for each position on gray images; colors go from red to yellow (highest).
 
     Args:
       images: `[N, H, W, C]`, as in `image_grid`.
       scores: finite scores `[N, h, w]`, for example `-tfr.log_prob_map(model, images)`. `h` and `w`
         divide `H` and `W`: each score covers a block of pixels.
-      low, high: scores up to `low` do not change the image, and scores from `high` on are yellow;
-        by default the lowest and the highest score.
+      low, high: scores of at most `low` leave the image gray, and scores of at least `high` are
+        yellow. Default to the lowest and the highest score.
       num_values: as in `image_grid`.
 
     Returns:
@@ -164,9 +164,9 @@ def draw_grid(
 
     Args:
       images: `uint8` array of shape `[rows, columns, H, W, C]`, otherwise as in `image_grid`; or
-        `[N, H, W, C]`, which fills the rows of a grid of `columns` images.
+        `[N, H, W, C]`, which fills a grid row by row.
       title, row_labels, column_labels: the title, and a label for each row and each column.
-      columns, num_values: as in `image_grid`; `columns` for images `[N, H, W, C]`.
+      columns, num_values: as in `image_grid`; `columns` applies to images `[N, H, W, C]`.
       ax: the `Axes` to draw on, which are returned. Defaults to a new pyplot figure.
 
     Raises:

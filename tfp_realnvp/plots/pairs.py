@@ -10,7 +10,7 @@ from tfp_realnvp.plots.figures import new_figure
 
 _MAX_PANELS = 8  # panels in a row of a figure
 _MAX_POINTS = 1_000  # points in a panel
-_NUM_LOWEST = 5  # number of rows to mark, those of lowest density
+_NUM_LOWEST = 5  # number of rows of lowest density to mark
 _MARGIN = 0.15  # margin of a panel, relative to the range of rows
 _JITTER = 0.25  # largest noise on the integer codes of categories
 
@@ -21,23 +21,23 @@ def pairs(
     """Draws scatter plots of pairs of columns, for the rows of a table and samples of a density.
 
     Panels on the diagonal show histograms of one column. If the density is right, the rows and an
-    equal number of samples look alike. Circles mark the rows of lowest density; the legend names
+    equal number of samples look alike. Circles mark the rows of lowest density; the legend lists
     them, the lowest first.
 
-    Panels show at most 1,000 rows, at evenly spaced positions in the table, and the rows of lowest
-    density. The axes end slightly outside of the range of the rows; the legend states how many
-    samples lie beyond. Histograms show the fraction of all rows in each bin. Values that are not
+    Panels show the rows of lowest density, and at most 1,000 rows at evenly spaced positions in the
+    table. The axes extend slightly beyond the range of the rows; the legend counts the samples
+    outside of the axes. Histograms show the fraction of all rows in each bin. Values that are not
     numbers are categories, drawn with uniform noise around their positions. Panels omit rows with
     missing cells.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
-        distribution of TFP, or another object whose `sample(n)` returns rows [n, D] or a tuple that
-        starts with them.
+        distribution of TFP, or another object whose `sample(n)` returns rows [n, D] or a tuple with
+        rows as its first element.
       X: rows [N, D] of finite numbers and categories, with NaN or `None` in missing cells. A
         `DataFrame` gives columns and rows their names.
-      columns: at most 8 columns to draw: names of a `DataFrame`, or positions in an array; all by
-        default.
+      columns: at most 8 columns to draw: names in a `DataFrame`, or positions in an array. Defaults
+        to all columns.
       num_lowest: number of rows to circle, with the lowest `density.score_samples(X)`. Defaults to
         5, or to 0 for a density without `score_samples`.
 
@@ -161,7 +161,7 @@ def _chosen(X: Any, columns: Sequence[Any] | None) -> tuple[list[int], list[str]
 
 
 def _column(table: Any, i: int) -> np.ndarray:
-    """Returns a column of a table; in object columns, NaN replaces missing cells."""
+    """Returns a column of a table; NaN replaces `None` and other missing cells."""
     if hasattr(table, "iloc"):
         cells = table.iloc[:, i].astype(object)
         return cells.where(cells.notna(), np.nan).to_numpy()
@@ -172,7 +172,7 @@ def _column(table: Any, i: int) -> np.ndarray:
 
 
 def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Converts a column of rows and of samples to numbers, or to codes with category names."""
+    """Converts a column of rows and of samples to numbers, or to codes of the returned names."""
     try:
         return rows.astype(np.float64), samples.astype(np.float64), []
     except (TypeError, ValueError):

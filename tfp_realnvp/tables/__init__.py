@@ -1,4 +1,4 @@
-"""scikit-learn estimators of densities of tables, built on the package's public names."""
+"""scikit-learn estimators of the density of table rows, built on the package's public names."""
 
 try:
     from tfp_realnvp.tables.flow_density import FlowDensity

@@ -12,7 +12,7 @@ from tfp_realnvp.tables.table import Rows
 
 _OPTIONS = {"early_stopping": False, "random_state": 0}
 _MEAN_OPTIONS = {**_OPTIONS, "max_iter": 100, "max_leaf_nodes": 15}
-# Absolute errors carry less information than events, so the trees of the scale are smaller.
+# Absolute errors carry less information than events, so the trees for the scale are smaller.
 _SCALE_OPTIONS = {
     **_OPTIONS,
     "loss": "gamma",  # keeps predictions positive
@@ -21,7 +21,7 @@ _SCALE_OPTIONS = {
     "max_leaf_nodes": 8,
     "min_samples_leaf": 40,
 }
-# Events have variance 1.
+# Trees for the scale learn from absolute errors of at least this; events have variance 1.
 _LEAST_SCALE = 1e-3
 # The correction for averaging over folds multiplies variances by at least this factor.
 _LEAST_VARIANCE_PART = 0.25
@@ -47,8 +47,8 @@ class BoostedTrees(NamedTuple):
             np.stack([trees.predict(conditions) for trees in of_folds]) for of_folds in self
         )
         scale = scales.mean(axis=0)
-        # Averaging the means over folds reduces the squared error by their variance. For normal
-        # errors, the squared error is π/2 times the squared mean absolute error.
+        # Averaging predictions over folds reduces the squared error by their variance over folds.
+        # For normal errors, the squared error is π/2 times the squared mean absolute error.
         part = 1 - means.var(axis=0) / (np.pi / 2 * scale**2)
         log_scale = np.log(scale) + np.log(part.clip(min=_LEAST_VARIANCE_PART)) / 2
         return np.column_stack([means.mean(axis=0), log_scale])
@@ -58,10 +58,10 @@ class BoostedTrees(NamedTuple):
 def fit_boosted_trees(
     rows: Rows, folds: np.ndarray, width: float
 ) -> tuple[BoostedTrees, np.ndarray]:
-    """Fits trees to the last column given the others; also returns mean and log scale, [N, 2].
+    """Fits trees that predict the last column; also returns their predictions for rows, [N, 2].
 
-    The trees that predict a row were fitted without its fold. `width` is the rounding width of the
-    last column.
+    The predictions for a row, mean and log scale, come from trees that were fitted without the fold
+    of the row. `width` is the rounding width of the last column.
     """
     conditions, events = rows.values[:, :-1], rows.values[:, -1]
     weights = rows.weights / rows.weights.mean()
@@ -83,11 +83,11 @@ def fit_boosted_trees(
 
 
 class GivenTrees(NamedTuple):
-    """A conditional density of one event; trees predict the first two conditions.
+    """A conditional density of one event; the first two conditions are predictions of trees.
 
     Attributes:
       density: density of the standardized error, (event - predicted mean) / predicted scale.
-      num_conditions: `density` depends on this many conditions, from the first on.
+      num_conditions: number of leading conditions that `density` depends on.
     """
 
     density: Any

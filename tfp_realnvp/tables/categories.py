@@ -1,4 +1,4 @@
-"""Probabilities of categories by latent class models: mixtures with independent columns."""
+"""Latent class models of categories: mixtures of distributions with independent columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUM_STEPS = 100
 
 
 class CategoryMixture(NamedTuple):
-    """A mixture of K distributions with independent columns, over indicators [N, H].
+    """A mixture of K distributions with independent columns, over one-hot indicators [N, H].
 
     Attributes:
       log_weights: log weights of the components, [K].
@@ -31,8 +31,8 @@ class CategoryMixture(NamedTuple):
     def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> CategoryMixture:
         """Fits the mixture by expectation maximization.
 
-        Each component gets a pseudocount of one row, spread half by the frequencies of categories
-        and half uniformly, so that no category has probability 0.
+        Each component gets one pseudo-row, half distributed like the categories of the rows and
+        half uniform, so no category has probability 0.
         """
         values, weights = Rows.merged(*rows)
         weights = weights * rows.number / weights.sum()
@@ -48,7 +48,7 @@ class CategoryMixture(NamedTuple):
 
     @classmethod
     def of(cls, mixtures: list[CategoryMixture], shares: np.ndarray) -> CategoryMixture:
-        """Returns a mixture of mixtures with the weights `shares`, as one mixture."""
+        """Combines mixtures with the weights `shares` into one mixture."""
         log_weights = [
             mixture.log_weights + np.log(share)
             for mixture, share in zip(mixtures, shares, strict=True)
@@ -78,9 +78,9 @@ def fit_category_mixture(
 ) -> tuple[CategoryMixture, float]:
     """Returns a mixture of categories, and the mean log probability of held-out rows.
 
-    The result averages one mixture per split, fitted to its training rows. The held-out rows select
-    the number of components. The first columns of the rows are indicators, standardized by
-    `columns`.
+    The result averages one mixture per split, fitted to the training rows of the split. Held-out
+    rows select the number of components. The first columns of the rows are indicators that
+    `columns` standardized.
     """
     sizes, best = columns.sizes, -math.inf
     if not sizes:

@@ -14,7 +14,7 @@ from scipy.stats import norm, truncnorm
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.frames import position
 
-# Bounds move outwards by this many standard deviations, or by half the rounding width.
+# Bounds move outwards by this many standard deviations, or by half the rounding width if larger.
 _LEAST_MARGIN = 1e-3
 # Limits of the standardized mean and of the log scale of a truncated normal distribution.
 _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
@@ -82,8 +82,8 @@ class Interval(NamedTuple):
 class Circle(NamedTuple):
     """The map of a periodic column to the real line, cut at a seam where rows are rarest.
 
-    A value x stands for all x + k period. Training uses the one in [seam, seam + period). The
-    density of x sums over neighboring periods.
+    The numbers x + k period are the same value for all integers k. Training uses the number in
+    [seam, seam + period). The density of x is a sum over neighboring periods.
     """
 
     period: float
@@ -114,7 +114,7 @@ class Circle(NamedTuple):
 def checked_limits(
     bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
-    """Checks and joins `bounds` and `periods`, whose keys are names or positions of columns."""
+    """Checks and merges `bounds` and `periods`, whose keys are names or positions of columns."""
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
         expected = f"{caller}: expected {option} as a dictionary by column"

@@ -21,8 +21,8 @@ from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import StackFit
 from tfp_realnvp.tables.table import Columns, Rows, one_hot
 
-# The warning names the caller of `fit`, over the frames of `_fit_flows`, `_fit`, `_fit_or_keep` and
-# `fit`.
+# The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit` and
+# `_fit_flows`.
 _STACK_LEVEL = 5
 
 
@@ -40,7 +40,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     """Base of `FlowDensity` and `FlowRegressor`."""
 
     def _fit_or_keep(self, *arguments: Any) -> Any:
-        """Calls `_fit` on a copy and then takes its attributes; an error changes nothing."""
+        """Calls `_fit` on a copy, then adopts the copy's attributes; an error changes nothing."""
         self._check()
         fitted = copy.copy(self)
         fitted._fit(*arguments)
@@ -52,14 +52,14 @@ class TableEstimator(Options, EstimatorWithGaps):
         raise NotImplementedError
 
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
-        """Computes the properties of columns [N, D]; random known cells replace missing ones."""
+        """Computes the properties of columns [N, D], with random known cells in missing cells."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
         return Columns.of(rows, self.dequantize, self._name, limits)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any
     ) -> list[StackFit]:
-        """Fits p(y [N, D] | standardized x [N, C]) for each group by all densities but flows."""
+        """Fits all densities but flows to y [N, D] given standardized x [N, C], by group."""
         numbers = range(int(groups.max()) + 1)
         is_empty = np.any([np.isnan(y[groups == i]).all(axis=0) for i in numbers], axis=0)
         expected = f"{self._name}: expected a known cell in each column and class"
@@ -71,7 +71,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         return [StackFit(rows.where(groups == i), columns, self, rng, progress) for i in numbers]
 
     def _fit_flows(self, fits: list[StackFit]) -> None:
-        """Trains flows, which Ctrl-C ends, and sets the fitted attributes."""
+        """Trains flows until all are done or until Ctrl-C, and sets the fitted attributes."""
         try:
             for fit in fits:
                 fit.add_flows()
@@ -121,12 +121,12 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
         conditions = self._x_columns.standardized(x)
-        # In `fit` this column was constant or unknown, so nothing is known about other values.
+        # `fit` saw at most one value of these columns, and cannot tell what other values mean.
         conditions[..., self._x_columns.is_constant] = 0.0
         return conditions
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        """Returns X, or X and y, float32 or float64, after the checks of scikit-learn.
+        """Checks X, or X and y, with scikit-learn, and returns them as float32 or float64.
 
         In the result, missing cells of X are NaN, and categories are codes. `fit` learns the
         categories; later calls pass `reset=False`.
@@ -141,8 +141,8 @@ class TableEstimator(Options, EstimatorWithGaps):
             if is_fit:
                 self._categories = frames.categories_of(X, features, self._name)
             elif self._categories:
-                # `coded` looks up categories by position. scikit-learn compares the names of the
-                # columns only afterwards.
+                # `coded` looks up categories by position, before scikit-learn checks the names of
+                # the columns. Without this check, reordered columns would get wrong codes.
                 names = list(getattr(self, "feature_names_in_", X.columns)) if is_frame else None
                 is_same = X.shape[1] == self.n_features_in_ and names in (None, list(X.columns))
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"

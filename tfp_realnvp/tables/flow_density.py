@@ -25,7 +25,8 @@ from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18
-# A density, a mean over proposals, needs fewer of them than samples, which resample them.
+# A density averages over proposals. It needs fewer proposals than samples, which are drawn from
+# the proposals.
 _PROPOSALS_OF_SCORES, _PROPOSALS_OF_SAMPLES = 32, 128
 _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
@@ -34,10 +35,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     r"""A scikit-learn estimator of the density of table rows, with Real NVP.
 
     `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
-    Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` gives
-    p(x) = Σ p(x | y) p(y).
+    Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` returns log p(x)
+    with p(x) = Σ p(x | y) p(y).
 
-    The estimator is for tables of tens to tens of thousands of rows. Columns can have any units.
+    The estimator suits tables of tens to tens of thousands of rows. Columns can have any units.
     The estimator splits the rows into folds, as cross-validation does. For each fold, it fits
     several kinds of densities to the other folds. The result is their mixture:
 
@@ -45,7 +46,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     p(x) = Σ_k w_k Σ_i p_ki(x) / num_flows
     ```
 
-    where p_ki is the density of kind k that was fitted without fold i. The weights w_k maximize the
+    where p_ki is the density of kind k, fitted without fold i. The weights w_k maximize the
     likelihood of the held-out rows. The kinds are:
 
     *   Student t distributions with the covariance of the rows, shrunk towards independent columns.
@@ -63,19 +64,19 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     The likelihood of rounded numbers has no upper bound: peaks at the values can be arbitrarily
     narrow. For coarsely rounded columns, the training of flows therefore adds uniform noise of the
-    rounding width, and normal distributions add the variance of this noise; see `dequantize`.
+    rounding width, and normal mixtures get the variance of this noise; see `dequantize`.
     Component variances are at least 1e-6 of the variance of the (mapped) column. A rounded column
     "takes few values" if at least 90% of its rows, not counting the most frequent value, have
     values that occur in at least five distinct rows. For such a column, `fit` also tries normal
-    distributions without the rounding variance, and issues a warning. `score_samples` is then the
-    height of narrow peaks at these values, which is not a probability, can exceed 1, and depends on
-    the width of the peaks.
+    mixtures without the rounding variance, and issues a warning. `score_samples` then returns log
+    heights of narrow peaks at these values. A height depends on the width of the peak. It can
+    exceed 1, and is not a probability.
 
     The CDF of a truncated normal distribution, followed by the normal quantile function, maps a
     column with `bounds` to the real line. The truncation lies outside of the bounds, by half the
     rounding width or 0.001 standard deviations, so the density at the bounds is finite. Samples
-    beyond a bound are clipped to it. The density of a periodic column is the sum over three periods
-    of a density on the real line.
+    beyond a bound are clipped to the bound. The density of a periodic column sums a density on the
+    real line over three periods.
 
     With categorical columns c, the density is p(c) p(numbers | c). p(c) is a latent class model: a
     mixture of distributions with independent columns. Held-out likelihood selects the number of its
@@ -147,8 +148,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           X: rows [N, D] of finite numbers and categories, with N at least 2, and NaN or `None` in
             missing cells. Rows without a known cell are ignored. Each numeric column needs a known
             cell; with labels, it needs one in each class.
-          y: class labels [N], or `None`. -1 is accepted only if 1 is the only other label.
-            Otherwise -1 raises an error, since to `ClassMixture` it means "not known".
+          y: class labels [N], or `None`. -1 is a valid label only if 1 is the only other label.
+            Otherwise -1 raises an error, because `ClassMixture` uses -1 for unknown labels.
           sample_weight: nonnegative weights [N] of the rows, or `None` for ones.
 
         Returns:
@@ -194,7 +195,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         expected = f"{self._name}: expected a column of numbers beside the categories"
         validation.require(bool(names), expected, "none")
         classes, groups = np.unique(labels, return_inverse=True)
-        # Merged rows make a fit independent of their order and repetition.
+        # Merging equal rows makes a fit independent of the order and repetition of rows.
         table = Rows.merged(np.column_stack([groups, *self._split(rows)]), weights)
         groups, indicators, numbers = np.split(table.values, [1, 1 + sum(self._sizes)], axis=1)
         groups, weights = groups[:, 0].astype(int), table.weights
@@ -256,7 +257,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         message = "%(name)s: expected a call of fit(X, y) with labels before a prediction."
         check_is_fitted(self, "classes_", msg=message)
         joint = self._joint_log_probs(X)
-        # A row of density 0 in all classes carries no information about its class.
+        # A row of density 0 in all classes says nothing about its class. Use the frequencies.
         is_possible = np.isfinite(joint).any(axis=1, keepdims=True)
         joint = np.where(is_possible, joint, np.log(self.class_prior_))
         return softmax(joint, axis=1)
@@ -367,12 +368,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _units(
         self, encoded: np.ndarray, num_proposals: int
     ) -> Iterator[tuple[Any, Any, list[Any], Any]]:
-        """Yields indices, completions, conditional densities and log p(x, y) of some encoded rows.
+        """Conditions the densities on encoded rows, for N rows that miss the same cells at a time.
 
-        The N rows at these indices miss the same cells. The E completions [E, N, H + D] of each row
-        enumerate its missing categories, and its periodic numbers in neighboring periods; missing
-        numbers stay NaN. The U conditional densities are pairs of a class index and a `Given` for
-        all E N completions. log p(x, y) has the shape [U, E, N].
+        Yields the indices of the rows, [N]; E completions of each row, [E, N, H + D], with all
+        missing categories and neighboring periods, and NaN for missing numbers; U pairs of a class
+        index and a `Given` for all E N completions; and log p(x, y), [U, E, N].
         """
         progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)

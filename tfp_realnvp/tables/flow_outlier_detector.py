@@ -18,11 +18,11 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
 
     As with `IsolationForest`, `predict` returns -1 for outliers and 1 for other rows, and
     `contamination` is the fraction of training rows to report. To bound the false alarm rate on new
-    rows, pass negative scores to `tfr.outliers.p_values`.
+    rows, pass the negated `score_samples` to `tfr.outliers.p_values`.
 
-    By default, noise of 0.1 standard deviations of each column smooths the density. Otherwise the
-    density could peak at a value that many rows share, and rows beside the peak would count as
-    outliers. For skewed columns, try ranks or logarithms, which change what is improbable.
+    By default, noise of 0.1 standard deviations of each column smooths the density. Without noise,
+    the density could peak at a value that many rows share, and rows beside the peak would count as
+    outliers. For skewed columns, try ranks or logarithms: they change which rows are improbable.
 
     #### Example
 
@@ -51,7 +51,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
-        """Estimates the density of rows [N, D], which `FlowDensity.fit` describes; ignores `y`.
+        """Fits the density to rows X [N, D], as in `FlowDensity.fit`; ignores `y`.
 
         Raises:
           ValueError: if the rows are invalid, or a constructor argument is out of range.
@@ -76,7 +76,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         return self.density_.feature_names_in_
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns log densities of rows in nats, [N]; outliers have low ones."""
+        """Returns the log density of each row in nats, [N], which is low for outliers."""
         check_is_fitted(self)
         return self.density_.score_samples(X)
 

@@ -30,9 +30,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     The distribution can depend on x in any way: errors can grow with x, be skewed, or have several
     modes.
 
-    As `FlowDensity` does, the estimator splits the rows into folds, fits several kinds of densities
-    for each fold to the other folds, and mixes them with the weights that maximize the likelihood
-    of held-out y:
+    Like `FlowDensity`, the estimator splits the rows into folds. For each fold, it fits several
+    kinds of densities to the other folds. The result is their mixture, with the weights that
+    maximize the likelihood of held-out y. The kinds are:
 
     *   Linear regression with Student t errors. Held-out rows select the ridge penalty.
     *   Mixtures of 1 to 32 normal distributions of (x, y), conditioned on x. Further mixtures model
@@ -41,24 +41,24 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
         held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
         m(x) and log s(x).
-    *   Flows conditioned on x, initialized as the linear regression, or as the Student t errors of
-        the trees. The mixture has no flows if there are fewer than 150 rows, or if the first flow
-        improves its log density by at most one standard error or, beside trees, by at most 0.01
-        nats. With trees and the default `num_flows`, flows need 2,000 rows: in our measurements
-        they added nothing on smaller tables.
+    *   Flows conditioned on x. They start as the linear regression or, with trees, as the Student t
+        density of the errors. The mixture has no flows if there are fewer than 150 rows, or if the
+        first flow improves the mean log density by at most one standard error, or with trees by at
+        most 0.01 nats. With trees and the default `num_flows`, flows need 2,000 rows: in our
+        measurements they added nothing on smaller tables.
 
     Categories in X become indicators, see `categorical_features`. Periodic columns become their
     cosine and sine. Equal rows are always in the same fold.
 
-    A normal mixture replaces missing cells of X, NaN, by their means given the other cells of X.
-    Each column with missing cells in `fit` gets a missingness indicator as a further condition. The
-    estimator thus learns p(y | known cells, which cells are missing). A warning names columns with
-    missing cells that had none in `fit`.
+    Missing cells of X, NaN, become their means given the other cells under a normal mixture. Each
+    column with missing cells in `fit` also gets a missingness indicator. The estimator thus learns
+    p(y | known cells, which cells are missing). After `fit`, a warning names columns with missing
+    cells that had none in `fit`.
 
     A single y can be coarsely rounded, such as grades or counts. `score_samples` then averages the
     density over the rounding interval: log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding
-    width w from `rounding_widths_`. For whole numbers, w = 1, this is a log probability. Several
-    rounded y get a density that is smoothed by the variance of the rounding, w² / 12.
+    width w from `rounding_widths_`. For whole numbers, w = 1, this is a log probability. For
+    several y, noise with the variance of the rounding, w² / 12, smooths the density instead.
 
     #### Example
 
@@ -128,7 +128,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
         self._size, self._has_gaps = y.shape[1], np.isnan(X).any(axis=0)
-        # Merged rows make a fit independent of their order and repetition.
+        # Merging equal rows makes a fit independent of the order and repetition of rows.
         table, weights = Rows.merged(np.column_stack([self._encoded(X), y]), weights)
         x, y = np.split(table, [-self._size], axis=1)
 
@@ -146,12 +146,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Returns log p(y | x) of each row in nats, [N], for y in its original units.
 
-        The docstring of the class says what this means for a coarsely rounded y.
+        For a coarsely rounded y, see the docstring of the class.
 
         Args:
           X: rows [N, C].
-          y: numbers [N], or rows [N, D] as in `fit`. `None` returns the negative entropy of each
-            p(y | x), the mean of log p(y | x) over 256 samples; it is low where y is uncertain.
+          y: numbers [N], or rows [N, D] as in `fit`. For `None`, the result is the negative entropy
+            of p(y | x), a mean of log p(y | x) over 256 samples: the lower, the less certain is y.
         """
         if y is None:
             log_probs = [
@@ -182,8 +182,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
 
         For a single y, the probability of the smaller tail has a relative error of at most 1e-6, or
-        1e-4 where flows, which use float32, dominate the tail. For several y, the quantiles are
-        those of 1,024 samples, with errors of about 0.05 standard deviations.
+        1e-4 if flows, which use float32, dominate the tail. For several y, the method computes the
+        quantiles from 1,024 samples, with errors of about 0.05 standard deviations.
 
         Args:
           X: rows [N, C].

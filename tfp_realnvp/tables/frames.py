@@ -46,7 +46,7 @@ def _is_numbers(column: Any) -> bool:
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
-    """Returns the position of a column that the user gives by name or, failing that, position."""
+    """Returns the position of a column given by name or position; names take precedence."""
     i = names.index(name) if name in names else name
     if i in range(len(names)):
         return int(i)
@@ -70,7 +70,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
     """Maps positions of categorical columns to their sorted categories.
 
     `features` selects the columns by names, positions or a mask. `'from_dtype'` selects columns of
-    categories, strings, objects or bools, except strings that are all numbers.
+    dtype category, string, object or bool, but no column whose strings are all numbers.
     """
     if isinstance(features, str) and features == "from_dtype":
         features = [
@@ -96,7 +96,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
 
 
 def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
-    """Replaces the categories of a `DataFrame` by codes, and missing ones by NaN."""
+    """Replaces categories in a `DataFrame` by their codes, and missing categories by NaN."""
     frame = frame.copy()
     for i, values in categories.items():
         cells = frame.iloc[:, i].astype(object)
@@ -128,7 +128,8 @@ def decoded(rows: np.ndarray, categories: dict[int, list[Any]]) -> np.ndarray:
 def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
     """Converts rows [N, D] to a `DataFrame` with `dtypes`, a `Series` indexed by column names.
 
-    Integer columns are rounded and clipped to their dtype's range. Numbers from 0.5 on become true.
+    Integer columns are rounded and clipped to the range of their dtype. In bool columns, numbers of
+    at least 0.5 become true.
     """
     columns = {}
     for i, dtype in enumerate(dtypes):

@@ -1,4 +1,4 @@
-"""Imputes missing cells given the known cells, and computes marginal densities of the latter."""
+"""Imputes missing cells of rows, and computes the marginal density of the known cells."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
 
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
-# Importance sampling for densities other than normal mixtures. A quarter of the proposals is
-# wide, since normal mixtures have light tails.
+# Importance sampling for densities other than normal mixtures: a quarter of the proposals come
+# from a wide Student t distribution, which covers heavy tails that normal mixtures miss.
 _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 0.25, 1.5, 4.0
 _MAX_COMBINATIONS = 64
 
@@ -42,11 +42,11 @@ def mixture_with_gaps(
 ) -> NormalMixture:
     """Fits a normal mixture to standardized rows with NaN in missing cells.
 
-    The method is stochastic expectation maximization: each iteration samples the missing cells from
-    the last mixture, and fits the next mixture to the result. `columns` round the samples to
-    existing values. The first mixtures have one component, which extrapolates to rows whose
-    neighbors miss the same cells. For a component of N rows [D], the covariance is multiplied by
-    (N + D) / (N - D), the ratio of the squared errors of a linear regression on new and old rows.
+    Each iteration of stochastic expectation maximization samples the missing cells from the current
+    mixture, and fits a new mixture to the completed rows. `columns` round the samples to existing
+    values. The first iterations fit one component, which extrapolates to rows whose neighbors miss
+    the same cells. A component of N rows [D] gets (N + D) / (N - D) times its covariance: by this
+    factor, the squared errors of a linear regression are larger on new rows than on training rows.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.
@@ -68,29 +68,30 @@ def mixture_with_gaps(
 def with_draws(
     parts: Sequence[Rows], columns: Sequence[Columns], rng: np.random.Generator
 ) -> list[Rows]:
-    """Imputes missing cells of the training rows and, if any, the held-out rows in `parts`.
+    """Imputes the missing cells of `parts`: training rows and, if there are any, held-out rows.
 
-    The normal mixture is fitted to the training rows. `columns` are those of conditions and events.
+    Samples the cells from a normal mixture that is fitted to the training rows. `columns` are the
+    `Columns` of conditions and events.
     """
     mixture = mixture_with_gaps(parts[0], rng, columns, _NUM_MIXTURES)
     return [part.mapped(lambda v: _snapped(fill(mixture, v, rng), columns)) for part in parts]
 
 
 def _snapped(rows: np.ndarray, columns: Sequence[Columns]) -> np.ndarray:
-    """Rounds imputed values to existing values of the columns; without columns, to nothing."""
+    """Rounds imputed values to existing values of the columns; without columns, returns `rows`."""
     ends = np.cumsum([len(each.center) for each in columns])
     parts = zip(columns, np.split(rows, ends[:-1], axis=1), strict=False)
     return np.column_stack([each.snapped(part) for each, part in parts]) if columns else rows
 
 
 class Given(NamedTuple):
-    """Some densities of a stack, conditioned on the known cells of rows [N, C + D].
+    """Some densities of a `TableStack`, conditioned on the known cells of rows [N, C + D].
 
     Attributes:
-      log_mass: log of their contribution to the marginal density of the known events, [N].
-      sample: function that samples missing cells for indices of rows [M], from uniform numbers
-        [M, 1 + number of missing cells].
-      size: effective sample size of the proposals behind `log_mass`, [N]; infinite if exact.
+      log_mass: log of what these densities add to the marginal density of the known events, [N].
+      sample: function that samples the missing cells of the rows at indices [M], from uniform
+        numbers [M, 1 + number of missing cells].
+      size: effective number of proposals that estimate `log_mass`, [N]; infinite if it is exact.
     """
 
     log_mass: np.ndarray
@@ -100,13 +101,12 @@ class Given(NamedTuple):
 
 @np.errstate(over="ignore", invalid="ignore")
 def given(stack: Any, rows: np.ndarray, is_missing: np.ndarray, num_proposals: int) -> list[Given]:
-    """Conditions the densities of a stack on the known cells of rows that miss the same cells.
+    """Conditions the densities of a `TableStack` on the known cells; all rows miss the same cells.
 
     For normal mixtures, the result is exact. The other densities use importance sampling. The
-    proposal for missing cells m given observed cells o, q(m | o), mixes the stack's normal mixture
-    of largest weight with a wide Student t distribution; the importance weights are
-    `p(o, m) / q(m | o)`. All rows use the same quasi-random points, so a result depends on its row
-    alone.
+    proposal q(m | o) for missing cells m given known cells o mixes the normal mixture of largest
+    weight with a wide Student t distribution. The importance weights are `p(o, m) / q(m | o)`. All
+    rows use the same quasi-random points, so the result for a row does not depend on other rows.
 
     Source: Rubin: The calculation of posterior distributions by data augmentation: Comment: A
     noniterative sampling/importance resampling alternative, 1987.
@@ -186,11 +186,11 @@ def _proposals(
 def all_categories(
     mixture: CategoryMixture, indicators: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Completes the missing categories of rows [N, H] in E ways, and returns their log weights.
+    """Returns completions [E, N, H] of rows with missing categories, and log weights [E, N].
 
-    All rows miss the same categories. The completions [E, N, H] are all combinations of categories,
-    with log weights of 0. If there are too many, they are samples given the known categories, with
-    log importance weights [E, N].
+    All rows miss the same categories. The completions are all combinations of these categories,
+    with log weights of 0. If there are too many combinations, the completions are samples given the
+    known categories, and the weights are log importance weights.
     """
     starts = np.cumsum([0, *mixture.sizes])[:-1]
     is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]

@@ -1,4 +1,4 @@
-"""Arguments of the table estimators: defaults, checks, and what `None` stands for."""
+"""Arguments of the table estimators: defaults, checks, and the values that replace `None`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from tfp_realnvp.internal import validation
 
-# Defaults for few and for many rows. Many rows need only one, larger flow: a held-out tenth of the
-# rows suffices for early stopping and for the mixture weights.
+# Defaults for few rows, and for at least this many rows. Many rows get only one, larger flow: a
+# held-out tenth of the rows suffices for early stopping and for the mixture weights.
 _MIN_MANY_ROWS = 50_000
 _DEFAULTS = {
     "num_flows": (5, 1),
@@ -25,7 +25,7 @@ _DEFAULTS = {
 class Options:
     """The arguments of `FlowDensity` and `FlowRegressor`; `fit` checks them.
 
-    The modeled columns are those of X in `FlowDensity`, and those of y in `FlowRegressor`.
+    `FlowDensity` models the columns of X, and `FlowRegressor` models the columns of y.
 
     Args:
       num_flows: number of flows and of folds, at least 2. Each flow holds out one fold.
@@ -41,14 +41,14 @@ class Options:
         only shift and scale.
       degrees_of_freedom: degrees of freedom of the Student t distributions, whose heavy tails
         cover rows far from all others.
-      noise: standard deviation of the noise in the training of flows, relative to that of each
-        column. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects the
-        noise. In `FlowDensity` a number is also the minimum standard deviation of normal
+      noise: standard deviation of the noise in the training of flows, in standard deviations of
+        each column. With `None` the noise decreases from 0.3 to 0.01, and early stopping selects
+        the noise. In `FlowDensity` a number is also the minimum standard deviation of normal
         distributions, which prevents narrow peaks.
-      dequantize: whether training adds noise to coarsely rounded columns. At least 3/4 of the
-        distinct values of such a column are multiples of a step 1, 0.5, 0.1, 0.05, ..., 1e-8,
-        5e-9, and the step is at least a tenth of the column's standard deviation. The step is
-        the width of the noise.
+      dequantize: whether training adds noise to coarsely rounded columns. A column is coarsely
+        rounded if at least 3/4 of its distinct values are multiples of a step 1, 0.5, 0.1,
+        0.05, ..., 1e-8, 5e-9, and the step is at least a tenth of its standard deviation. The
+        step is the width of the noise.
       bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
         means no limit. Limits are inclusive. Numbers out of bounds raise an error in `fit`.
         Later, `FlowDensity` gives them density 0, and `FlowRegressor` clips them.
@@ -68,7 +68,8 @@ class Options:
         5 s.
     """
 
-    _is_density: ClassVar[bool]  # Otherwise a single rounded column is scored as rounded.
+    # If false, scores average the density over the rounding interval of a single column.
+    _is_density: ClassVar[bool]
     num_flows: int | None = None
     _: dataclasses.KW_ONLY
     num_couplings: int | None = None

@@ -1,8 +1,8 @@
 """Densities without networks: Student t distributions and normal mixtures.
 
-Every density of a stack models p(events | conditions), with the methods `log_prob`, `tails`,
-`mean_of_events` and `sample`. These densities use NumPy, which fits thousands of rows in the time
-that TensorFlow needs to trace a training step.
+Every density in a `TableStack` models p(events | conditions), with the methods `log_prob`, `tails`,
+`mean_of_events` and `sample`. The densities in this file use NumPy: it fits thousands of rows in
+the time that TensorFlow needs to trace a training step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_ROWS = 50_000
 _TOLERANCE = 1e-5
 _CLUSTERING_STEPS = 10
 _CHUNK_SIZE, _MIN_CHUNK = 2**13, 32
-# Maps a number of columns to the index pairs of their products.
+# Maps a number of columns D to the indices (i, j) of all products of two columns, i <= j < D.
 _pairs = functools.cache(np.triu_indices)
 
 
@@ -74,7 +74,7 @@ class StudentT(NamedTuple):
         return latents @ np.linalg.inv(self.matrix) + self.mean_of_events(conditions)
 
     def rotated(self, rng: np.random.Generator) -> StudentT:
-        """Rotates the latents at random, which changes the density: Student t is not isotropic."""
+        """Rotates the latents at random. The density changes: Student t is not isotropic."""
         rotation = np.linalg.qr(rng.normal(size=self.matrix.shape))[0]
         return self._replace(matrix=self.matrix @ rotation)
 
@@ -102,9 +102,9 @@ class StudentT(NamedTuple):
 def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[StudentT]:
     """Fits, for each split, an affine map that whitens the training rows.
 
-    The slopes come from ridge regression; its penalty minimizes the held-out squared error. C, the
-    covariance of the regression errors plus that of uniform noise with these `widths`, shrinks to
-    (1 - a) C + a I, where a maximizes the held-out likelihood.
+    The slopes come from ridge regression; its penalty minimizes the held-out squared error. Let C
+    be the covariance of the regression errors after uniform noise of these `widths` is added. The
+    map whitens with (1 - a) C + a I; the shrinkage a maximizes the held-out likelihood.
     """
     slopes = _ridge_slopes(splits, splits[0][0].values.shape[1] - len(widths))
     fits = []
@@ -120,7 +120,7 @@ def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[Student
             shrunk = (1 - shrinkage) * variances + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
             log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
-    # A single row cannot be held out and does not determine a covariance.
+    # A single row leaves nothing to hold out, and no covariance. Use the identity.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if _is_held_out(splits) else 1.0
     starts = []
     for mean, slope, variances, axes in fits:
@@ -190,7 +190,7 @@ class NormalMixture(NamedTuple):
         return mixture
 
     def _moments(self, rows: Rows) -> tuple[np.ndarray, float]:
-        """Returns the sums of `_features`, weighted by responsibilities, [K, F], and mean log p."""
+        """Sums `_features`, weighted by responsibilities, [K, F]; also returns the mean log p."""
         coefficients, log_likelihood = self._coefficients(), 0.0
         moments = np.zeros(coefficients.shape)
         for values, weights in _chunks(*rows):
@@ -204,7 +204,7 @@ class NormalMixture(NamedTuple):
     def _of_moments(
         cls, moments: np.ndarray, is_diagonal: bool, least_variance: np.ndarray
     ) -> NormalMixture:
-        """Computes the mixture from each component's sums of `_features`, [K, F] (M-step)."""
+        """Computes the mixture from the sums [K, F] of `_moments` (M-step)."""
         size = len(least_variance)
         sizes = moments[:, 0] + 1e-12 * moments[:, 0].sum()
         means = moments[:, 1 : 1 + size] / sizes[:, np.newaxis]
@@ -235,7 +235,7 @@ class NormalMixture(NamedTuple):
         return joint_log_probs(self._coefficients(), rows)
 
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
-        """Returns the density of the other columns given those where `is_condition`, [D]."""
+        """Conditions the mixture on the columns that the mask `is_condition`, [D], selects."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
         of_given, shared, of_other = (
             self.covariances[:, rows[:, np.newaxis], columns]
@@ -359,10 +359,10 @@ def fit_normal_mixtures(
 ) -> list[list[ConditionalMixture]]:
     """Selects mixtures by held-out likelihood on the first split, and fits them on all splits.
 
-    `starts` has one affine map per split, from events to latents. With it, the mixtures are fitted
-    to conditions and latents instead of conditions and events. The conditional density of events
-    can then be as narrow as the map's errors; otherwise `_LEAST_CONDITION_VARIANCE` times the
-    squared slopes widens it.
+    `starts` has one affine map per split, from events to latents. With `starts`, the mixtures model
+    conditions and latents instead of conditions and events. The conditional density of events can
+    then be as narrow as the errors of the map. Without `starts`, its variance is larger by
+    `_LEAST_CONDITION_VARIANCE` times the squared slopes.
     """
     if not _is_held_out(splits):
         return []
@@ -376,8 +376,8 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        # Of the peaks at repeated values, a mixture finds some by chance. One seed per split
-        # averages over this chance.
+        # The seed decides which peaks at repeated values a mixture finds. The splits use different
+        # seeds to average over this.
         mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)

@@ -17,15 +17,15 @@ from tfp_realnvp.tables.table import Columns, Rows, Splits
 from tfp_realnvp.tables.table_flow import fit_table_flow
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
-# With trees and the default `num_flows`. On smaller tables, flows added nothing to trees.
+# With trees and the default `num_flows`, flows need this many rows: with fewer, they added nothing.
 _MIN_ROWS_OF_DEFAULT = 2_000
 # In a mixture with boosted trees, flows must gain this many nats to be worth their time.
 _LEAST_GAIN = 0.01
 # Candidates with a smaller weight are dropped.
 _LEAST_WEIGHT = 1e-3
-# N held-out rows tell nothing about rows rarer than one in N. Student t distributions therefore
-# keep a weight of 0.01, or 10 / N if that is less. Without their heavy tails, new rows would have
-# density 0 where columns depend on each other exactly.
+# N held-out rows say nothing about events of a probability below 1 / N. Student t distributions
+# therefore get at least a weight of 0.01, or 10 / N if that is less. Without their heavy tails, new
+# rows could have density 0 if a column is a function of others.
 _STUDENT_T_WEIGHT, _STUDENT_T_ROWS = 0.01, 10
 # Flows compute in float32, so differences of tail probabilities below this are inaccurate.
 _LEAST_MASS = 1e-5
@@ -50,7 +50,7 @@ class TableStack(NamedTuple):
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
-        """Prepends the predictions of trees to conditions; the other methods expect the result."""
+        """Prepends predictions of `trees` to conditions, for use in the other methods."""
         if self.trees is None:
             return conditions
         return np.column_stack([self.trees.predictions(conditions), conditions])
@@ -84,12 +84,12 @@ class StackFit:
     """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
     Each candidate for the mixture is a list of densities, one per fold, fitted to the other folds.
-    Flows are kept if the first one improves the mixture on its held-out fold by more than one
-    standard error.
+    The mixture contains flows only if the first flow improves it by more than one standard error,
+    on the fold that this flow holds out.
 
-    If `FlowRegressor` has a single y, boosted trees predict its mean and scale, and further
-    densities model the standardized errors. The predictions for a row come from trees fitted
-    without its fold, and are two more conditions of all densities.
+    For a single y of `FlowRegressor`, boosted trees predict its mean and scale, and some densities
+    model the standardized errors. All densities get the predictions as two more conditions. The
+    trees that predict a row were fitted without its fold.
 
     Attributes:
       splits: pairs of training and held-out rows, with missing cells imputed.
@@ -131,7 +131,7 @@ class StackFit:
         for view in views:  # The third view gets no normal mixtures, only Student t and flows.
             self._fit_view(view, widths, least_variances if view in views[:2] else [])
         self._log_probs = np.stack([*map(self._held_out_log_prob, self._candidates)], axis=1)
-        # An affine flow of a single column could only shift and scale its initial density.
+        # Without conditions, affine couplings could only shift and scale a single column.
         is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
         least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
         has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
@@ -140,7 +140,7 @@ class StackFit:
         self.history: list[dict[str, Any]] = []
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
-        """Fits densities to a view of the rows; flows start as Student t of the last view."""
+        """Fits densities to rows, mapped by a `view` or as they are; the last view starts flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
             self._seen = [
@@ -193,7 +193,7 @@ class StackFit:
             (weight / len(each), part) for weight, each in candidates if weight for part in each
         ]
         shares, densities = zip(*parts, strict=True)
-        # If only some folds have a flow, their held-out rows stand for all rows of the class.
+        # If only some folds have a flow, give their held-out rows the weight of all rows.
         total = sum(part.weights.sum() for _, part in self.splits)
         held_out = held_out._replace(weights=held_out.weights * total / held_out.weights.sum())
         stack = TableStack(list(densities), np.array(shares), self._width, self._trees)
@@ -221,15 +221,15 @@ def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) 
     if np.isnan(rows.values).any():
         repeated = ([part.repeated() for part in parts] for parts in splits)
         splits = [with_draws(parts, columns, rng) for parts in repeated]
-    # A single row cannot be held out.
+    # A single row is its own held-out row.
     return [(parts[0], parts[-1]) for parts in splits]
 
 
 def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
-    With a width, returns the log of the mean density over an interval around one-dimensional
-    events. Numbers that overflow float64, or float32 in flows, give -inf.
+    With a width, averages the density over an interval of this width around each one-dimensional
+    event. Numbers that overflow float64, or float32 in flows, give -inf.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
@@ -238,7 +238,7 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
             half[-1] = width / 2
             mass = density.tails(rows + half)[0] - density.tails(rows - half)[0]
             # In the far tails, differences of probabilities lose precision. There the density is
-            # flat, and replaces its mean.
+            # nearly constant over the interval, so we use the density instead of its mean.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
             log_probs = np.where(mass > _LEAST_MASS, log_means, log_probs)
     return np.where(np.isnan(log_probs), -np.inf, log_probs)
@@ -247,8 +247,8 @@ def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
 def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Returns mixture weights, [K], and log densities of held-out rows under the mixture, [N].
 
-    Given the log densities [N, K] of held-out rows, expectation maximization finds the weights of
-    largest likelihood, a concave problem. The first density, a Student t, always keeps a small
+    Given the log densities [N, K] of held-out rows, expectation maximization finds the weights that
+    maximize the likelihood, a concave problem. The first density, a Student t, always gets a small
     weight.
 
     Source: Smyth, Wolpert: Linearly combining density estimators via stacking, 1999.

@@ -1,6 +1,7 @@
 """A table: its distinct rows with weights, and the scales and rounding of its columns.
 
-Equal rows are merged, so results depend neither on the order of the rows nor on repetition.
+Equal rows become one row of their total weight. Results thus do not depend on the order of the
+rows, and a repeated row counts like a row of larger weight.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ _LEAST_VARIANCE = 1e-6
 _COARSE_ROUNDING = 0.1
 # A column counts as rounded if this fraction of its distinct values has few decimals.
 _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
-# A column takes few values if this fraction of its rows has values that this many rows share.
+# A column takes few values if this fraction of its rows has values that occur in this many rows.
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
-# Number of rows that select the map of a bounded column.
+# The map of a bounded column is selected on at most this many rows.
 _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
-# The squares of larger numbers leave the range of float64.
+# The squares of larger numbers can overflow float64.
 _MAX_MAGNITUDE = 1e150
-# The warning names the caller of `fit`, over the frames of `warn`, `_fit_simple_densities`, `_fit`,
-# `_fit_or_keep` and `fit`.
+# The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit`,
+# `_fit_simple_densities` and `warn`.
 _STACK_LEVEL = 6
 
 
 def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """One-hot encodes codes [N, C], [N, Σ sizes]; `sizes` are the columns' numbers of categories.
+    """One-hot encodes codes [N, C] as indicators [N, Σ sizes]; column i has `sizes[i]` categories.
 
     All indicators of a missing cell are NaN.
     """
@@ -54,7 +55,7 @@ def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
 
 
 def split_categories(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    """Splits indicators [..., H] into those of each column."""
+    """Splits indicators [..., H] by column."""
     return np.split(indicators, np.cumsum(sizes), axis=-1)[: len(sizes)]
 
 
@@ -141,7 +142,7 @@ class Rows(NamedTuple):
         return self.values[np.searchsorted(ends, ends[-1] * rng.random(shape), side="right")]
 
     def with_known_cells(self, rng: np.random.Generator) -> Rows:
-        """Fills each missing cell with a random known cell of its column, or 0 if there is none."""
+        """Fills missing cells with random known cells of their column, or 0 if it has none."""
         values = self.values.copy()
         for column in values.T:
             is_missing = np.isnan(column)
@@ -177,17 +178,18 @@ Splits = Sequence[tuple[Rows, Rows]]
 
 
 class Columns(NamedTuple):
-    """Properties of the columns of a table; all but `domains` are arrays [D].
+    """Properties of the columns of a table; arrays have the shape [D].
 
     Attributes:
-      center: means of the columns, mapped to the real line; or the values of constant columns.
-      scale: standard deviations of the mapped columns with rounding noise; or the magnitudes of
-        constant columns.
+      center: means of the columns after the map to the real line; for constant columns, the value.
+      scale: standard deviations of the mapped columns with rounding noise; for constant columns,
+        the magnitude.
       is_constant: whether all rows have the same value.
       widths: rounding widths of coarsely rounded columns in their original units, 0 for others.
-      few_values: maps the position of a coarsely rounded column with many repeated values to these.
+      few_values: the sorted values of each coarsely rounded column that takes few values, by
+        position.
       slopes: geometric means of the derivative of `standardized` over the rows.
-      domains: maps positions of bounded and periodic columns to their maps to the real line.
+      domains: the maps of bounded and periodic columns to the real line, by position.
       sizes: numbers of categories, if the columns are indicators of categories.
     """
 
@@ -233,7 +235,7 @@ class Columns(NamedTuple):
         for i, domain in columns.domains.items():
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
-                # A curved map would change the heights of peaks at few values by its slope.
+                # In a column of few values, a curved map would change the heights of the peaks.
                 choices = [straight] if i in few else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
@@ -290,8 +292,8 @@ class Columns(NamedTuple):
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
 
-        K counts all combinations of shifts. All rows must miss the same cells, which are not
-        shifted.
+        K is the number of combinations of shifts. All rows must miss the same cells, which stay
+        NaN.
         """
         rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
         for i, domain in self.domains.items():
@@ -318,7 +320,7 @@ class Columns(NamedTuple):
     def least_variances(self) -> list[np.ndarray]:
         """Returns one or two minimum variances [D] for normal mixtures of standardized columns.
 
-        The first smooths all rounded columns; the second leaves peaks in columns with few values.
+        The first smooths all rounded columns; the second allows peaks in columns of few values.
         """
         of_rounding = self.standardized_widths() ** 2 / 12
         smooth = _LEAST_VARIANCE + of_rounding
@@ -327,7 +329,7 @@ class Columns(NamedTuple):
         return [smooth] if (sharp == smooth).all() else [smooth, sharp]
 
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
-        """Warns of constant and duplicate columns, and for a density of columns of few values."""
+        """Warns of constant and equal columns; for a density, also of columns of few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         notes = [
             f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
@@ -353,10 +355,10 @@ class Columns(NamedTuple):
 
 
 def _rounding_width(column: np.ndarray) -> float:
-    """Returns the step of which 3/4 of a column's distinct values are multiples, or 0.
+    """Returns the largest step that divides 3/4 of a column's distinct values, or 0 for no step.
 
-    Steps are powers of ten and their halves. Each value counts once, since frequent exact zeros,
-    such as hours without rain, do not show how other values are rounded.
+    Steps are powers of ten and their halves. Each value counts once: frequent exact zeros, such as
+    hours without rain, do not show how other values are rounded.
     """
     values = np.unique(column)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -370,6 +372,6 @@ def _rounding_width(column: np.ndarray) -> float:
 
 
 def _are_values_shared(column: np.ndarray) -> bool:
-    """Returns whether most values of a column occur often, leaving out the most frequent value."""
+    """Returns whether most rows have frequent values, not counting the most frequent value."""
     counts = np.sort(np.unique(column, return_counts=True)[1])[:-1]
     return counts[counts >= _DISCRETE_ROWS].sum() >= _DISCRETE_PART * max(counts.sum(), 1)

@@ -33,7 +33,7 @@ _VALIDATIONS_PER_LINE = 5
 _MAX_HELD_OUT = 2_048
 _CHUNK_SIZE = 8_192
 _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
-# Number of architectures whose graphs a process keeps.
+# A process caches the graphs of this many architectures.
 _MAX_ARCHITECTURES = 8
 _MAX_NORM, _BETA1, _BETA2, _EPSILON = 10.0, 0.9, 0.999, 1e-7
 
@@ -83,14 +83,15 @@ class TableFlow(NamedTuple):
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
         """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
-        # The map increases for all conditions or decreases for all. Two probe rows tell which.
+        # Latents increase with the event for all conditions, or decrease for all. Two probe rows
+        # determine the sign.
         two_rows = np.zeros([2, rows.shape[1]])
         two_rows[1, -1] = 1.0
         all_rows = np.concatenate([two_rows, rows])
         latents = self._call("inverse", self.start.latents(all_rows), all_rows)[:, 0]
         latents = latents[2:] * np.sign(latents[1] - latents[0])
         tails = stdtr(self.start.df, np.stack([latents, -latents]))
-        # Where latents overflow float32, the tails of the initial density are as accurate.
+        # Latents that overflow float32 are NaN. There, use the tails of the initial density.
         return np.where(np.isnan(latents), self.start.tails(rows), tails)
 
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -116,16 +117,16 @@ def fit_table_flow(
 ) -> tuple[TableFlow, dict[str, Any]]:
     """Trains a flow; returns it with the history of its validations on held-out rows.
 
-    The initial flow is `start` with randomly rotated latents. The best of many validations on few
-    rows is high by chance. If it leads the initial flow by at most one standard error, or if a
-    training step is not finite, the result is the initial flow. `widths`, [D], are the widths of
-    uniform noise for rounded columns, and `index` is the number of the flow in messages.
+    The initial flow is `start` with randomly rotated latents. The function returns it if a training
+    step is not finite, or if the best validation gains at most one standard error over it: the best
+    of many validations on few rows is high by chance. `widths`, [D], are the widths of uniform
+    noise for rounded columns, and `index` is the number of the flow in messages.
     """
     (num_conditions, size), (rows, held_out) = start.slopes.shape, split
     names = "num_couplings", "num_blocks", "num_filters", "transformer"
     items = tuple((name, getattr(options, name)) for name in names)
     weights, functions = _functions(num_conditions, size, start.df, items)
-    # XLA takes as long to compile as thousands of steps take without it.
+    # Compiling a step with XLA takes as long as thousands of steps without XLA.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
     held_out = held_out.thinned(_MAX_HELD_OUT)
     all_steps = np.arange(options.max_steps)
@@ -197,14 +198,13 @@ def _functions(
 ) -> tuple[np.ndarray, dict[str, Callable[..., Any]]]:
     """Returns the initial weights [P] of an architecture, and functions that take weights.
 
-    A process traces these functions once per architecture. They cannot be stale: weights are
-    arguments, and no variable is assigned. The flow below is a template that only supplies the
-    initial weights.
+    A process traces these functions once per architecture. The cached graphs stay valid: weights
+    are arguments, and no variable is assigned.
     """
     flow = tfr.RealNVPVector(
         size,
         normalization=None,
-        network_dtype="float32",  # whatever Keras' global policy is
+        network_dtype="float32",  # independent of Keras' global policy
         conditional_event_shape=[num_conditions] if num_conditions else None,
         seed=0,
         **dict(options),
@@ -226,9 +226,9 @@ def _functions(
             return getattr(flow, name)(values, **given)
 
     def train(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Makes Adam steps, one per batch and learning rate; `first` numbers the first step.
+        """Makes one Adam step per batch and learning rate, after `first` earlier steps.
 
-        Stops before the first nonfinite step. Returns weights, moments, and the number of steps.
+        Stops before a step that is not finite. Returns weights, moments, and the number of steps.
         """
         *start, first, events, conditions, rates = arguments
 
