@@ -105,8 +105,7 @@ def complete(
       num_samples: number of samples of each event, in total over its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.
-      num_burnin_steps: number of draws at the start of a chain, which adapt the step size and are
-        discarded.
+      num_burnin_steps: number of initial draws, which adapt the step size and are discarded.
       num_leapfrog_steps: largest number of leapfrog steps of a draw.
       seed: one or two integers. Equal seeds give equal samples.
 

@@ -23,7 +23,7 @@ def interpolate(
 ) -> np.ndarray:
     r"""Decodes latents on a path between the latents of two images or vectors.
 
-    For the latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps, it is
+    For latents z₁ and z₂, the angle ω between them, and t from 0 to 1 in equal steps, the path is
 
     ```
     spherical:  z = (sin((1 - t) ω) z₁ + sin(t ω) z₂) / sin ω

@@ -186,8 +186,7 @@ class Columns(NamedTuple):
         the magnitude.
       is_constant: whether all rows have the same value.
       widths: rounding widths of coarsely rounded columns in their original units, 0 for others.
-      few_values: the sorted values of each coarsely rounded column that takes few values, by
-        position.
+      few_values: the values of coarsely rounded columns that take few values, by position.
       slopes: geometric means of the derivative of `standardized` over the rows.
       domains: the maps of bounded and periodic columns to the real line, by position.
       sizes: numbers of categories, if the columns are indicators of categories.
@@ -292,8 +291,7 @@ class Columns(NamedTuple):
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
 
-        K is the number of combinations of shifts. All rows must miss the same cells, which stay
-        NaN.
+        K counts the combinations of shifts. All rows must miss the same cells, which stay NaN.
         """
         rows, turns = rows.copy(), [np.zeros(1)] * rows.shape[1]
         for i, domain in self.domains.items():
