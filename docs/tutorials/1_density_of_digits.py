@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A density of digits in five minutes
 #
-# A normalizing flow is a probability density of images that you can evaluate and sample exactly. In
-# this tutorial you will
+# A normalizing flow is a probability distribution, here of images. You can evaluate its density and
+# draw samples exactly. In this tutorial you will
 #
 # * train a flow on handwritten digits of 8×8 pixels,
 # * compare the flow with two simpler densities, in bits per dimension,
@@ -33,7 +33,7 @@ keras.utils.set_random_seed(0)
 #
 # `tfr.data.load_arrays("digits")` returns the 1,797 digits that come with scikit-learn, as arrays
 # of integers. A pixel has one of 17 gray levels, 0 (background) to 16. Your own images usually have
-# 256 levels; the only difference is the argument `num_values` below.
+# 256 levels; for them, leave out the argument `num_values` below.
 
 # %%
 digits = tfr.data.load_arrays("digits")
@@ -46,12 +46,12 @@ plt.show()
 # %% [markdown]
 # ## What to beat
 #
-# We measure a model of images by the number of bits per pixel that it needs for an unseen image:
-# $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer bits are better.
+# We measure a model of images by the mean number of bits per pixel that a code based on the model
+# needs for an unseen image: $-\log_2 P(x) / D$, with $D = 64$ pixels. Fewer bits are better.
 #
 # If all levels were equally likely, a pixel would take $\log_2 17 = 4.09$ bits. A histogram of the
-# levels of each pixel does better, because it captures that the corners are black. It still treats
-# pixels as independent.
+# levels of each pixel does better, because it knows that the corners are black. The histograms
+# still treat pixels as independent.
 
 # %%
 uniform_bits = np.log2(17)
@@ -70,8 +70,8 @@ print(f"equally likely levels {uniform_bits:.2f}, a histogram of each pixel {his
 #
 # `FlowModel` makes a Keras model of the distribution. Training maximizes the log density of the
 # training images. Gray levels are integers, but densities are defined for real numbers. Therefore
-# `FlowModel` adds uniform noise from [0, 1) to gray levels, anew in each step. The bits per
-# dimension of the noisy images are an upper bound on the bits of the integers.
+# `FlowModel` adds new uniform noise from [0, 1) to gray levels in each step. The bits per dimension
+# of the noisy images are an upper bound on the bits per dimension of the integers.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -115,8 +115,8 @@ plt.show()
 # ## The result
 #
 # `tfr.evaluation.bits_per_dim` averages over several draws of the noise, and returns the standard
-# error over the test images. It also computes a tighter bound: the logarithm of the average density
-# in place of the average of the logarithms.
+# error over the test images. It also computes a tighter bound, which averages densities over the
+# draws instead of log densities.
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, digits.test, num_samples=4)
@@ -124,8 +124,8 @@ print(f"bits/dim of test images: {result.mean:.3f} ± {result.standard_error:.3f
 print(f"tighter bound:           {result.importance_weighted:.3f}")
 
 # %% [markdown]
-# The full run measured 2.04 bits/dim, and 1.97 by the tighter bound: 0.4 bits/dim less than the
-# histogram. The assertion below leaves room for other machines, on which rounding differs.
+# The full run measured 2.04 bits/dim, and 1.97 by the tighter bound. The flow needs 0.4 bits/dim
+# less than the histogram. The assertions below allow for other rounding on other machines.
 
 # %%
 assert result.mean < (3.0 if SHORT else 2.1), result
@@ -169,9 +169,9 @@ plt.show()
 assert np.mean(is_recognized) > (0.7 if SHORT else 0.85)
 
 # %% [markdown]
-# In the full run, 94% of the digits have a higher density than their mirror images. The others are
-# zeros, ones and eights, which look similar in a mirror. The flow was not trained for this task: it
-# has seen only digits.
+# In the full run, 94% of the digits have a higher density than their mirror images. The other
+# digits are zeros, ones and eights, which look similar in a mirror. The flow was not trained for
+# this task: it has seen no mirror images.
 #
 # ## Exact means exact
 #
@@ -195,8 +195,8 @@ np.testing.assert_allclose(
 # ## Save and load
 #
 # A preset is a folder with a configuration, weights, and a model card. Here the folder is
-# temporary. `tfr.FlowModel.from_preset` also loads models that come with the package: `"digits"`
-# reaches 1.96 bits/dim with learned noise.
+# temporary. `tfr.FlowModel.from_preset` also loads models that come with the package: the model
+# `"digits"` has learned noise and reaches 1.96 bits/dim.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:

@@ -56,10 +56,11 @@ print(len(paths), "files, the first ones:", *(path.relative_to(folder) for path 
 # %% [markdown]
 # ## Loading
 #
-# `tfr.data.load_arrays` takes the path of the folder. It chooses one tenth of the files at random
-# as the test split, the same files in each call. If the folder has subfolders `train` and `test`,
-# these are the splits. `hold_out` moves more images from the training split to a validation split.
-# The result contains the arrays, and the properties of the images that the model needs.
+# `tfr.data.load_arrays` takes the path of the folder. The function chooses one tenth of the files
+# at random as the test split; each call chooses the same files. If the folder has subfolders
+# `train` and `test`, they are the splits. `hold_out` moves more images from the training split to a
+# validation split. The result contains the arrays, the shape of the images, and the number of pixel
+# values.
 
 # %%
 images = tfr.data.load_arrays(folder).hold_out(100)
@@ -101,9 +102,9 @@ assert "damaged.png" in messages[0] and "image_size" in messages[1] and len(resi
 # %% [markdown]
 # ## Training
 #
-# `fit` accepts the arrays. Here we pass `tfr.data.batches`, in an order that only the seed
-# determines: with `step=` an interrupted run continues with its next batches. The dataset never
-# ends, so `fit` needs the number of steps per epoch.
+# `fit` accepts the arrays. Here we pass `tfr.data.batches`, whose order only the seed determines:
+# with `step=` an interrupted run continues with the batches that it has not yet used. The dataset
+# never ends, so `fit` needs the number of steps per epoch.
 # `augment=tf.image.stateless_random_flip_left_right` mirrors training images at random: mirrored
 # photographs are as likely as the originals, but mirrored digits are not. Keras' `ModelCheckpoint`
 # keeps the weights with the best validation loss.
@@ -139,8 +140,8 @@ model.load_weights(best)
 # ## Bits of a flow and bits of a file
 #
 # An ideal lossless codec based on the flow needs as many bits per value as the flow's bits/dim. A
-# PNG file stores the same pixels without loss. We compare with the size of PNG files, without their
-# first 57 bytes, the signature and the header.
+# PNG file stores the same pixels without loss. We compare the flow with the size of PNG files,
+# without the first 57 bytes of each file (the signature and the header).
 
 # %%
 result = tfr.evaluation.bits_per_dim(flow, test_images, batch_size=100)
@@ -188,13 +189,12 @@ print(
 assert set(order[:2]) == {len(test_images), len(test_images) + 1}
 
 # %% [markdown]
-# Note the most likely tiles: they are flat and blurred. A high density does not mean that an image
-# is typical.
+# The most likely tiles are flat and blurred: an image with a high density need not be typical.
 #
 # ## Subfolders as labels
 #
 # `train_labels`, `validation_labels` and `test_labels` contain the number of each image's
-# subfolder, in alphabetical order. A flow with `num_classes` takes them:
+# subfolder, in alphabetical order. A flow with `num_classes` learns from these labels: call
 # `fit(images.train, images.train_labels)`, or
 # `tfr.data.batches(images.train, images.train_labels, …)`. The third tutorial says more about
 # labels.

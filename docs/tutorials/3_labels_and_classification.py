@@ -37,8 +37,8 @@ test, test_labels = digits.test[:num_test], digits.test_labels[:num_test]
 # ## A flow with labels
 #
 # `num_classes=10` makes a flow that takes integer labels. The flow embeds labels as vectors, from
-# which each network computes shifts of its activations. `fit` takes the labels in place of the
-# targets of other Keras models.
+# which each network computes shifts of its activations. `fit` takes the labels as its second
+# argument, where other Keras models take targets.
 
 # %%
 flow = tfd.TransformedDistribution(
@@ -65,7 +65,7 @@ history = model.fit(
 )
 
 # %% [markdown]
-# `tfr.evaluation` takes the conditions as the second element of a tuple.
+# `tfr.evaluation.bits_per_dim` takes a tuple of images and conditions.
 
 # %%
 given_labels = tfr.evaluation.bits_per_dim(flow, (test, test_labels), num_samples=num_samples)
@@ -98,7 +98,7 @@ assert samples.shape == (10, 8, 8, 8, 1)
 #
 # `tfr.class_log_probs` returns $\log p(y \mid x)$ for all classes, given continuous pixel values.
 # `tfr.evaluation.classification` averages over draws of the noise, and reports accuracy and
-# calibration. We compare with logistic regression on the pixels.
+# calibration. We compare the flow with logistic regression on the pixels.
 
 # %%
 x = tfr.dequantize(test, seed=(0, 1))
@@ -128,8 +128,9 @@ plt.ylabel("label")
 plt.show()
 
 # %% [markdown]
-# The probability of the most probable class shows when to trust the classifier. If a human decides
-# on the least certain tenth of the images, the classifier makes fewer errors on the rest.
+# The probability of the most probable class shows when to trust the classifier. If a person labels
+# the tenth of the images with the lowest confidence, the classifier makes fewer errors on the other
+# images.
 
 # %%
 confidence = log_probs.max(axis=1)
@@ -139,7 +140,7 @@ certain_accuracy = is_correct[is_certain].mean()
 print(f"accuracy on all images {is_correct.mean():.1%}, on nine tenths {certain_accuracy:.1%}")
 
 # %% [markdown]
-# The full run measured an accuracy of 99.7% for the flow, one error in 297 images, and of 97.6% for
+# The full run measured an accuracy of 99.7% for the flow (one error in 297 images) and 97.6% for
 # logistic regression. The expected calibration error of the flow is 0.003.
 
 # %%
@@ -151,10 +152,11 @@ assert certain_accuracy > is_correct.mean() - 0.005
 # %% [markdown]
 # ## What is a label worth?
 #
-# The density without a label is the mean over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
-# Bayes' rule it equals $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$, for example the label. The
-# mean difference between the log densities with and without the label is the mutual information
-# between label and image. It cannot exceed the entropy of the label, log₂ 10 = 3.32 bits.
+# The density without a label averages over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
+# Bayes' rule, $p(x)$ equals $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$. The code below inserts
+# the label. The mean difference between the log densities with and without the label is the mutual
+# information between label and image. It cannot exceed the entropy of the label, log₂ 10 = 3.32
+# bits.
 
 # %%
 rows = np.arange(len(test))
@@ -165,21 +167,21 @@ bits_without_label = -np.mean(log_density) / np.log(2) / 64
 print(
     f"{bits_without_label:.3f} bits/dim without labels; a label is worth {gain:.2f} bits an image"
 )
-# For most images, p(y | x) is 1 up to rounding.
+# For most images, p(y | x) is nearly 1, so rounding can push the gain slightly above its limit.
 assert gain < np.log2(10) + 1e-4
 assert gain > (0.5 if SHORT else 2.9), gain
 
 # %% [markdown]
 # The full run measured 1.963 bits/dim given labels and 2.023 without. The mutual information is
 # 3.25 bits: an image leaves little doubt about its label. In the first tutorial, a similar model
-# without labels has 2.04 bits/dim: ten densities, one per class, fit digits slightly better than
-# one.
+# without labels has 2.04 bits/dim. A density per class thus fits digits slightly better than a
+# single density.
 #
 # ## None of these classes
 #
 # The probabilities of the classes sum to one for any image, even if it shows no digit. The density
-# $p(x)$ distinguishes digits from other images. For digits that are inverted and turned upside
-# down, the classifier still decides, but the density is low.
+# $p(x)$ distinguishes digits from other images. We invert the gray levels of digits and turn the
+# digits upside down. The classifier still chooses a class, but the density is low.
 
 # %%
 strange = tfr.dequantize(16 - test[:, ::-1], seed=(0, 1))
@@ -195,9 +197,9 @@ assert share > 0.95, share
 # %% [markdown]
 # ## The same handwriting
 #
-# The flow maps an image to latents given its label. The latents need not contain the label, but
-# they do contain slant and thickness. Decoded under another label, they give another digit in a
-# similar hand. `tfr.latents.swap_condition` encodes and decodes. The first column shows the
+# The flow maps an image to latents given its label. The latents need not encode the label, but they
+# do encode slant and thickness. If we decode them under another label, we get another digit in a
+# similar handwriting. `tfr.latents.swap_condition` encodes and decodes. The first column shows the
 # original images.
 
 # %%
@@ -220,7 +222,7 @@ print(f"under its own label each image comes back: {np.abs(own - images - 0.5).m
 assert np.abs(own - images - 0.5).max() < 1e-2
 
 # %% [markdown]
-# Does the classifier recognize the other columns as digits of their labels?
+# Does the classifier assign the decoded images to the labels under which they were decoded?
 
 # %%
 swapped_log_probs = tfr.class_log_probs(flow, np.clip(swapped, 1e-3, 17 - 1e-3)).numpy()
@@ -233,8 +235,8 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 #
 # In place of `num_classes`, `conditional_event_shape=[40]` declares a vector of 40 attributes, and
 # `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image. All
-# other calls stay the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. You cannot sum the
-# density over such conditions; with `condition_dropout=0.1` a flow also learns the density without
+# other calls stay the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. A sum over all
+# such conditions is impossible; with `condition_dropout=0.1` a flow also learns the density without
 # a condition. The next flow, which we do not train, is conditioned on the amount of ink in an
 # image.
 

@@ -45,7 +45,7 @@ def show(images, title, num_values=256, **labels):
 # `photos` is a flow of color patches of 32×32 pixels from two photographs. Test patches share no
 # pixel with training patches. The latents have the shape of the image.
 #
-# `tfr.latents` maps integers to the centers of their gray levels: it adds 0.5, and no noise.
+# The functions of `tfr.latents` add 0.5, the center of a gray level, to integers, and add no noise.
 
 # %%
 z = tfr.latents.encode(photo_flow, images)
@@ -76,8 +76,9 @@ for number, scale in enumerate(statistics, start=1):
     )
 
 # %% [markdown]
-# The moments are nearly normal, but the tails are heavier: a few patches do not fit well. The flow
-# removes nearly all correlation between neighbors.
+# The means and standard deviations are close to 0 and 1, but the tails are heavier than those of a
+# normal distribution: a few patches do not fit well. Neighboring latents are nearly uncorrelated,
+# unlike neighboring pixels.
 
 
 # %%
@@ -129,10 +130,11 @@ assert radius[2] < 0.9 * radius[1]
 # $$z = \cos\varphi\,(\cos\varphi'\, z_1 + \sin\varphi'\, z_2) +
 # \sin\varphi\,(\cos\varphi'\, z_3 + \sin\varphi'\, z_4).$$
 #
-# The squares of the four weights sum to one, so $z$ is again like a standard normal sample. With
-# eight angles the four digits are at 0 and π/2. The preset `digits` is a mixture over clusters,
-# each with its own latent space. Here we use its flow without a cluster, which has one latent space
-# for all digits. Many of the images between the four look like digits, also like other digits.
+# The squares of the four weights sum to one, so $z$ resembles a standard normal sample. We use
+# eight values per angle; the four digits are at the angles 0 and π/2. The preset `digits` is a
+# mixture over clusters, each with its own latent space. Here we use the flow of the mixture without
+# a cluster as condition, which has one latent space for all digits. Many images between the four
+# digits look like digits too, often of another class.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]
@@ -153,8 +155,9 @@ assert np.abs(corners - four - 0.5).max() < 0.05
 # ## Levels of representation
 #
 # What do the latents of a scale represent? We keep an image's latents of the coarse scales, draw
-# the others anew, and decode. `tfr.latents.levels_of_representation` does so for each scale: the
-# first column keeps a quarter of the latents, the last column keeps all of them.
+# new latents for the other scales, and decode. `tfr.latents.levels_of_representation` repeats this
+# for each scale: the first column keeps a quarter of the latents, and the last column keeps all
+# latents.
 
 # %%
 levels = tfr.latents.levels_of_representation(photo_flow, images[:8], seed=0)
@@ -177,12 +180,14 @@ assert kept[0] < kept[1] < kept[2] and kept[2] > 0.9999
 
 # %% [markdown]
 # A quarter of the latents determines colors and layout: the resulting image has a correlation of
-# 0.78 with the original. The next quarter adds little (0.83), and the finest half adds the texture.
+# 0.78 with the original. The next quarter raises the correlation only to 0.83, and the finest half
+# of the latents adds the texture.
 #
 # ## Temperature
 #
 # Scaling latents by a temperature below 1 gives images that are more likely and less diverse.
-# `tfr.latents.sample_latents` draws latents; with the same seed they differ only in scale.
+# `tfr.latents.sample_latents` draws latents. With the same seed, latents of two temperatures differ
+# only in scale.
 
 # %%
 temperatures = [0.0, 0.5, 0.7, 0.85, 1.0]

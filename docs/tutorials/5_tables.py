@@ -40,7 +40,7 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several m
 #
 # The table has thirty measurements of cell nuclei in breast tissue, of 357 benign and 212 malignant
 # cases. We learn the density of benign cases only. We hold out some benign cases for the test, and
-# others to decide when to stop training.
+# other cases to decide when to stop training.
 
 # %%
 table = load_breast_cancer()
@@ -52,7 +52,7 @@ num_columns = rows.shape[1]
 print(len(fitted), "rows to fit,", len(held_out), "to stop,", len(test), "to test")
 
 # %% [markdown]
-# We first compare with the normal distribution that has the moments of the rows. The columns have
+# Our baseline is the normal distribution with the mean and covariance of the rows. The columns have
 # very different units and are strongly correlated, so the covariance matrix needs float64.
 
 # %%
@@ -65,14 +65,14 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # %% [markdown]
 # ## The flow
 #
-# A flow need not learn the mean and covariance, which we can compute. In a chain, two bijectors of
-# TFP map standardized, uncorrelated vectors to rows, and the flow maps latents to such vectors.
-# `RealNVPVector` starts as a random orthogonal map, so the chain starts with the mean and the
-# covariance of the rows, and the flow learns only the rest. The chain gives the density of rows in
-# their own units.
+# The flow need not learn the mean and covariance of the rows, because we can compute both. In a
+# chain, two bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps
+# latents to such vectors. `RealNVPVector` starts as a random orthogonal map, so the chain starts
+# with the mean and the covariance of the rows. The flow then learns only what these moments do not
+# describe. The density of the chain refers to rows in their original units.
 #
 # A flow can overfit two hundred rows. To prevent this, we use small networks and a Student t base
-# distribution: by its heavy tails, a row far from all others is unlikely, but not impossible.
+# distribution. With its heavy tails, a row far from all other rows is unlikely, but not impossible.
 
 # %%
 fitted_mean = fitted.mean(axis=0)
@@ -89,9 +89,9 @@ flow = tfd.TransformedDistribution(
 )
 
 # %% [markdown]
-# Two more steps reduce overfitting. We use each row many times, each time with new normal noise,
-# which has the correlations of the rows and 0.3 times their standard deviations. We stop training
-# when the loss on held-out rows no longer falls.
+# Two more steps reduce overfitting. We copy each row twenty times and add normal noise to each
+# copy. The noise has the correlations of the rows and 0.3 times their standard deviations. We stop
+# training when the loss on held-out rows no longer falls.
 #
 # For vectors the loss is $-\log p$ in nats. `tfr.log_prob` scores rows in batches.
 
@@ -117,7 +117,8 @@ model.fit(
 )
 
 # %% [markdown]
-# Both densities score the same rows, so we compute the standard error of the difference.
+# Both densities score the same rows, so we compute the standard error of the difference of their
+# log densities.
 
 # %%
 log_probs = tfr.log_prob(model, test)
@@ -136,11 +137,11 @@ assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call, and more: it mixes
-# flows with simpler densities, such as mixtures of normal distributions. It fits each kind of
-# density five times, each time without a different fifth of the rows, so together they learn from
-# all rows. The held-out rows determine the mixture weights. `examples/train_table.py` compares
-# `FlowDensity` with other density estimators.
+# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call. It also mixes the flows
+# with simpler densities, such as mixtures of normal distributions. By five-fold cross-validation,
+# it fits each kind of density five times and mixes the five fits, so all rows contribute. The
+# held-out rows determine the mixture weights. `examples/train_table.py` compares `FlowDensity` with
+# other density estimators.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -151,7 +152,7 @@ assert SHORT or density.score(test) > log_probs.mean()
 # The full run measured a mean log density of 49.3 nats, two nats more than for the flow alone.
 #
 # `tfr.plots.pairs` shows what a density has learned: samples beside test rows, here the radius,
-# texture, perimeter and area of nuclei. The rows of the lowest density are circled.
+# texture, perimeter and area of nuclei. Circles mark the rows of the lowest density.
 
 # %%
 tfr.plots.pairs(density, test, columns=[0, 1, 2, 3])
@@ -183,9 +184,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The full run measured areas of 0.975 and 0.976 for the flow and the normal distribution, which is
-# as good for this task: a better density is not always a better detector. Try the normal
-# distribution first.
+# The full run measured areas of 0.975 for the flow and 0.976 for the normal distribution, so both
+# detect equally well: a better density is not always a better detector. Try the normal distribution
+# first.
 
 # %%
 assert auroc["flow"] > 0.95, auroc
@@ -198,11 +199,11 @@ assert auroc["flow"] > 0.95, auroc
 # function of x, and its standard deviation is constant. But the errors of this table grow with the
 # mean and are not symmetric.
 #
-# The density of a flow of one number, given a condition, can have any shape: with
+# A conditional flow of one number can have a density of any shape: with
 # `transformer="rational_quadratic_spline"` the number passes through splines that depend on the
 # condition. A few hundred rows are too few to learn everything at once, so the regression predicts
-# the mean from the ten measurements, and the flow takes this prediction as its condition. Without
-# an optimizer, `compile` uses Adam for vectors, with a learning rate that follows a cosine to zero
+# the mean from the ten measurements, and the flow takes this prediction as its condition. For
+# vectors, `compile()` uses Adam by default, with a learning rate that decays to zero along a cosine
 # until the end of `fit`.
 
 # %%
@@ -265,7 +266,7 @@ for train_rows, test_rows in folds[:1] if SHORT else folds:
     linear = tfd.Normal(regression.predict(x_test), deviation)
     linear_log_probs[test_rows] = linear.log_prob(y_test)[:, 0]
     flow_log_probs[test_rows] = tfr.log_prob(model, y_test, condition_of(x_test))
-    # The share of samples of p(y | x) below y is uniform if the distribution is right.
+    # If the distribution is right, the fraction of samples of p(y | x) below y is uniform.
     samples = tfr.condition(model.distribution, condition_of(x_test)).sample(1_000, seed=(0, 1))
     levels[test_rows] = np.mean(samples < y_test, axis=0)[:, 0]
 
@@ -286,8 +287,9 @@ print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
 
 # %% [markdown]
 # The full run measured a mean log p(y | x) of -5.422 nats for the regression and -5.344 for the
-# flow, a difference of 0.078 ± 0.021; 88.2% of the values lie in their intervals. In another run, a
-# flow given all ten measurements was no better than the regression: 265 rows were too few.
+# flow, a difference of 0.078 ± 0.021; 88.2% of the values lie in their intervals. In another run,
+# the condition of the flow was all ten measurements. That flow was no better than the regression:
+# 265 rows were too few.
 
 # %%
 assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage
@@ -319,7 +321,8 @@ assert abs(integral - 1) < 0.01
 # `tfr.FlowRegressor`, a scikit-learn estimator, models p(y | x) in one call, given all ten
 # measurements. It mixes a linear regression with Student t errors, mixtures of normal
 # distributions, boosted trees and flows, weighted by the likelihood of held-out patients. The
-# result is as good as the regression, and better if the data allow.
+# result should be at least about as good as the regression, and better where the data are not
+# linear with normal errors.
 
 # %%
 train_rows, test_rows = folds[0]

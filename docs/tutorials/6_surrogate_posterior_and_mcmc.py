@@ -2,8 +2,8 @@
 # # A flow as surrogate posterior and in MCMC
 #
 # Variational inference needs a surrogate posterior that is trainable, can be sampled, and has an
-# exact density. A flow has these properties. It is also a change of variables in which Markov
-# chains mix well. In this tutorial you will
+# exact density. A flow has these properties. A flow is also a change of variables, after which
+# Markov chains mix well. In this tutorial you will
 #
 # * write the eight schools model as a joint distribution of TensorFlow Probability,
 # * fit a flow to its posterior with `tfp.vi.fit_surrogate_posterior`,
@@ -60,9 +60,9 @@ posterior = joint.experimental_pin(y=measured)
 print(posterior.event_shape)
 
 # %% [markdown]
-# For comparison, we compute the exact posterior of this small model. Given $\tau$, everything is
-# normal and has a closed form; a sum over a grid approximates the remaining integral over $\log
-# \tau$.
+# For comparison, we compute the exact posterior of this small model. Given $\tau$, all
+# distributions are normal and have closed forms; a sum over a grid approximates the remaining
+# integral over $\log \tau$.
 
 # %%
 log_tau = np.linspace(-6, 8, 4_001)
@@ -85,12 +85,13 @@ print("posterior means of mean, stddev and effects:", exact_means.round(2))
 # %% [markdown]
 # ## The surrogate
 #
-# The posterior has three parts with ten numbers in total, one of which is positive. The flow models
-# vectors of ten real numbers. TFP's `build_split_flow_surrogate_posterior` splits a vector into the
-# parts and maps them to their supports.
+# The posterior has three variables: the mean, the positive standard deviation, and eight effects.
+# The flow models vectors of ten real numbers. TFP's `build_split_flow_surrogate_posterior` splits a
+# vector into the three variables and maps each to its support.
 #
-# The activation `elu` is smooth, which the leapfrog steps below require. Its linear tail fits the
-# narrow end of the funnel, where the log scale of the effects falls with $\log\tau$.
+# We choose the activation `elu`, because the leapfrog steps below require a smooth density. Its
+# linear tail suits the narrow end of the funnel, where the log scale of the effects falls with
+# $\log\tau$.
 
 # %%
 flow = tfr.RealNVPVector(10, num_couplings=4, num_blocks=1, num_filters=32, activation="elu")
@@ -156,7 +157,7 @@ print(f"effective sample size {efficiency:.1%} of {len(weights):,}")
 # %% [markdown]
 # The full run measured an evidence lower bound of -31.259 nats, a log evidence of -31.211 nats (the
 # exact value is -31.216), and an effective sample size of 36% of the samples. A few large weights
-# dominate the effective sample size: the same training with other rounding gave 51%.
+# dominate the effective sample size, so it varies: the same training with other rounding gave 51%.
 
 # %%
 assert log_weights.mean() < exact_evidence
@@ -167,13 +168,13 @@ assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 # ## Markov chains in the latent space
 #
 # NeuTra (Hoffman et al., 2019) runs Hamiltonian Monte Carlo on the latents of the flow, whose
-# posterior density is close to a standard normal, the easiest case for HMC. In the limit the draws
-# are exact samples of the posterior, however good the flow is.
+# posterior density is close to a standard normal, the easiest case for HMC. In the limit of long
+# chains, the draws are exact samples of the posterior, whatever the quality of the flow.
 #
-# Both methods below sample unconstrained vectors of ten numbers: the surrogate's bijector is a
-# chain of the flow and the bijectors that make the parts. `TransformedTransitionKernel` takes the
-# flow like any other bijector. Both methods start from samples of the surrogate, and adapt their
-# step sizes in the same way.
+# Both methods below sample unconstrained vectors of ten numbers. The surrogate's bijector is a
+# chain: the flow, then bijectors that turn a vector into the three variables.
+# `TransformedTransitionKernel` accepts the flow like any other bijector. Both methods start from
+# samples of the surrogate, and adapt their step sizes in the same way.
 
 # %%
 *to_parts, flow = surrogate.bijector.bijectors
@@ -231,11 +232,11 @@ for name, bijector in (("HMC", None), ("NeuTra", flow)):
     )
 
 # %% [markdown]
-# The full run measured an effective sample size of 128 for HMC, whose R-hat of 3.0 shows that its
-# chains disagree. NeuTra had an effective sample size of 12,769 and an R-hat of 1.005.
+# The full run measured an effective sample size of 128 for HMC and 12,769 for NeuTra. The R-hat of
+# HMC, 3.0, shows that its chains disagree; the R-hat of NeuTra is 1.005.
 #
-# A gradient in latent space costs one more pass through the networks. This is worthwhile if the
-# density itself is expensive, or if plain chains do not mix, as here.
+# A gradient in latent space costs one more pass through the networks. This pays off if the density
+# itself is expensive, or if chains without the flow do not mix, as here.
 
 # %%
 assert all(np.isfinite(part).all() for part in draws.values())
@@ -289,6 +290,5 @@ plt.show()
 
 # %% [markdown]
 # `examples/neutra.py` compares HMC and NeuTra on other densities, for several numbers of leapfrog
-# steps.
-# `examples/simulation_based_inference.py` trains one flow, conditioned on data, which models the
-# posterior for any data.
+# steps. `examples/simulation_based_inference.py` trains one flow conditioned on data; it models the
+# posterior given any data.

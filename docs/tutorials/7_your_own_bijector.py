@@ -7,7 +7,7 @@
 #
 # * write a transformer, and use it in a `RealNVPVector`,
 # * test it against a Jacobian from automatic differentiation,
-# * see that it describes skewed data better than the affine transformer,
+# * see that the new transformer describes skewed data better than the affine transformer,
 # * write a conditioner, for images,
 # * write a whole bijector with trainable variables, and compose it with others,
 # * save a model with parts of your own, and load it.
@@ -36,12 +36,12 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several J
 # %% [markdown]
 # ## A transformer
 #
-# The affine transformer of Real NVP scales and shifts. The new transformer also changes the tails,
-# by the sinh-arcsinh transformation of Jones and Pewsey (2009):
+# The affine transformer of Real NVP scales and shifts. The new transformer also changes skewness
+# and tails, by the sinh-arcsinh transformation of Jones and Pewsey (2009):
 #
 # $$z = \sinh(e^{a}\,\mathrm{arsinh}(x) + b)\; e^{s} + t.$$
 #
-# With $a < 0$ large values of $x$ shrink; with $b \neq 0$ they shrink more on one side than on the
+# If $a < 0$, large values of $x$ shrink. If $b \neq 0$, they shrink more on one side than on the
 # other. Zero parameters give the identity. The inverse and the slope have closed forms:
 #
 # $$\log \frac{dz}{dx} = a + s + \log\cosh(e^{a}\,\mathrm{arsinh}(x) + b) -
@@ -50,7 +50,7 @@ tf.get_logger().setLevel("ERROR")  # TensorFlow warns of the traces of several J
 # A `tfr.Transformer` declares the number of its parameters and implements both directions. As in
 # TFP, `inverse` maps data to latents and `forward` maps latents to data. Both return the value and
 # the log of the slope of each element. The network outputs the first parameter of all elements,
-# then the second, and so on, so `tf.split` separates them.
+# then the second parameter of all elements, and so on, so `tf.split` separates the parameters.
 
 
 # %%
@@ -93,8 +93,8 @@ def log_cosh(x):
 #
 # It is easy to make a mistake in the formula of a log determinant. A flow with a wrong formula
 # still trains, but its result is not a density, because it does not integrate to 1. So we compare
-# the formula with the Jacobian. The networks of a new flow start at zero, so the test needs random
-# weights. In float64 even a small difference is a mistake, not rounding.
+# the formula with the Jacobian. The networks of a new flow output zero, so the test needs random
+# weights. In float64, even a small difference is a mistake and not a rounding error.
 
 
 # %%
@@ -106,7 +106,7 @@ def check_bijector(bijector, x):
         z, log_det = bijector.inverse_and_log_det(x)
     _, expected = np.linalg.slogdet(tape.batch_jacobian(z, x).numpy())
     np.testing.assert_allclose(log_det, expected, rtol=1e-6, atol=1e-6)
-    # A new tensor, since TFP's cache would return x for z itself.
+    # Pass a copy of z: for the tensor z itself, TFP's cache would return x.
     again, forward_log_det = bijector.forward_and_log_det(tf.constant(z.numpy()))
     np.testing.assert_allclose(again, x, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(forward_log_det, -expected, rtol=1e-6, atol=1e-6)
@@ -129,12 +129,12 @@ randomize(flow)
 check_bijector(flow, points)
 
 # %% [markdown]
-# A test that cannot fail proves nothing. Without the term $a$ in the log slope it fails:
+# To see that the test can fail, we omit the term $a$ of the log slope:
 
 
 # %%
 class Wrong(SinhArcsinh):
-    """Forgets a term."""
+    """Omits the term a of the log slope."""
 
     def inverse(self, x, parameters):
         z, log_slope = super().inverse(x, parameters)
@@ -153,10 +153,10 @@ assert "Not equal to tolerance" in message
 # %% [markdown]
 # ## Skewed and heavy tails
 #
-# The next data come from a known density. Given the first number, the second is skewed to the left
-# or to the right and has heavy tails, a shape that the transformer can represent. The mean
-# difference of log densities at test points estimates the Kullback-Leibler divergence of a flow
-# from the true density.
+# The next data come from a known density. Given the first number, the second number is skewed to
+# the left or to the right and has heavy tails. The new transformer can represent this shape. The
+# mean difference of log densities at test points estimates the Kullback-Leibler divergence of a
+# flow from the true density.
 
 # %%
 truth = tfd.JointDistributionSequential(
@@ -213,10 +213,10 @@ assert SHORT or divergences["sinh-arcsinh"] < 0.6 * divergences["affine"], diver
 # %% [markdown]
 # ## A conditioner
 #
-# Any Keras layer can be the network of a coupling. `network_fn` of `RealNVPImage` and
-# `RealNVPVector` is a function that returns a network. The flow calls it for each coupling with
-# keyword arguments; `output_channels` is the number of parameters for each pixel. If the last layer
-# starts at zero, each coupling starts as the identity.
+# Any Keras layer can be the network of a coupling. The argument `network_fn` of `RealNVPImage` and
+# `RealNVPVector` is a function that returns a network. The flow calls `network_fn` for each
+# coupling with keyword arguments; `output_channels` is the number of parameters for each pixel. If
+# the last layer starts at zero, each coupling starts as the identity.
 
 
 # %%
@@ -259,9 +259,9 @@ assert bits < (3.5 if SHORT else 2.5), bits
 #
 # A whole bijector is a subclass of `tfr.FlowBijector` with two methods, which return the value and
 # the log det together. Their second argument is a `tfr.Pass`, which contains the arguments of the
-# call, such as `p.training` and `p.condition`; a bijector composed of other bijectors passes it on
-# to their two methods. The constructor passes its own arguments to the base class as `parameters`.
-# These include all objects that hold variables, so that copies share these objects.
+# call, such as `p.training` and `p.condition`; a bijector composed of other bijectors calls their
+# two methods with the same `p`. The constructor passes its own arguments to the base class as
+# `parameters`. These include all objects that hold variables, so that copies share these objects.
 #
 # A Householder reflection $H = I - 2 v v^T / v^T v$ mixes the elements of a vector. It is its own
 # inverse, and its log det is zero.
@@ -295,7 +295,8 @@ class Reflection(tfr.FlowBijector):
 
 # %% [markdown]
 # The reflection composes with bijectors of this package in a `tfr.FlowChain`, and with bijectors of
-# TFP in a `tfb.Chain`. The distribution's trainable variables include the variables of all parts.
+# TFP in a `tfb.Chain`. The trainable variables of the distribution include the variables of all its
+# bijectors.
 
 # %%
 reflection = Reflection(tf.Variable([1.0, 2.0, 3.0], dtype=tf.float64))
@@ -315,8 +316,8 @@ assert composed.log_prob(points).shape == [20]
 # A saved model describes a bijector by its constructor arguments, `parameters`, and contains the
 # value of each variable, here of the reflection's normal vector. It refers to classes by the names
 # that the decorator `@keras.saving.register_keras_serializable` has registered. The program that
-# loads the model must register them as well, as the cells above do; loading runs no code from the
-# file.
+# loads the model must register the classes as well, as the cells above do; loading runs no code
+# from the file.
 
 # %%
 x = tf.constant(points)

@@ -4,11 +4,12 @@
 # A flow that is conditioned on data can model the posterior of a simulator's parameters. Is this
 # posterior right? In this tutorial you will
 #
-# * train a flow on simulations of a regression whose posterior and evidence are known,
-# * check ranks of true parameters (simulation-based calibration), and see a wrong posterior pass,
+# * train a flow on simulations of a regression with a known posterior and a known evidence,
+# * check ranks of true parameters (simulation-based calibration), and see a wrong posterior that
+#   passes this check,
 # * measure the coverage of intervals and of regions of highest density,
 # * correct the flow by importance weights, and compare the result with the exact posterior,
-# * compute the evidence from the same weights, and detect data unlike the simulations.
+# * compute the evidence from the same weights, and detect data that differ from the simulations.
 #
 # The tutorial takes a minute on two processor cores.
 
@@ -39,7 +40,8 @@ rng = np.random.default_rng(0)
 #
 # The prior is conjugate: the posterior of $v$ is an inverse gamma distribution, and the posteriors
 # of $a$ and $b$ are Student t distributions. The evidence $p(y)$, the density of the data, is a
-# multivariate Student t density. The training of the flow uses none of this, only simulations.
+# multivariate Student t density. The training of the flow uses only simulations, and none of these
+# formulas.
 
 # %%
 t = np.linspace(-1, 1, 8)
@@ -89,9 +91,9 @@ evidence = scipy.stats.multivariate_t(
 # ## The flow
 #
 # The posterior depends on the data only through three sufficient statistics: the two coefficients
-# of the least squares line and the log of its mean squared error. They are the condition of the
-# flow. If you do not know sufficient statistics for your simulator, use the data themselves, or the
-# output of a network, as the condition.
+# of the least squares line and the log of its mean squared error. These statistics are the
+# condition of the flow. If you do not know sufficient statistics for your simulator, use the data
+# themselves, or the output of a network, as the condition.
 
 
 # %%
@@ -122,8 +124,8 @@ def posterior(y):
 #
 # We draw parameters from the prior, data given these parameters, and samples of the posterior given
 # the data. If the posterior is right, the rank of the true parameter among the samples is uniformly
-# distributed (Talts et al., 2018). The same holds for any function of parameters and data. A check
-# should include the log likelihood (Modrák et al., 2023).
+# distributed (Talts et al., 2018). The ranks of any function of parameters and data are then
+# uniform, too. A check should include the log likelihood as such a function (Modrák et al., 2023).
 
 # %%
 num_checks, num_samples, num_bins = (200 if SHORT else 2_000), 99, 20
@@ -186,8 +188,8 @@ assert SHORT or max(map(p_value, list(ranks["narrow"].values())[:3])) < 1e-10
 # ## Coverage
 #
 # A 90% interval should contain the true parameter in 90% of the simulations. A region of highest
-# density covers all parameters jointly: it contains the truth if the truth's density is not among
-# the lowest 10% of the samples' densities.
+# density covers all parameters jointly: a 90% region contains the true parameters if their density
+# exceeds the density of at least 10% of the samples.
 
 # %%
 density_ranks = np.mean(log_q < posterior(y).log_prob(theta.astype(np.float32)).numpy(), axis=0)
@@ -196,7 +198,7 @@ for level in (0.5, 0.8, 0.9, 0.95):
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     covered = [*np.mean((low < theta) & (theta < high), axis=0), np.mean(density_ranks > 1 - level)]
     print(f"{level:.2f}", *(f"{share:6.3f}" for share in covered))
-    # Quantiles of 99 samples are off by up to 0.01.
+    # Quantiles of 99 samples have levels that are off by up to 0.01.
     tolerance = 0.01 + 4 * np.sqrt(level * (1 - level) / num_checks)
     assert SHORT or np.max(np.abs(np.array(covered) - level)) < tolerance
 
@@ -204,9 +206,9 @@ for level in (0.5, 0.8, 0.9, 0.95):
 # ## Importance weights
 #
 # For one data set we can correct the flow: prior and likelihood are known, so we can weight samples
-# of the flow by $w = p(\theta)\,p(y \mid \theta) / q(\theta \mid y)$. The weighted samples
-# represent the exact posterior for any flow, and the effective sample size shows how close the flow
-# is to it.
+# of the flow by $w = p(\theta)\,p(y \mid \theta) / q(\theta \mid y)$. For any flow, the weighted
+# samples represent the exact posterior. The effective sample size shows how close the flow is to
+# the exact posterior.
 
 
 # %%
@@ -239,8 +241,8 @@ assert SHORT or efficiency(log_weights) > 0.8
 # %% [markdown]
 # ## Evidence
 #
-# The mean weight is an unbiased estimate of the evidence $p(y)$, by which models are compared. For
-# N samples with an effective sample size of e N, the relative standard error of the estimate is
+# The mean weight is an unbiased estimate of the evidence $p(y)$, which is used to compare models.
+# For N samples with an effective sample size of e N, the relative standard error of the estimate is
 # $\sqrt{(1 / e - 1) / N}$.
 
 # %%
@@ -261,11 +263,12 @@ assert SHORT or (np.median(np.abs(distances)) < 0.01 and within > 0.9)
 
 # %% [markdown]
 # The full run measured an effective sample size of 98.4% for the importance weights above. The
-# estimates of the log evidence here have a median error of 0.0007 nats, and at most 0.11 nats.
+# estimates of the log evidence here have a median error of 0.0007 nats and a maximum error of 0.11
+# nats.
 #
 # The flow has learned only from simulations. For data that are improbable under the prior, ranks
-# tell nothing about the posterior, but the weights do: here the line is far steeper than any in the
-# training data, and the effective sample size is small.
+# say nothing about the posterior, but importance weights do. In this example, the line is far
+# steeper than any line in the training data, and the effective sample size is small.
 
 # %%
 far = 40 * t + rng.normal(size=8)
@@ -274,6 +277,6 @@ print(f"effective sample size {efficiency(log_weights):.2%} of {number:,}")
 assert efficiency(log_weights) < 0.2
 
 # %% [markdown]
-# [Tutorial 6](6_surrogate_posterior_and_mcmc.py) continues with Markov chains in latent space,
-# which are exact even if weights fail. `examples/simulation_based_inference.py` checks the ranks of
-# a simulator whose likelihood is unknown.
+# [Tutorial 6](6_surrogate_posterior_and_mcmc.py) explains Markov chains in latent space, which are
+# exact in the limit even if importance weights fail. `examples/simulation_based_inference.py`
+# checks the ranks of a simulator whose likelihood is unknown.
