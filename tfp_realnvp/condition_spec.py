@@ -110,7 +110,7 @@ class ConditionSpec:
         return tf.cast(value, dtype)
 
     def of_events(self, value: Any, caller: str) -> Any:
-        """Returns checked conditions of B events, [B, ...]. Also accepts [B, 1] and [B]."""
+        """Returns checked conditions [B, ...]; reshapes labels [B, 1] and numbers [B] if needed."""
         value = self._with_column(value if tf.is_tensor(value) else np.asarray(value))
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:

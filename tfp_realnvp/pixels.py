@@ -95,7 +95,7 @@ def gray_level_conditions(
 
 @dataclasses.dataclass(frozen=True)
 class UniformNoise:
-    """Uniform noise on gray levels, with the interface of `VariationalDequantization`."""
+    """Adds uniform noise to gray levels; has the interface of `VariationalDequantization`."""
 
     dtype: Any
 
@@ -109,7 +109,7 @@ class UniformNoise:
 
 @dataclasses.dataclass(frozen=True)
 class NoNoise:
-    """No noise, for continuous values, with the interface of `VariationalDequantization`."""
+    """Adds no noise to continuous values; has the interface of `VariationalDequantization`."""
 
     dtype: Any
 

@@ -14,7 +14,7 @@ _PENDING = ".tfp_realnvp.pending"
 
 @contextlib.contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yields a temporary path. If the block succeeds, the file or folder there replaces `path`.
+    """Yields a temporary path, whose file or folder replaces `path` if the block succeeds.
 
     The temporary path has the same file name, and is in a temporary folder next to `path`. If the
     process is killed within the block, `path` is unchanged. Creates missing parent folders.
@@ -49,8 +49,8 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder, whose files then replace files of `folder`: all or none.
 
     Keeps other files of `folder`. If the block succeeds, renames the temporary folder to
-    `.tfp_realnvp.pending`, and then moves each file. Until then, `current_path` finds a file there.
-    If the process is killed before all files are moved, the next writer moves the rest.
+    `.tfp_realnvp.pending`, and then moves each file. Until a file is moved, `current_path` finds it
+    there. If the process is killed before all files are moved, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:

@@ -29,7 +29,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
     if batch.is_fully_defined() and static == batch:
         return value
     shape, other_shape = tf.shape(value), tf.shape(other)
-    # A label has no dimensions.
+    # A label has no event dimensions.
     batches = shape[: -ndims or None], other_shape[: -other_ndims or None]
     event = [shape[-ndims:]] if ndims else []
     shape = tf.concat([tf.broadcast_dynamic_shape(*batches), *event], axis=0)
@@ -55,7 +55,7 @@ def flatten_batch(events: tf.Tensor, event_ndims: int = 3) -> tf.Tensor:
     """Reshapes events [..., H, W, C] to one batch [B, H, W, C]."""
     if events.shape.rank == 1 + event_ndims:
         return events
-    # A label has no dimensions.
+    # A label has no event dimensions.
     event_shape = [tf.shape(events)[-event_ndims:]] if event_ndims else []
     batch = tf.reshape(events, tf.concat([[-1], *event_shape], axis=0))
     batch.set_shape([None, *_event(events.shape, event_ndims)])

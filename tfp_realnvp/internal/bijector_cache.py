@@ -146,8 +146,8 @@ class _State:
             return True
         if private_api.should_record_backprop(results):
             return True
-        # No active tape recorded the cached result. It is valid if no tape would record a new
-        # computation either.
+        # No active tape recorded the cached result. The result is valid if no tape would record a
+        # new computation either.
         trainable = any(variable.trainable for variable in self._variables)
         return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
 

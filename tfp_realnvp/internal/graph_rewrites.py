@@ -22,7 +22,7 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
     Before the first run of a graph, TensorFlow applies a dozen optimizers to it, twice. The
     optimizers take more than a quarter of the time to the first training step. On a CPU, two
-    optimizers, applied once, make training steps as fast as the dozen. For log densities, `fuse`
+    optimizers, applied once, make training steps as fast as all of them. For log densities, `fuse`
     adds a third optimizer; see `benchmarks/README.md`. The context does nothing if the user has set
     `tf.config.optimizer`, or if there is a GPU, whose convolutions need the layout optimizer.
 

@@ -71,7 +71,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
 
     `function` must use no variables, get known shapes, and create its constants itself. Otherwise
-    its gradient would take shapes as inputs. XLA compiles shapes as constants, and would recompile
+    the gradient would take shapes as inputs. XLA compiles shapes as constants, and would recompile
     whenever a variable changes.
     """
     graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}

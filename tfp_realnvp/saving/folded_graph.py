@@ -58,7 +58,8 @@ def folded(
             names = [name for name in node.input if name[0] != "^" or name[1:] in varying]
             node.ClearField("input")
             node.input.extend(names)
-            # Drop custom gradients, as of `tf.nn.silu`, which refer to tensors of another graph.
+            # Drop custom gradients, such as `tf.nn.silu`'s, which refer to tensors of another
+            # graph.
             node.attr.pop("_gradient_op_type", None)
             rest.node.append(node)
 

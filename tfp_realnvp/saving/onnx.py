@@ -41,9 +41,9 @@ def export_onnx(
     of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
     a condition, `conditional_input` is the last input, as in `export_saved_model`.
 
-    The batch size is free; the event shape is fixed. ONNX has no assertions, so pixel values out of
-    range give NaN. The export copies the weights, and uses the moving statistics of normalizations.
-    An interrupted export leaves the old folder unchanged.
+    The models accept any batch size, but one event shape. ONNX has no assertions, so pixel values
+    out of range give NaN. The export copies the weights, and uses the moving statistics of
+    normalizations. An interrupted export leaves the old folder unchanged.
 
     onnxruntime supports convolutions in float32, but not in float64.
 
@@ -97,7 +97,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
     inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
     (output_name,) = function.structured_outputs
     names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
-    # tf2onnx only logs errors. Silence it: the check below raises them.
+    # Silence tf2onnx, which only logs errors. The check below raises them.
     logging.disable()
     handlers = {"BroadcastArgs": _broadcast_args, "Log1p": _log1p, "Ndtri": _ndtri}
     try:

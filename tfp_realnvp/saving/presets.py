@@ -68,7 +68,7 @@ def save_to_preset(
         example from a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
 
     Raises:
-      TypeError: if a part of the distribution could not be loaded again; the message names it.
+      TypeError: if a part of the distribution, named in the message, could not be loaded again.
       ValueError: if `card` cannot be written as JSON, which has only finite numbers.
       OSError: if the files cannot be written. The folder then does not change.
     """

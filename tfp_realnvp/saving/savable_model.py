@@ -162,7 +162,7 @@ class SavableModel(keras.Model):
           **kwargs: for a SavedModel `image_shape`, as in `export_saved_model`.
 
         Raises:
-          ValueError: if an argument has another value, or the distribution cannot be exported.
+          ValueError: if `format` or `input_signature` is invalid, or the export is impossible.
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")

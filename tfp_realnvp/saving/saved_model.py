@@ -33,8 +33,8 @@ Condition: TypeAlias = tf.Tensor | None
 
 # A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
-# Seconds until the first progress line. Each further line comes at `_GROWTH` times the seconds of
-# the last line.
+# Print the first progress line after `_FIRST_SECONDS`, and another line each time that the elapsed
+# time has grown by the factor `_GROWTH`.
 _FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
@@ -91,8 +91,8 @@ def export_saved_model(
     the name `x` instead of `images`, and there are no variants for uint8.
 
     The functions accept any batch size of at least 1, and any height and width if the base is
-    standard normal and the bijector is one of this package that accepts any size. They raise an
-    `InvalidArgumentError` for sizes that the scales cannot halve and for pixel values out of range.
+    standard normal and the bijector is one of this package that accepts any size. Images of a size
+    that the scales cannot halve, or with values out of range, raise an `InvalidArgumentError`.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes all
     values that depend only on weights. Gradients of the functions ignore `tf.custom_gradient`. An
@@ -120,7 +120,7 @@ def export_saved_model(
       path: the folder to write. TensorFlow Serving requires its name to be a version number.
       image_shape: (height, width, channels) of input images and of samples, with `None` for any
         size. By default the functions accept any height and width if possible (see above), and
-        samples have the shape of the base.
+        samples have the event shape of the base.
       verbose: whether to print progress and, at the end, the path. By default, prints only if the
         export takes more than 5 seconds.
 
@@ -128,7 +128,7 @@ def export_saved_model(
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if its events are neither images nor vectors of known shape, `image_shape` does
         not fit, or it takes a condition that it does not declare.
-      RuntimeError: if it is called in a `tf.function`.
+      RuntimeError: if `export_saved_model` is called in a `tf.function`.
     """
     progress = Progress("export_saved_model", verbose)
     functions = ServedFlow(distribution, image_shape, progress).functions()
@@ -301,7 +301,7 @@ class ServedFlow:
         return self._base_log_prob(latents, condition) + ildj
 
     def _nearest(self, events: tf.Tensor, condition: Condition) -> Condition:
-        """Returns the nearest cluster of each event for a `ClusterMixture`, else `condition`."""
+        """Returns each event's nearest cluster for a `ClusterMixture`, otherwise `condition`."""
         if self._mixture is None:
             return condition
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):

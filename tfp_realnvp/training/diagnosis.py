@@ -55,7 +55,7 @@ class FiniteRecord:
         self._sums += sums
 
     def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Adds a check of the data. If it fails, `FiniteGuard.raise_failure` raises `message`."""
+        """Adds a check of the data; if it fails, `FiniteGuard.raise_failure` raises `message`."""
         self.names.append(_Expectation(message))
         self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
@@ -89,7 +89,7 @@ class FiniteGuard:
         # first non-finite element in the packed gradients; -1, -1, -1 if all steps were finite.
         kind = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable([-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=kind)
-        # The index of each name. All graphs of a model share these indices.
+        # The indices of names in records, which all graphs of a model share.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 
@@ -104,7 +104,7 @@ class FiniteGuard:
     ) -> tf.Tensor:
         """Returns whether to apply the step: a scalar `bool`, equal on all replicas.
 
-        Stores the first non-finite step. Later steps of the same execution are not applied either.
+        Stores the first non-finite step, and returns false for later steps of the execution too.
         `are_finite` is the mean of `record.are_finite()` over replicas. The packed `gradients` and
         the loss, `total`, are equal on all replicas.
         """
@@ -162,7 +162,7 @@ def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 def warn_unless_finite(values: Any, method: str) -> None:
     """Issues a `RuntimeWarning` if a log density is not finite.
 
-    An error would stop the validation within `fit` because of a single image.
+    An error in place of the warning would stop the validation in `fit` because of a single image.
     """
     number = np.count_nonzero(~np.isfinite(values))
     if number:

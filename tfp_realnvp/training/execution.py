@@ -22,8 +22,8 @@ def made_faster(
     """Returns a faster version of a function that Keras calls with an iterator.
 
     TensorFlow applies fewer graph rewrites, except to models that gain from rewrites. Without a
-    strategy, XLA or eager mode, it traces `step`, a function of a batch, into one graph, not Keras'
-    two. With several steps per execution, returns `function` unchanged.
+    strategy, XLA or eager mode, TensorFlow traces `step`, a function of a batch, into one graph,
+    not Keras' two. With several steps per execution, returns `function` unchanged.
     """
     # In a loop over several steps, all of TensorFlow's graph rewrites pay off.
     if model.steps_per_execution > 1:
@@ -43,7 +43,7 @@ def made_faster(
 
 
 def _as_one_graph(function: Function, step: Function) -> Function:
-    """Returns a function of an iterator that traces `step` into its own graph.
+    """Returns a function that runs `step` on an iterator's next batch, in a single graph.
 
     Keras traces a graph of a step, and then a second graph that calls the first. TensorFlow copies
     the first graph into the second, which makes the first step up to a quarter slower (see

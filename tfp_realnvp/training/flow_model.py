@@ -272,7 +272,7 @@ class FlowModel(FlowSteps):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """`loss`, and for images `bits_per_dim`."""
+        """The metrics: `loss`, and for images also `bits_per_dim`."""
         loss = [self._loss_tracker] if self.compiled else []
         return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
 
@@ -454,7 +454,7 @@ class FlowModel(FlowSteps):
     def log_prob(
         self, x: Any, conditional_input: Any = None, *, batch_size: int | None = None
     ) -> np.ndarray:
-        """Returns log p in nats for each event, [N]: `predict` of events and their conditions."""
+        """Calls `predict` with events and conditions; returns log p in nats for each event, [N]."""
         data = x if conditional_input is None else (x, conditional_input)
         return self.predict(data, batch_size=batch_size, verbose=0)
 

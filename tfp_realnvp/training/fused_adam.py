@@ -19,7 +19,7 @@ _LARGE = 2**16
 class FusedAdam(keras.optimizers.Adam):
     r"""`keras.optimizers.Adam` with few operations in all, instead of ten per variable.
 
-    The update is that of Adam. With the gradient g, step t computes
+    The update equals Adam's. With the gradient g, step t computes
 
     ```
     m <- β₁ m + (1 - β₁) g,    v <- β₂ v + (1 - β₂) g²
@@ -27,10 +27,10 @@ class FusedAdam(keras.optimizers.Adam):
     ```
 
     `FusedAdam` updates all small variables of a dtype as one vector, and stores each of their
-    moments as one vector. This makes construction and tracing faster (see `benchmarks/README.md`).
-    It updates variables of 65,536 elements or more separately. A variable without a gradient keeps
-    its value, and its moments decay as if the gradient were zero. `keras.optimizers.Adam` cannot
-    load the moments of `FusedAdam`.
+    moments as one vector. Packing makes construction and tracing faster (see
+    `benchmarks/README.md`). Variables of 65,536 elements or more get separate updates. A variable
+    without a gradient keeps its value, and its moments decay as if the gradient were zero.
+    `keras.optimizers.Adam` cannot load the moments of `FusedAdam`.
 
     #### Example
 

@@ -100,7 +100,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
             dtype=dtype,
         )
     if is_dataset and method == "fit":
-        # Otherwise Keras warns that it does not shuffle datasets, even if `shuffle` is not given.
+        # Without `shuffle=False`, Keras warns that it does not shuffle datasets.
         arguments.setdefault("shuffle", False)
     batches = _batches(
         *data,
@@ -115,7 +115,7 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
 
 
 def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, ...]:
-    """Checks a batch or all data, and converts lists of numbers and pandas frames to arrays.
+    """Checks data, and converts lists of numbers and pandas frames to arrays.
 
     Raises the errors of `check_data`, or `ValueError` for a `class_weight` without labels.
     """
@@ -128,7 +128,7 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
 
 
 class ArrayBatches(private_api.ArrayDataAdapter):
-    """A Keras data adapter of arrays: Keras shuffles and batches row indices, not rows.
+    """A data adapter of arrays in which Keras shuffles and batches row indices, not rows.
 
     Casts floats to the distribution's dtype, and turns off the autotuning of `tf.data`.
     """
@@ -161,7 +161,7 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
-    """Returns a data adapter for arrays, `tf.data` without autotuning, or other data unchanged."""
+    """Wraps arrays in a data adapter, and turns off the autotuning of `tf.data`."""
     if private_api.can_convert_arrays((x, y, sample_weight)):
         if y is None and sample_weight is not None:
             # Keras drops weights without labels, so pass both in a dictionary.
@@ -212,7 +212,7 @@ def check_no_labels(distribution: tfd.Distribution, data: Any) -> None:
     """
     if isinstance(data, tuple) and all(part is None for part in data[1:]):
         data = data[0]
-    # A list can be a list of images, not a pair of images and labels.
+    # A list contains images, unlike a tuple, which can contain images and labels.
     condition = None if isinstance(data, list) else condition_in(data)
     if condition is not None and not routing.takes_condition(distribution):
         raise ValueError(
@@ -347,7 +347,7 @@ def _warn_of_values(data: Any, model: Any) -> None:
 def events_and_weights(
     data: Any, distribution: tfd.Distribution
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns a batch's events, and their weights [B] in the distribution's dtype, or `None`."""
+    """Returns a batch's events, and its weights [B] in the distribution's dtype, if any."""
     events = tf.convert_to_tensor(events_in(data))
     _check_event_shape(events, distribution.event_shape)
     if events.dtype.is_complex or events.dtype == tf.string:

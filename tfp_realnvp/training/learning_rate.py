@@ -31,7 +31,7 @@ class RateFactors:
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
         options = {"trainable": False, "aggregation": first}
         self._first = tf.Variable(0, dtype=tf.int64, **options)
-        # Factor and power of each step.
+        # One row per step of an execution: the factor and the power.
         self._table = tf.Variable(tf.tile([[1.0, 0.0]], [num_steps, 1]), **options)
         self.num_steps = num_steps
 
@@ -56,7 +56,7 @@ class RateFactors:
         """Multiplies the learning rate within the context; yields whether to make the step.
 
         Does not change a `LearningRateSchedule`. `num_rows` is the number of rows in the batch;
-        with `None`, the power does not apply.
+        `None` leaves out the factor `(rows / 32) ** power`.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):
@@ -105,7 +105,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the factors of the execution."""
+        """Sets the rate factors of the next execution."""
         steps = self.params["steps"]
 
         def factor(index: int) -> float:
@@ -247,7 +247,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def remaining_seconds(self) -> float:
-        """Seconds left; estimated for a budget of steps, and NaN before its first step is complete.
+        """Seconds left in the budget; for a budget of steps an estimate, NaN during the first step.
 
         The estimate uses the mean time of a step in the current `fit`, without the first step.
         """
@@ -296,7 +296,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._start = None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the factors of the execution."""
+        """Sets the rate factors of the next execution."""
         first, fraction = self.elapsed_steps, self._common_fraction()
 
         def factor(index: int) -> float:

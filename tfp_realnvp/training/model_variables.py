@@ -49,7 +49,7 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name. Raises `ValueError` if names are missing or unknown."""
+        """Reads the variables by name; raises `ValueError` if the file has other names."""
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
@@ -85,7 +85,7 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
                 names[id(value)] = path
             else:
                 pending.extend((f"{path}.{key}", child) for key, child in _children(value))
-    # The remaining variables, for example in a list attribute of a user's bijector.
+    # Name the remaining variables, for example in a list attribute of a user's bijector.
     for variable in module.variables:
         names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
     counts: dict[str, int] = {}
@@ -166,7 +166,7 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     """Returns whether to keep TensorFlow's graph rewrites, which can speed up steps on a CPU.
 
     Rewrites do not speed up affine couplings with networks of this package, but they speed up
-    attention and mixtures (see `benchmarks/README.md`). Networks that were not measured keep them.
+    attention and mixtures (see `benchmarks/README.md`). Unmeasured networks keep the rewrites.
     """
     couplings = [part for part in bijectors if isinstance(part, Coupling)]
     return not couplings or not all(

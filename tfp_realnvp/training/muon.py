@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group
 
-# a, b, c of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
+# Coefficients of the polynomial a s + b s³ + c s⁵. Applied five times, it maps singular values in
 # [0.002, 1] to values between 0.68 and 1.21.
 _COEFFICIENTS, _NUM_STEPS = (3.4445, -4.7750, 2.0315), 5
 # The root mean square of an update, relative to the learning rate; about the same as Adam's.
@@ -74,7 +74,7 @@ class Muon(FusedAdam):
           weight_decay: decay of kernels; other variables have none. Because all steps have the
             same length, kernels without decay grow as long as training lasts. Runs of an hour with
             less decay than the default became unstable.
-          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` apply to other variables.
+          **kwargs: as in `FusedAdam`; `beta_1`, `beta_2` and `epsilon` apply only to Adam.
         """
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = momentum
@@ -159,8 +159,8 @@ def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
 
     Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
     S P`, so only the first and the last step use x. The eigenvalues of S are the squares of the
-    singular values of x. If they differ by orders of magnitude, the relative error in float32 is
-    3e-4 instead of 1e-5, which does not matter in training.
+    singular values of x. If these values differ by orders of magnitude, the relative error in
+    float32 is 3e-4 instead of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
     x = _normalized(x)

@@ -12,7 +12,7 @@ from tfp_realnvp.internal import replicas
 
 
 class Group(NamedTuple):
-    """The common properties of tensors that share a packed tensor."""
+    """The common properties of tensors that are packed into one tensor."""
 
     dtype: tf.DType
     element_shape: tuple[int, ...] = ()  # of the elements that are concatenated, `()` for numbers
@@ -75,7 +75,7 @@ class Packing:
         ]
 
     def index_of(self, position: int) -> int:
-        """Returns the index of the tensor with the element at a position in all packed tensors."""
+        """Returns the index of the tensor that contains a position in the packed tensors."""
         indices = [i for group in self.indices for i in group]
         ends = itertools.accumulate(math.prod(self._shapes[i]) for i in indices)
         return next(i for i, end in zip(indices, ends, strict=True) if position < end)
@@ -110,12 +110,12 @@ def apply_if(
         tf.cond(condition, apply, lambda: tf.constant(False))
         return
     gradients = packing.unpack(packed)
-    # `optimizer.apply` runs a collective operation, even with a single replica. A branch of
-    # `tf.cond` must not, so always make the step, and undo it if `condition` is false.
+    # `optimizer.apply` runs a collective operation, even with a single replica, which `tf.cond`
+    # does not allow. Therefore always make the step, and undo it if `condition` is false.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
     before = [tf.convert_to_tensor(variable) for variable in state]
-    # `optimizer.apply` sums the gradients over replicas again. They are sums already, so the first
-    # replica passes them, and the others pass zeros.
+    # `optimizer.apply` sums the gradients over replicas again. The gradients are sums already, so
+    # only the first replica passes them, and the others pass zeros.
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     counts = condition & tf.equal(replica, 0)
     gradients = [tf.math.multiply_no_nan(g, tf.cast(counts, g.dtype)) for g in gradients]

@@ -142,7 +142,7 @@ class FlowSteps(SavableModel):
     def raise_failure(self) -> None:
         """Raises an error, only once, if the loss or a gradient of a `train_step` was not finite.
 
-        Call this after `train_step` in your own loop, as `fit` does; until then, steps are skipped.
+        Call this after `train_step` in your own loop, as `fit` does: a failure skips later steps.
 
         Raises:
           NonFiniteLossError: names the step and its first computation that was not finite.
@@ -209,7 +209,7 @@ class FlowSteps(SavableModel):
     def _initialize_normalizations(self, data: Any) -> None:
         """Initializes normalizations from the first batch, before a graph is traced.
 
-        Without this call, and under a `tf.distribute` strategy, the step's graph initializes them.
+        Without this call, and with a strategy, the step's graph initializes the normalizations.
         Initializes nothing if the batch fails a check of the data, or its log density is not
         finite: the first step then raises an error that names the cause.
         """
