@@ -155,8 +155,8 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     """Returns U[0, 1) noise for evaluation, with the shape and dtype of `levels`, [B, ...].
 
     The noise of an event depends only on the int32 `seed`, the index `draw` of the noise sample,
-    and the event's gray levels. A hash of all three is the state of a SplitMix64 stream. All
-    devices compute the same numbers.
+    and the event's gray levels. A hash of seed, draw and gray levels is the state of a SplitMix64
+    stream. All devices compute the same numbers.
 
     Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014, section 5.
     """

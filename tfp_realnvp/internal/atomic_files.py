@@ -49,8 +49,8 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary folder, whose files then replace files of `folder`: all or none.
 
     Keeps other files of `folder`. If the block succeeds, renames the temporary folder to
-    `.tfp_realnvp.pending`, and then moves each file. Until a file is moved, `current_path` finds it
-    there. If the process is killed before all files are moved, the next writer moves the rest.
+    `.tfp_realnvp.pending`, and then moves each file. `current_path` finds files that are not yet
+    moved. If the process is killed before all files are moved, the next writer moves the rest.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     with atomic_replace(folder / _PENDING) as new:

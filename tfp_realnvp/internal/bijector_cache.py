@@ -18,7 +18,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     """TFP's bijector cache, with a check on each hit whether the cached result is still valid.
 
     TFP looks up results by the identity of the input tensor and the keyword arguments. For a
-    bijector with weights, a hit must also meet these conditions:
+    bijector with weights, a cache hit must also meet these conditions:
 
     *   The cached result comes from the same thread, and from the same graph or eager mode.
     *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.

@@ -67,12 +67,12 @@ def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.T
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `function` one operation of a graph, and its gradient another operation.
 
-    TensorFlow traces `function` once per list of shapes and dtypes. This speeds up tracing of
-    graphs that call it for many tensors of equal shapes, such as the kernels of equal couplings.
+    TensorFlow traces `function` once per list of shapes and dtypes. Graphs that call `function` for
+    many tensors of equal shapes, such as the kernels of equal couplings, are traced faster.
 
     `function` must use no variables, get known shapes, and create its constants itself. Otherwise
-    the gradient would take shapes as inputs. XLA compiles shapes as constants, and would recompile
-    whenever a variable changes.
+    XLA recompiles the gradient whenever a variable changes, because the gradient takes shapes as
+    inputs, which XLA compiles as constants.
     """
     graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}
 

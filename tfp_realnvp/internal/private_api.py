@@ -36,8 +36,8 @@ from tensorflow.python.eager.record import (
     stop_recording,
 )
 
-# Export to ONNX needs graphs with weights as constants. The public function for this only takes
-# graphs of TensorFlow 1.
+# Export to ONNX needs graphs with weights as constants, but the public converter to constants only
+# takes graphs of TensorFlow 1.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 # No public function tells whether TensorFlow uses oneDNN, which depends on the processor.

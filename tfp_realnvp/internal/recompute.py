@@ -46,8 +46,8 @@ def recompute(
 def _after(value: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Returns `value`, computed only after `upstream`.
 
-    Otherwise a graph could run the recomputation too early, or merge it with the first call. XLA
-    ignores control dependencies, so we add a zero that compilers do not simplify.
+    Without this order, a graph could run the recomputation too early, or merge it with the first
+    call. XLA ignores control dependencies, so we add a zero that compilers do not simplify.
     """
     element = tf.reshape(upstream, [-1])[0]
     return value + tf.cast(tf.minimum(tf.abs(element), 0), value.dtype)

@@ -149,8 +149,8 @@ def average(variables: Sequence[tf.Variable]) -> None:
 class ReplicatedMean(keras.metrics.Mean):
     """A `Mean` that all replicas update with the same values.
 
-    Other Keras metrics sum over replicas when they are read. This needs all workers, so a worker
-    that saves the model alone would wait forever.
+    Reading other Keras metrics sums over replicas, so a worker that saves the model alone would
+    wait for the other workers forever.
     """
 
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:

@@ -137,7 +137,7 @@ class _Serializer:
                 elif isinstance(argument, keras.layers.Layer) and not is_described:
                     self._claim(argument.variables, path)
         if name.startswith("tfp."):
-            # Omit defaults of TFP, because some are objects that cannot be described. Write all
+            # Omit defaults of TFP, because some are objects that cannot be serialized. Write all
             # other defaults, because a later version of this package may change them.
             signature = inspect.signature(type(value).__init__).parameters
             arguments = {

@@ -68,9 +68,9 @@ def export_onnx(
     Raises:
       ImportError: if tf2onnx is not installed.
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
-      ValueError: if its events are neither images nor vectors of known shape, it takes a condition
-        that it does not declare, or an operation has no counterpart in ONNX, such as convolutions
-        in bfloat16.
+      ValueError: if `distribution` has events other than images or vectors of known shape, or takes
+        a condition that it does not declare; or if an operation has no counterpart in ONNX, such as
+        convolutions in bfloat16.
       RuntimeError: if `export_onnx` is called in a `tf.function`.
     """
     progress = Progress("export_onnx", verbose)

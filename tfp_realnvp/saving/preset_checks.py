@@ -20,7 +20,7 @@ _MAX_JSON_BYTES = 2**26
 # Allows for the elements of counters and metrics, which are not in the weights file.
 _NUM_OTHER_ELEMENTS = 1_000
 
-# Classes of Keras that a configuration may name. None of them runs code or reads files.
+# Classes of Keras that a configuration may name. No class in this table runs code or reads files.
 _KERAS_CLASSES = {
     "keras": {"DTypePolicy", "Sequential"},
     "keras.src.models.functional": {"Functional"},

@@ -126,8 +126,8 @@ def export_saved_model(
 
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
-      ValueError: if its events are neither images nor vectors of known shape, `image_shape` does
-        not fit, or it takes a condition that it does not declare.
+      ValueError: if `distribution` has events other than images or vectors of known shape, or takes
+        a condition that it does not declare; or if `image_shape` does not fit.
       RuntimeError: if `export_saved_model` is called in a `tf.function`.
     """
     progress = Progress("export_saved_model", verbose)

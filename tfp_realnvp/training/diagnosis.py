@@ -89,7 +89,7 @@ class FiniteGuard:
         # first non-finite element in the packed gradients; -1, -1, -1 if all steps were finite.
         kind = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self._failure = tf.Variable([-1, -1, -1], trainable=False, dtype=tf.int64, aggregation=kind)
-        # The indices of names in records, which all graphs of a model share.
+        # Maps a name in a record to its index, which is the same in all graphs of a model.
         self._numbers: dict[str, int] = {}
         self._packing: Packing | None = None
 

@@ -138,7 +138,7 @@ class LearningRateBudget(keras.callbacks.Callback):
     `cosine`, `(1 - cos(π r)) / 2` replaces the last factor r.
 
     By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. A
-    budget of seconds counts this share from the end of the first step, which is mostly tracing.
+    budget of seconds counts the warm-up from the end of the first step, which is mostly tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
     within one execution; a budget of seconds reads the clock once per execution. After each epoch

@@ -49,11 +49,11 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; raises `ValueError` if the file has other names."""
+        """Reads the variables by name; raises `ValueError` if the names in the file differ."""
         names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
         missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
         if missing or others:
-            # After an error, Keras retries with an empty group of the file. Raise the first message
+            # After an error, Keras retries with an empty group of the file: raise the first message
             # again.
             if names_of_file or not self._refusal:
                 self._refusal = (

@@ -159,7 +159,7 @@ def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
 
     Each step multiplies x from the left by `P = a + b S + c S²`, where `S = x xᵀ`. The next S is `P
     S P`, so only the first and the last step use x. The eigenvalues of S are the squares of the
-    singular values of x. If these values differ by orders of magnitude, the relative error in
+    singular values of x. If singular values differ by orders of magnitude, the relative error in
     float32 is 3e-4 instead of 1e-5, which does not matter in training.
     """
     a, b, c = _COEFFICIENTS
