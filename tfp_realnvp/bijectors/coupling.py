@@ -38,9 +38,9 @@ class Coupling(FlowBijector):
 
     Without a transformer, the network returns the bijection itself; see `real_nvp_coupling`.
 
-    A network whose call has an argument `conditional_input` gets the condition. If
-    `conditional_event_shape` declares the condition's shape, the leading shapes of events and
-    conditions broadcast, and a call without a condition raises an error.
+    If the network's call has an argument `conditional_input`, the coupling passes the condition to
+    it. With a `conditional_event_shape`, the condition is required, and the leading shapes of
+    events and conditions broadcast.
 
     #### Example
 
@@ -59,7 +59,7 @@ class Coupling(FlowBijector):
     """
 
     _condition_spec: _NetworkCondition | None = None
-    # Without a transformer: the variables that the network read in its first call.
+    # The variables that the network read in its first call; set only without a transformer.
     _read_variables: Sequence[tf.Variable] | None = None
 
     def __init__(
@@ -78,31 +78,33 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object like these.
+          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the same
+            methods.
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
-            `statistics` if the network's call declares them. A layer must pass `statistics` on to
-            any `ConvResNet` inside it, which otherwise ignores sample weights and other replicas.
+            `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
+            must pass `statistics` on, or the `ConvResNet` ignores sample weights and other
+            replicas.
           transformer: the elementwise bijection. Copies share the transformer and the network.
             With `None`, the network returns a `tfb.Bijector` for the changed half, or `(shift,
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
             the number of changed channels; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
             an image [H, W, K]. Defaults to the network's attribute of the same name. If both are
-            `None`, the coupling passes conditions on unchecked. If condition images have fewer
-            channels, the coupling squeezes blocks of 2×2 pixels to 4 channels until there are K.
+            `None`, the coupling does not check conditions. The coupling squeezes condition images
+            with fewer than K channels (2×2 space to depth) until they have K channels.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
         Raises:
-          TypeError, ValueError: if an argument has a wrong type, the network takes no such
-            condition, vectors have an image mask, or a `CheckerboardMask` lacks a transformer.
+          TypeError, ValueError: if an argument has a wrong type, the network does not take the
+            condition, the mask does not fit vectors, or a `CheckerboardMask` lacks a transformer.
         """
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # `isinstance` also accepts the class of a mask, which has the same methods.
+        # A mask's class also satisfies the protocol: it has the same methods.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
             raise TypeError(f"{expected}, got {mask!r}.")
@@ -145,7 +147,7 @@ class Coupling(FlowBijector):
 
     @property
     def conditional_event_shape(self) -> tf.TensorShape | None:
-        """Shape of one `conditional_input`; `None` if none is declared."""
+        """Shape of one `conditional_input`; `None` if it is not declared."""
         spec = self._condition_spec
         return None if spec is None else tf.TensorShape(spec.event_shape)
 
@@ -179,7 +181,7 @@ class Coupling(FlowBijector):
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         if p.no_condition is not None and "conditional_input" in options:
-            # Transformers accept any real parameters, so also the sums of guidance.
+            # Guidance extrapolates the parameters. Transformers accept any real parameters.
             without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
             output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]
@@ -197,13 +199,11 @@ class Coupling(FlowBijector):
         transform = transformer.inverse if inverse else transformer.forward
         changed, log_dets = transform(changed, parameters)
         if transformer.is_identity_at_zero and isinstance(self.mask, CheckerboardMask):
-            # Both halves span the whole image, and kept positions are unchanged, so no merge is
-            # needed.
+            # `changed` is the whole image, unchanged at kept positions, so no merge is needed.
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self.mask.restrict(log_dets)
         if p.terms is not None:
-            # A `SpatialMask` gathers the changed positions, so move each log det back to its
-            # position.
+            # Move the log dets to their positions: a `SpatialMask` packs the changed positions.
             log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self.mask.merge(kept, changed), log_det
@@ -225,7 +225,7 @@ class Coupling(FlowBijector):
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
             event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
-            # Within the scope, layers read these values, and updates stay in the scope.
+            # In this scope, layers read the given values, and updates do not change the variables.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables), collect_losses=True) as scope:
                 of_event = p.but(condition=conditions[0]) if conditions else p
@@ -241,8 +241,8 @@ class Coupling(FlowBijector):
         return result, log_det
 
     def _bijector(self, *arguments: Any, **options: Any) -> tfb.Bijector:
-        """Returns the changed half's bijector, which the network returns or parametrizes."""
-        # Keras layers take tensors only, not the number of channels.
+        """Returns the network's bijector, or an affine bijector from its shift and log scale."""
+        # A Keras layer takes only tensors, so it does not get the number of channels.
         arguments = arguments[:1] if isinstance(self.network, keras.layers.Layer) else arguments
         is_first = self._read_variables is None
         with tf.GradientTape() if is_first else contextlib.nullcontext() as tape:
@@ -258,7 +258,7 @@ class Coupling(FlowBijector):
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
     def _network_inputs(self, kept: tf.Tensor, changed: tf.Tensor, condition: Any) -> tf.Tensor:
-        """Returns the kept half, [B, ..., k]; if it has no channels, the condition or ones."""
+        """Returns the network's input: the kept half, or if it is empty, the condition or ones."""
         if kept.shape[-1] != 0:
             return flatten_batch(kept, self.event_ndims)
         spec = self._condition_spec
@@ -271,7 +271,7 @@ class AffineCoupling(Coupling):
     r"""A `Coupling` with the transformer `Affine` or `Additive`.
 
     With the mask `b` and `c` transformed channels, the network maps `b * z` to `2c` channels: the
-    shift `t`, and `u` in the log scale `s = scale * tanh(u)`:
+    shift `t`, and `u`, which gives the log scale `s = scale * tanh(u)`:
 
     ```
     forward (latent -> data):  x = b * z + (1 - b) * (z - t(b * z)) * exp(-s(b * z))
@@ -313,8 +313,8 @@ class AffineCoupling(Coupling):
         """Constructs the coupling.
 
         Args:
-          network: as in `Coupling`. The output is `t` and `u`, [B, H, W, 2c], or only `t`, [B, H,
-            W, c].
+          network: as in `Coupling`. The network outputs `t` and `u`, [B, H, W, 2c]; with
+            `use_scale=False` only `t`, [B, H, W, c].
           use_scale: `False` gives the additive coupling of NICE, with a log det of zero.
           scale: the trainable factor of tanh: a scalar variable, or its initial value.
           mask, conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
@@ -361,14 +361,14 @@ def real_nvp_coupling(
     forward (latent -> data):  x[kept] = z[kept],  x[changed] = z[changed] * exp(log_scale) + shift
     ```
 
-    or, for another map, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
+    With a `bijector_fn`, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
 
-    The densities equal the densities of `tfb.RealNVP`. In `log_prob`, `tfb.RealNVP` calls the
-    function twice, and this coupling once. The function gets the kept elements as [B, d].
+    The coupling gives the same densities as `tfb.RealNVP`. In `log_prob`, `tfb.RealNVP` calls the
+    function twice, but this coupling only once. The function gets the kept elements as [B, d].
 
-    If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables.
-    If it is any other function, for example `tfb.real_nvp_default_template`, the coupling tracks
-    the variables that the first call reads. To freeze or save a network, pass it as a Keras layer.
+    If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables. For
+    any other function, such as `tfb.real_nvp_default_template`, the coupling tracks the variables
+    that the first call reads. To freeze or save a network, pass it as a Keras layer.
 
     #### Example
 
@@ -387,16 +387,16 @@ def real_nvp_coupling(
       num_masked: number of elements to keep: the first ones, or the last ones if negative.
       fraction_masked: instead of `num_masked`, a fraction of D in (-1, 1).
       shift_and_log_scale_fn: a function that takes the kept elements [B, d] and the number D - d,
-        or a Keras layer that takes the elements only. It returns the shift and the log scale. Each
-        is broadcastable to [B, D - d], or `None` for zeros.
+        or a Keras layer that takes only the elements. The function returns the shift and the log
+        scale. Both must broadcast to [B, D - d]; `None` stands for zeros.
       bijector_fn: instead of `shift_and_log_scale_fn`, a function that takes the same arguments and
         returns a `tfb.Bijector` on vectors [B, D - d].
       **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`.
-        The function's argument `conditional_input` gets the condition.
+        The function gets the condition as its argument `conditional_input`.
 
     Raises:
-      TypeError, ValueError: if an argument is out of range or not a function, or both or none of
-        two alternatives are given.
+      TypeError, ValueError: if an argument is out of range or not a function, or if both or neither
+        of two alternative arguments are given.
 
     #### References
 
@@ -414,7 +414,8 @@ def real_nvp_coupling(
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network takes conditions; `conditional_event_shape=None` says no."""
+    """Returns whether a network takes a condition. A `conditional_event_shape` of `None` means
+    no."""
     has_argument = "conditional_input" in _arguments(network)
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
 
@@ -437,7 +438,7 @@ class _NetworkCondition(ConditionSpec):
         return super()._fits(shape)
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
-        """Returns the condition, squeezed, with a single batch dimension, [B, ...]."""
+        """Squeezes the condition to the network's channels; flattens its leading shape to [B]."""
         condition = flatten_batch(condition, self.event_ndims)
         while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
             condition = tf.nn.space_to_depth(condition, 2)

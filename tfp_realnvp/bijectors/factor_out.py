@@ -11,7 +11,7 @@ from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, call_par
 
 
 class FactorOut(FlowBijector):
-    r"""Applies a bijector to the first half of the channels, and keeps the second half.
+    r"""Applies a bijector to the first half of the channels. The second half stays unchanged.
 
     ```
     (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
@@ -19,8 +19,8 @@ class FactorOut(FlowBijector):
     ildj = ildj of the inner bijector at h
     ```
 
-    After `Squeeze(order='factor_out')` the first half is a checkerboard of the image. The inner
-    bijector must keep the shape of its input.
+    After `Squeeze(order='factor_out')` the first half of the channels holds a checkerboard of the
+    image's pixels. The inner bijector must keep the shape of its input.
 
     #### Example
 

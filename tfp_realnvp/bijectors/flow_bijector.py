@@ -1,4 +1,4 @@
-"""The base class of this package's bijectors, and the options that travel with a value."""
+"""`FlowBijector`, the base class of this package's bijectors, and `Pass`, a call's options."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pass:
-    """The options of a call, which a flow passes to its parts and their networks.
+    """The options of a call, which a flow passes on to its bijectors and their networks.
 
     The bijector that the user calls creates the `Pass` from its keyword arguments. A composition
-    hands the `Pass` to each part: `part._inverse_and_log_det(y, p)`.
+    passes it on to each of its bijectors: `bijector._inverse_and_log_det(y, p)`.
 
     #### Example
 
@@ -40,15 +40,16 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics and update the moving statistics.
-      condition: the condition; if networks declare it, checked, with the events' leading shape.
+      condition: the condition; if its shape is declared, checked and broadcast to the events.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
-      observer: called as `observer(bijector, value, log_det)` after each part, nested parts first.
-      guidance: the scalar weight w of classifier-free guidance, or `None`. With the network outputs
-        a(c) for the condition c and a(∅) without one, couplings use (1 + w) a(c) - w a(∅).
-      no_condition: with `guidance`, the embedding of ∅, which has the shape of `condition`.
-      terms: a list to which bijectors append their terms of the log density at each position, [...,
-        h, w]. In squeezed images, a position is a block of pixels.
+      observer: called as `observer(bijector, value, log_det)` after each bijector, nested ones
+        first.
+      guidance: the scalar weight w of classifier-free guidance, or `None`. If the network outputs
+        a(c) for the condition c and a(∅) without a condition, couplings use (1 + w) a(c) - w a(∅).
+      no_condition: the embedding of ∅, of the shape of `condition`; only with `guidance`.
+      terms: a list to which each bijector appends its term of the log density at each position,
+        [..., h, w]. In squeezed images, a position is a block of pixels.
     """
 
     training: bool = False
@@ -65,7 +66,7 @@ class Pass:
         return dataclasses.replace(self, **fields)
 
     def record(self, elements: tf.Tensor) -> None:
-        """Appends log densities of elements, [..., H, W, C], to `terms`, summed over channels."""
+        """Appends log densities [..., H, W, C] to `terms`, after a sum over channels."""
         if self.terms is not None:
             self.terms.append(tf.reduce_sum(elements, axis=-1))
 
@@ -84,7 +85,7 @@ def surrounding_pass() -> Pass:
 
 @contextlib.contextmanager
 def surround_with(**fields: Any) -> Iterator[None]:
-    """Sets fields of each `Pass` that bijectors make within the context."""
+    """Sets fields of every `Pass` that a bijector creates within the context."""
     token = _surrounding.set(surrounding_pass().but(**fields))
     try:
         yield
@@ -111,8 +112,8 @@ class FlowBijector(tfb.Bijector):
 
     *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch
         statistics and update the moving statistics.
-    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. A call raises
-        `ValueError` if no network takes a condition.
+    *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. If no network
+        takes a condition, passing one raises `ValueError`.
 
     Distributions pass them on: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
@@ -171,7 +172,7 @@ class FlowBijector(tfb.Bijector):
           name: name scope of the operations, and the start of error messages.
 
         Raises:
-          TypeError, ValueError: if `dtype` or `event_ndims` is not one of these values.
+          TypeError, ValueError: if `dtype` or `event_ndims` is none of the values above.
         """
 
         def option(key: str, value: Any, default: Any) -> Any:
@@ -207,7 +208,7 @@ class FlowBijector(tfb.Bijector):
         return tf.TensorShape([None] * self.event_ndims)
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
-        """Returns the output shape for an input shape: a `tf.TensorShape`, or a shape tensor."""
+        """Returns the output shape: a `tf.TensorShape` or a tensor, like the input shape."""
         if isinstance(shape, tf.TensorShape):
             if shape.rank == 0:
                 events = self._expected_shape(inverse)
@@ -283,7 +284,7 @@ class FlowBijector(tfb.Bijector):
     def _log_det_of_positions(
         self, value: tf.Tensor, log_det: tf.Tensor | float, p: Pass
     ) -> tf.Tensor:
-        """Returns the total log det, a scalar, of a map with log det `log_det` at each position."""
+        """Returns the total log det, a scalar, of a map with the same log det at each position."""
         if p.terms is not None:
             log_dets = tf.fill(tf.shape(value)[:-1], tf.cast(log_det, value.dtype))
             p.record(log_dets[..., tf.newaxis])
@@ -365,7 +366,7 @@ class FlowBijector(tfb.Bijector):
         return super()._call_inverse_log_det_jacobian(y, *args, **self._cache_key(kwargs))
 
     def forward_dtype(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the output dtype. `tfd.TransformedDistribution` passes the dtype of the base."""
+        """Returns the output dtype. `tfd.TransformedDistribution` passes its base's dtype here."""
         if args and isinstance(args[0], tf.DType) and args[0] != self.dtype:
             raise TypeError(
                 f"{self.name}: expected a distribution of {self.dtype.name}, got {args[0].name}; "
@@ -456,9 +457,9 @@ class FlowBijector(tfb.Bijector):
         surrounding: Pass | None = None,
         has_events: bool = False,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the mapped value and `{"ildj": ...}`, as the bijector that the user calls.
+        """Runs the pass of the bijector that the user calls; returns the value and `{"ildj": ...}`.
 
-        With `has_events=True`, the batch must not be empty, which saves operations.
+        `has_events=True` promises that the batch is not empty, which saves operations.
         """
         if training and value.shape.rank is not None and 0 in value.shape:
             # An empty batch has no moments.
@@ -528,7 +529,7 @@ def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tenso
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """A cache key that copies its array, because the array can change between calls."""
+    """A cache key with a copy of an array: the caller can change the array between calls."""
 
     dtype: np.dtype
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Compositions of this package's and TFP's bijectors, and a flow that embeds its condition."""
+"""Compositions of bijectors of this package and of TFP, and a flow that embeds its condition."""
 
 import functools
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class FlowChain(FlowBijector):
     r"""Composes bijectors as `tfb.Chain` does: `FlowChain([f, g]).forward(x) = f(g(x))`.
 
     In `forward`, the last bijector takes the latents and the first one returns the data. One pass
-    computes the value and the sum of the log dets. `training` and `conditional_input` go to all
-    bijectors of this package, whereas `tfb.Chain` routes arguments by bijector name.
+    computes the value and the sum of the log dets. All bijectors of this package get `training` and
+    `conditional_input`; `tfb.Chain` routes arguments by bijector name.
 
     #### Example
 
@@ -47,7 +47,7 @@ class FlowChain(FlowBijector):
         Args:
           bijectors: bijectors of this package or of TFP, all on [..., H, W, C] or all on [..., D].
           recompute: whether the backward pass recomputes the networks' activations, one coupling at
-            a time. This saves memory, adds a forward pass, and needs Keras layers as networks.
+            a time. This saves memory, but adds a forward pass. Networks must be Keras layers.
           event_ndims: defaults to the `event_ndims` of this package's bijectors, or 3.
           dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
@@ -97,8 +97,8 @@ class FlowChain(FlowBijector):
             log_dets.append(log_det)
         if not log_dets:
             return value, self._log_det_of_positions(value, 0.0, p)
-        # One `add_n` is faster than many additions and their gradients, but needs equal shapes. A
-        # log det that is equal for all events is a scalar.
+        # One `add_n` is faster than many additions and their gradients, but requires equal shapes.
+        # A log det that is equal for all events is a scalar.
         kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
         for log_det in log_dets:
             kinds[log_det.shape.rank == 0].append(log_det)
@@ -114,7 +114,7 @@ class FlowChain(FlowBijector):
         return bijectors if inverse else bijectors[::-1]
 
     def _outermost(self, inverse: bool) -> Any:
-        """Returns the part that is applied first, or `super()` if that part is a TFP bijector."""
+        """Returns the bijector to apply first, or `super()` if there is none or it is from TFP."""
         first = self._in_order(self._bijectors, inverse)[:1]
         return first[0] if first and isinstance(first[0], FlowBijector) else super()
 
@@ -133,11 +133,11 @@ class FlowChain(FlowBijector):
 
 
 class ComposedFlow(FlowChain):
-    """A chain. Subclasses can construct the bijectors from other arguments of their own."""
+    """A `FlowChain` whose subclasses construct the bijectors from arguments of their own."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Returns a flow of this class from the result of `get_config`, with its bijectors."""
+        """Constructs a flow of this class from the bijectors and options of `get_config`."""
         flow = cls.__new__(cls)
         of_parts = next(base for base in cls.__mro__ if ComposedFlow in base.__bases__)
         of_parts.__init__(flow, **config)  # type: ignore[misc]
@@ -207,7 +207,7 @@ def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events; raises if it differs between this package's bijectors."""
+    """Returns the rank of events; raises `ValueError` if bijectors of this package differ in it."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors
@@ -222,7 +222,7 @@ def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, nam
 
 
 def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:
-    """Returns the value and log det of a part in one direction, and calls the observer."""
+    """Applies one bijector of a composition in one direction, and calls the observer."""
     if isinstance(part, private_api.Invert):
         return call_part(part.bijector, value, p, not inverse, event_ndims)
     num_terms = len(p.terms or ())
@@ -247,7 +247,7 @@ def _call_tfp(
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     options = call_options(bijector, training=p.training, conditional_input=p.condition)
-    # A `tfb.Chain` forwards only these options, so its bijectors read the others from a context.
+    # `tfb.Chain` forwards only these options. Its bijectors read all others from the context.
     with surround_with(**vars(p.but(terms=None))):
         log_det = log_det_of(value, event_ndims=event_ndims, **options)
         result = getattr(bijector, direction)(value, **options)

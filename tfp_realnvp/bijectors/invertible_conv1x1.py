@@ -113,8 +113,8 @@ class NormalizedConv1x1:
     forward (latent -> data):  y = diag(exp(-log_scale)) inverse(W) x + shift
     ```
 
-    Joining them halves the number of operations. Both directions apply the shift to the data: in
-    the inverse, a bias after the product would lose digits of a large shift.
+    Joining them halves the number of operations. Both directions shift the data, not the latents:
+    in the inverse, a shift after the product would lose digits if the shift is large.
     """
 
     def __init__(self, norm: ActNorm, conv: InvertibleConv1x1) -> None:
@@ -167,11 +167,12 @@ class PLUFactors(keras.layers.Layer):
             factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
             diagonal = tf.linalg.diag_part(factors)
             log_scale = tf.math.log(tf.abs(diagonal))
-            # These are saved, but not trained. Reordering the rows of L U gives P L U.
+            # `order` and `sign` are saved, but not trained. Reordering the rows of L U by `order`
+            # gives P L U.
             self.order = self._add("order", tf.argsort(permutation), "int32")
             self.sign = self._add("sign", tf.sign(diagonal), "int32")
             self.log_scale = self._add("log_scale", log_scale)
-            # Holds L below the diagonal, and U above it.
+            # Holds the elements of L below the diagonal, and of U above the diagonal.
             off_diagonal = tf.linalg.set_diag(factors, tf.zeros_like(diagonal))
             self.off_diagonal = self._add("off_diagonal", off_diagonal)
         self.built = True

@@ -22,10 +22,10 @@ class LogisticMixture(Transformer):
     z = logit(F(x)) exp(a) + b,   F(x) = sum_k w_k sigmoid((x - m_k) exp(-s_k))
     ```
 
-    The P = 3K + 2 parameters are the logits of w, the offsets of m from K equidistant points in
-    [-1, 1], s, a and b; tanh bounds s and a. `forward` solves for x by Newton's method; where a
-    step leaves the bracket, it bisects. The derivatives of `forward` follow from the implicit
-    function theorem.
+    The P = 3K + 2 parameters are K logits of w, K offsets of m from equidistant points in [-1, 1],
+    K log scales s, and a and b. A tanh bounds s and a. `forward` solves for x by Newton's method,
+    and bisects where a Newton step leaves the bracket. The derivatives of `forward` follow from the
+    implicit function theorem.
 
     #### Example
 
@@ -79,9 +79,9 @@ class LogisticMixture(Transformer):
         mixture, log_factor, shift = self._split(parameters)
         logit = (z - shift) * tf.exp(-log_factor)
         x = tf.stop_gradient(self._solve(logit, mixture))
-        # Differentiating one Newton step at the solution gives the implicit function's first
-        # derivatives, and two steps give its second derivatives. The steps leave x itself
-        # unchanged, because where F is nearly constant they would amplify rounding errors.
+        # The derivatives of one Newton step at the solution are the first derivatives of the
+        # implicit function; two steps also give the second derivatives. These steps do not change
+        # the value of x: where F is nearly constant, a change would amplify rounding errors.
         least = np.log(np.finfo(x.dtype.as_numpy_dtype).tiny) / 2
         for _ in range(2):
             value, log_slope = mixture.logit(x)
@@ -96,7 +96,7 @@ class LogisticMixture(Transformer):
         channels = parameters.shape[-1] // self.num_parameters
         sizes = [size * channels for size in (k, k, k, 1, 1)]
         log_weights, means, log_scales, log_factor, shift = tf.split(parameters, sizes, axis=-1)
-        # Spread the means: components that start equal would stay equal.
+        # Spread the means: components with equal initial parameters would stay equal.
         means += tf.repeat(tf.linspace(tf.constant(-1, means.dtype), 1, k), channels)
         log_scales = _bounded(log_scales, self.max_log_scale)
         # Adding a list of small tensors is faster than a sum along an axis.
@@ -152,7 +152,8 @@ class _Mixture(NamedTuple):
             log_tails.append(log_tail)
             log_densities.append(log_cdf + log_tail - log_weighted_scale)
         log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
-        # F, 1 - F and f each contain the sum of the weights as a factor.
+        # The weights are not normalized, so F, 1 - F and f contain the sum of the weights as a
+        # factor.
         log_sum = _log_sum_exp([log_cdf, log_tail])
         return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
 

@@ -17,13 +17,13 @@ PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 @runtime_checkable
 class Mask(Protocol):
-    """The interface of a mask. In the docstrings, `b` is the binary mask of the paper's eq. 9."""
+    """The interface of a mask. In the docstrings, `b` is the binary mask of eq. 9 in the paper."""
 
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the network's input, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `x`, a network's output, with zeros at the kept positions."""
+        """Returns `x`, a network's output, with zeros at any kept positions that it contains."""
         return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
@@ -40,7 +40,7 @@ class CheckerboardMask(Mask, Configurable):
     The mask fits images of any size.
 
     Attributes:
-      parity: 0, the paper's mask, keeps positions whose row + column is odd; 1 keeps the others.
+      parity: 0, as in the paper, keeps positions with an odd row + column; 1 keeps the others.
 
     Raises:
       ValueError: if `parity` is neither 0 nor 1.
@@ -72,7 +72,7 @@ class CheckerboardMask(Mask, Configurable):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
+        # Unlike `+`, `add_n` does not broadcast, so its gradient has fewer operations.
         return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:
@@ -87,9 +87,9 @@ class ChannelMask(Mask, Configurable):
     `merge` restores the order of the channels.
 
     Attributes:
-      parity: 0 keeps the first channels and transforms the last, 1 the reverse.
-      num_first: size of the first part, as a number of channels or a fraction in (-1, 1). A
-        negative value counts from the end, as in a slice. Defaults to half.
+      parity: 0 keeps the first channels and transforms the last ones; 1 does the opposite.
+      num_first: number of first channels, or a fraction of all channels in (-1, 1). A negative
+        value counts from the end, as in a slice. Defaults to half.
       permutation: order of the channels before the split. Defaults to 0, 1, 2, ...
 
     Raises:
@@ -137,7 +137,7 @@ class ChannelMask(Mask, Configurable):
         return x if order is None else tf.gather(x, np.argsort(order), axis=-1)
 
     def changed_channels(self, channels: int) -> int:
-        """Returns the number of transformed channels, or raises `ValueError` if it is not valid."""
+        """Returns the number of transformed channels; raises `ValueError` if it is invalid."""
         return self._sizes(channels)[1 - self.parity]
 
     def _sizes(self, channels: int) -> list[int]:
@@ -175,7 +175,7 @@ class SpatialMask(Mask, Configurable):
       parity: 0, as in the table, or 1 to keep the other half.
 
     Raises:
-      ValueError: if `pattern` or `parity` is none of these.
+      ValueError: if `pattern` or `parity` has another value.
 
     #### Example
 
@@ -224,7 +224,7 @@ class SpatialMask(Mask, Configurable):
         return channels // 2
 
     def _order(self, height: int, width: int) -> tf.Tensor:
-        """Returns indices [H W]: the kept positions, followed by the transformed positions."""
+        """Returns all position indices, [H W]: kept positions first, then transformed positions."""
         rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])

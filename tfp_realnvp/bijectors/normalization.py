@@ -30,7 +30,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
                 self.build([None, num_channels])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the variables. The initial values give the identity."""
+        """Creates the variables. Their initial values make the map the identity."""
         self.num_channels = input_shape[-1]
 
     def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
@@ -40,7 +40,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
 
 
 class ChannelNormalization(FlowBijector):
-    """An affine map of channels. The first call creates the variables; copies share them."""
+    """An affine map of channels. The first call creates its variables; copies share them."""
 
     _shared_argument: str
 
@@ -76,7 +76,7 @@ class ChannelNormalization(FlowBijector):
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class LearnedAffine(ChannelVariables):
-    """Each channel's trainable shift and log scale, and a flag: whether a batch has set them."""
+    """Each channel's trainable shift and log scale, and a flag: has a batch set them?"""
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""
@@ -87,7 +87,7 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether a batch has set the variables; `False` if the values are unknown here."""
+        """Whether a batch has set the variables; `False` if the flag's value is unknown here."""
         if not self.built:
             return False
         with tf.init_scope():
@@ -134,7 +134,7 @@ class ActNorm(ChannelNormalization):
     evaluation use the same map.
 
     `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
-    `flow.inverse(first_batch, training=True)` eagerly before you trace the training step: graphs
+    `flow.inverse(first_batch, training=True)` eagerly before you trace the training step. Graphs
     traced afterwards assume that the variables are set. A graph traced earlier computes the moments
     in each step.
 
@@ -185,7 +185,7 @@ class ActNorm(ChannelNormalization):
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """All variables before the first training batch, none afterwards."""
+        """All variables before the first training batch, and no variables afterwards."""
         return () if self._channels.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:

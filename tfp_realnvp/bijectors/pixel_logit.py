@@ -20,7 +20,7 @@ class PixelLogit(FlowBijector):
     ildj = sum(log(n + 2α') - log(y + α') - log(n + α' - y))
     ```
 
-    The log det includes the scaling by 1/n. A density is therefore a density p of pixel values, and
+    The log det includes the scaling by 1/n, so a flow gives densities p of pixel values, and
     -log2(p) / D is in bits/dim. Samples can lie slightly outside of [0, n); `to_uint8` clips them.
     The inverse is finite on the open interval. If the sigmoid rounds to an end of the interval,
     `forward` returns the closest number inside.
@@ -64,8 +64,8 @@ class PixelLogit(FlowBijector):
           validate_args: whether to assert that data are finite and within the open interval.
 
         Raises:
-          TypeError, ValueError: if an argument has a wrong type or is out of range, or `dtype`
-            cannot resolve the interval.
+          TypeError, ValueError: if an argument has a wrong type or is out of range, or `dtype` is
+            too coarse for the interval.
         """
         parameters = dict(locals())
         if alpha is not None:
@@ -77,8 +77,8 @@ class PixelLogit(FlowBijector):
         numpy_dtype = self.dtype.as_numpy_dtype
         margin = np.inf if alpha is None else num_values * (alpha / (1 - 2 * alpha))
         low, high, limits = -margin, num_values + margin, np.finfo(numpy_dtype)
-        # Otherwise the lowest gray level would round to an end of the interval, or the highest
-        # level would lose its noise.
+        # With too coarse a dtype, the lowest gray level would round to an end of the interval, or
+        # the highest level would lose its noise.
         is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
         expected = (
             f"{name}: expected an alpha and num_values whose interval {self.dtype.name} resolves"

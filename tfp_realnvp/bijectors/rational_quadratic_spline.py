@@ -34,9 +34,9 @@ class RationalQuadraticSpline(Transformer):
     ξ = 2 s ρ / (2 s ρ + q + sqrt(q² + 4 s² ρ (1 - ρ)))
     ```
 
-    Of the P = 3K - 1 parameters θ, K give the widths of the bins and K the heights, both `2B (m +
-    (1 - K m) softmax(θ))` with `m = min_bin_size`. The other K - 1 give the slopes at inner knots,
-    `min_slope + softplus(θ + c)`. The slopes at ±B are 1. The constant c is such that parameters of
+    Of the P = 3K - 1 parameters θ, K give the widths of the bins and K the heights, each by `2B (m
+    + (1 - K m) softmax(θ))` with `m = min_bin_size`. The other K - 1 give the slopes at inner
+    knots, `min_slope + softplus(θ + c)`. The slopes at ±B are 1. With the constant c, parameters of
     zero give the identity.
 
     #### Example
@@ -107,13 +107,13 @@ class RationalQuadraticSpline(Transformer):
         return tf.where(is_inside, x, z), tf.where(is_inside, -log_slope, 0)
 
     def _inside(self, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a mask of the values in (-B, B), and the values with all others set to 0."""
+        """Returns a mask of the values in (-B, B), and the values with 0 outside of (-B, B)."""
         # Far outside of the interval, derivatives would not be finite.
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
     def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
-        """Returns the bins that contain `value`, which is data if `is_data`, and else latents."""
+        """Returns the bins that contain `value`: data x if `is_data`, otherwise latents z."""
         k = self.num_bins
         # Operations on lists of small tensors are faster than stacking, broadcasting and sums along
         # an axis.
@@ -159,7 +159,7 @@ class _Bins(NamedTuple):
     slope1: tf.Tensor
 
     def rho_and_log_slope(self, xi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `ρ = (z - z₀) / h` and log dz/dx. Uses slopes relative to s."""
+        """Returns `ρ = (z - z₀) / h` and log dz/dx. Computes with slopes divided by s."""
         s = self.height / self.width
         ratio0, ratio1, product = self.slope0 / s, self.slope1 / s, xi * (1 - xi)
         denominator = 1 + (ratio0 + ratio1 - 2) * product
@@ -168,10 +168,10 @@ class _Bins(NamedTuple):
         return rho, tf.math.log(slope) - 2 * tf.math.log(denominator)
 
     def xi(self, rho: tf.Tensor) -> tf.Tensor:
-        """Returns `ξ = (x - x₀) / w` for ρ. Uses slopes relative to s."""
+        """Returns `ξ = (x - x₀) / w` for ρ. Computes with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # For negative q the sum would cancel, so we solve the mirrored equation for 1 - ξ.
+        # For negative q, `q + sqrt(...)` would cancel, so solve the mirrored equation for 1 - ξ.
         # `tf.abs(q)` would have a wrong derivative at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))

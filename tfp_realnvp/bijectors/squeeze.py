@@ -20,7 +20,7 @@ class Squeeze(FlowBijector):
 
     *   `'plain'`: row by row, as in `tf.nn.space_to_depth`: (0,0), (0,1), (1,0), (1,1).
     *   `'factor_out'`: pixels with an even row + column first: (0,0), (1,1), (0,1), (1,0). The
-        first half of the channels is then a checkerboard of the image, which `FactorOut` maps.
+        first half of the channels is then a checkerboard of the image, for `FactorOut`.
 
     The log det is zero. A flow maps latents to data, and therefore contains
     `tfb.Invert(Squeeze())`.

@@ -1,4 +1,4 @@
-"""The base class of transformers, and transformers that shift, or shift and scale.
+"""`Transformer`, the base class, and transformers that shift, or shift and scale, a value.
 
 A transformer is the elementwise bijection of a coupling; a network predicts its parameters.
 """
@@ -160,7 +160,7 @@ class Affine(Transformer):
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""
         shift, log_scale = self._shift_and_log_scale(parameters)
-        # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
+        # Unlike `+`, `add_n` does not broadcast, so its gradient has fewer operations.
         return tf.add_n([x * tf.exp(log_scale), shift]), log_scale
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
