@@ -414,8 +414,7 @@ def real_nvp_coupling(
 
 
 def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
-    """Returns whether a network takes a condition. A `conditional_event_shape` of `None` means
-    no."""
+    """Returns whether a network takes a condition; `conditional_event_shape=None` means no."""
     has_argument = "conditional_input" in _arguments(network)
     return has_argument and getattr(network, "conditional_event_shape", ()) is not None
 

@@ -23,16 +23,16 @@ class SelfAttention(keras.layers.Layer):
     a_hij = softmax_j((Q_h n_i)ᵀ (K_h n_j) / sqrt(D) - s_h |i - j|)
     ```
 
-    `|i - j|` is the distance of two positions in pixels, and `s_h` a learned slope. Distances
-    replace an embedding of positions, so the layer is equivariant to shifts and takes any height
-    and width. W starts at zero, so that the layer starts as the identity.
+    `|i - j|` is the distance between two positions in pixels, and `s_h` is a learned slope.
+    Distances replace an embedding of positions, so the layer is equivariant to shifts and takes any
+    height and width. W starts at zero, so that the layer starts as the identity.
 
     Memory and time are quadratic in the number of positions, so use the layer at coarse scales.
 
     #### References
 
     Vaswani et al.: Attention is all you need, section 3.2.
-    Press, Smith, Lewis: Train short, test long, section 3, for the penalties of distances.
+    Press, Smith, Lewis: Train short, test long, section 3, for the distance penalty.
     Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.2, for attention in couplings.
     """
 

@@ -22,7 +22,7 @@ class ConditionEmbedding(keras.layers.Layer):
     | `conditional_event_shape=[K]` | vectors [..., K] | two dense layers, [..., E] |
     | `conditional_event_shape=[H, W, K]` | images [..., H, W, K] | the image itself |
 
-    With `dropout`, the layer learns an embedding of the missing condition, which starts at zero.
+    With `dropout`, the layer also learns an embedding of a missing condition, initially zero.
 
     Attributes:
       spec: the `ConditionSpec`.
@@ -73,15 +73,14 @@ class ConditionEmbedding(keras.layers.Layer):
         return self.spec.event_shape if self.spec.event_ndims == 3 else (self.size,)
 
     def call(self, condition: tf.Tensor) -> tf.Tensor:
-        """Embeds conditions from `spec.as_tensor`; the result is [..., *embedded_shape]."""
+        """Returns embeddings, [..., *embedded_shape], of conditions from `spec.as_tensor`."""
         if condition.dtype.is_integer:
             is_present = condition[..., tf.newaxis] != -1
-            # `tf.gather` has a sparse gradient, which lists repeated labels separately, so gradient
-            # clipping would compute a wrong norm.
+            # The gradient of `tf.gather` is sparse and lists repeated labels separately. Gradient
+            # clipping would compute a wrong norm from it.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = tf.tensordot(one_hot, tf.convert_to_tensor(self.table), 1)
-            # The check of the labels cannot see their values inside a graph, so wrong labels give
-            # NaN.
+            # Inside a graph, label values cannot be checked, so invalid labels give NaN.
             is_label = self.spec.in_range(condition)[..., tf.newaxis]
             embedded = tf.where(is_label, embedded, tf.constant(np.nan, embedded.dtype))
         else:

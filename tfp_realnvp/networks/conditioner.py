@@ -15,10 +15,10 @@ from tfp_realnvp.networks.functional import check_parity, checkerboard
 class Conditioner(keras.layers.Layer):
     r"""A network that predicts a coupling's parameters [B, H, W, K] from [B, H, W, C].
 
-    Networks on vectors map [B, C] to [B, K]. A coupling takes any Keras layer as network; this base
-    class of the package's networks declares the output channels, the condition and the
-    checkerboard. In a checkerboard coupling half of the input is masked to zero. The board, an
-    additional input channel, lets the network tell masked pixels from pixels of value zero.
+    Networks on vectors map [B, C] to [B, K]. The network of a coupling can be any Keras layer. This
+    base class of the package's networks handles output channels, condition and checkerboard. In a
+    checkerboard coupling half of the input is masked to zero. The board, an additional input
+    channel, lets the network distinguish masked pixels from zeros.
 
     A network with a `conditional_event_shape` takes a `conditional_input`, a vector or image per
     event. The weights that multiply the condition start at zero.
@@ -74,7 +74,7 @@ class Conditioner(keras.layers.Layer):
         if conditional_event_shape is not None:
             conditional_event_shape = checked_condition_shape(conditional_event_shape)
         self.conditional_event_shape = conditional_event_shape
-        # Whether the condition is a vector, or an image.
+        # Whether the condition is a vector or an image.
         ndims = len(conditional_event_shape or ())
         self.takes_vector, self.takes_image = ndims == 1, ndims == 3
 
@@ -86,7 +86,7 @@ class Conditioner(keras.layers.Layer):
         return condition
 
     def with_board(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Appends the board as a channel, [B, H, W, C + 1], if there is a `checkerboard_parity`."""
+        """Appends the board as a channel, [B, H, W, C + 1], if `checkerboard_parity` is set."""
         if self.checkerboard_parity is None:
             return inputs
         board = checkerboard(inputs, self.checkerboard_parity)
@@ -126,7 +126,7 @@ class Conditioner(keras.layers.Layer):
     ) -> list[tf.Tensor | None]:
         """Returns `num_terms` linear functions of a condition vector (FiLM).
 
-        Each is [B, 1, 1, F], or [B, F] with `event_ndims=1`; `None` without a condition vector.
+        Each function is [B, 1, 1, F], [B, F] with `event_ndims=1`, or `None` without a vector.
         """
         if not self.takes_vector:
             return [None] * num_terms

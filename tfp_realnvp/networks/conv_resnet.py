@@ -29,16 +29,16 @@ class ConvResNet(Conditioner):
     output:  sum of 1×1 convolutions of the first h and of the h of each block -> BN, ReLU, 1×1
     ```
 
-    Every convolution is weight-normalized, and batch normalization has no scale. For a checkerboard
-    coupling, half of whose input is zero, the network multiplies the normalized input by 2, adds
-    the board as a channel, and sets the output to zero at kept positions.
+    Every convolution is weight-normalized, and batch normalization has no scale. In a checkerboard
+    coupling, half of the input is zero. The network then multiplies the normalized input by 2,
+    appends the board as a channel, and sets the output to zero at kept positions.
 
     A linear map of a condition vector shifts the output of each batch normalization except the
     first. A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention
     over all positions precedes the last batch normalization.
 
-    Inference is faster than training: batch normalization is folded into convolutions, and for a
-    checkerboard coupling of large images the last layers are computed only at changed positions.
+    In inference, convolutions absorb batch normalization. For checkerboard couplings of large
+    images, inference computes the last layers only at changed positions.
 
     #### Example
 
@@ -163,7 +163,7 @@ class ConvResNet(Conditioner):
         bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
             factors, shifts = map(tf.unstack, _affine_of(*stacked_norms, epsilon=self.epsilon))
-        # Attention between the skip connections and the normalization makes folding impossible.
+        # Attention comes between the skip connections and the normalization, so nothing folds.
         folds_output = not training and self.attention is None
         if folds_output:
             skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
@@ -190,7 +190,7 @@ class ConvResNet(Conditioner):
         if self.takes_image:
             condition = tf.cast(self.required(conditional_input), self.compute_dtype)
             h += convolve(condition, self.condition_kernel.value)
-        # Collect inputs and kernels of the output layers' 1×1 convolutions.
+        # Collect inputs and kernels of the 1×1 convolutions that the output sums.
         terms = [(h, skips[0])]
         if self.num_blocks:
             kernels = tf.unstack(weight_norm(*_values(self.block_kernels, self.block_scales)))
@@ -211,11 +211,11 @@ class ConvResNet(Conditioner):
             else:
                 x = convolve(x, second, biases[i])
                 if not training:
-                    # Prevent a fusion with the addition of h: with several threads, TensorFlow's
-                    # oneDNN kernel (up to 2.21) gives wrong results if other operations use the
-                    # summand, here h.
+                    # Keep TensorFlow from fusing the convolution with the addition of h. With
+                    # several threads, the fused oneDNN kernel (up to TensorFlow 2.21) gives wrong
+                    # results if other operations also use h.
                     x = tf.ensure_shape(x, x.shape)
-                # Unlike `add_n`, `+` broadcasts, and its gradient computes both shapes.
+                # Unlike `+`, `add_n` does not broadcast, so its gradient has fewer operations.
                 h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))
@@ -246,7 +246,7 @@ class ConvResNet(Conditioner):
     def _both_signs(
         self, inputs: tf.Tensor, normalize: Callable[..., tf.Tensor] | None
     ) -> tf.Tensor:
-        """Returns inputs and their negatives, normalized by `normalize` or by moving statistics."""
+        """Returns inputs and negatives, normalized by `normalize` or by the moving statistics."""
         norm = _values(self.input_offset, self.input_mean, self.input_variance)
         factor = 1.0 if self.checkerboard_parity is None else 2.0
         if normalize is not None:
@@ -267,15 +267,15 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    The last skip connection is a linear map of `h + conv(x)`, which nothing else uses. Its part for
-    `conv(x)` is therefore joined with the convolution, and its part for h with the previous skip.
+    Only the last skip connection S uses `h + conv(x)`, and S is linear. So `S conv(x)` becomes one
+    convolution, with this kernel and bias, and `S h` joins the previous skip connection.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 
 
 def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
     # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions.
-    # Joining pays off from five images with at least 2 * num_filters positions.
+    # Joining pays off for five or more images of at least 2 * num_filters positions each.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -283,7 +283,7 @@ def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
 def _affine_of(
     offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, *, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the factor and shift of batch normalization by moving statistics."""
+    """Returns the factor and shift of batch normalization with moving statistics."""
     factor = tf.math.rsqrt(variance + epsilon)
     return factor, offset - mean * factor
 
@@ -305,7 +305,7 @@ def _sum_at_changed_positions(
     terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
 ) -> list[tf.Tensor]:
     """Returns the sum of convolutions and the bias, at changed positions only."""
-    # One convolution of the concatenated maps replaces all 1×1 convolutions.
+    # One convolution of concatenated feature maps replaces all 1×1 convolutions.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
     half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
@@ -330,7 +330,7 @@ def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
 def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
     """Returns the changed positions in even and in odd rows, each [B, H/2, W/2, C]."""
     _, height, width, channels = images.shape
-    # The last axis holds the channels of both positions in a cell's row.
+    # The last axis holds the channels of the two positions in a row of a 2×2 cell.
     cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
     return [
         cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)

@@ -77,8 +77,8 @@ class DenseResNet(Conditioner):
         """Creates the variables for inputs [B, C]; C can be 0."""
         size, blocks, filters = input_shape[-1], self.num_blocks, self.num_filters
         self.input_kernel = self._normal("input_kernel", [size, filters], fan_in=max(size, 1))
-        # With tanh and zero biases the network would start as an odd function of its inputs, from
-        # which it learns even functions slowly and often badly.
+        # With tanh and zero biases, the network would start as an odd function of its inputs. It
+        # would then learn even functions slowly, and often badly.
         self.input_bias = self._normal("input_bias", [filters], fan_in=max(size, 1))
         if blocks:
             shape = [2 * blocks, filters, filters]
@@ -113,5 +113,5 @@ class DenseResNet(Conditioner):
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    # Unlike `bias_add`, `+` broadcasts, and its gradient computes both shapes.
+    # Unlike `+`, `bias_add` does not broadcast both ways, so its gradient has fewer operations.
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)

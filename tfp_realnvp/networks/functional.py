@@ -1,4 +1,4 @@
-"""Pure functions of networks: normalization, convolution, modulation, the checkerboard."""
+"""Functions that networks share: normalization, convolution, modulation, the checkerboard."""
 
 import numbers
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ def weight_norm(kernel: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     w[..., k] = scale[k] * kernel[..., k] / ||kernel[..., k]||
     ```
 
-    Kernels may be stacked, [N₁, ..., h, w, C, K], with any number of axes before K. A filter's norm
-    is taken over the axes of the kernel that `scale`, [N₁, ..., K], lacks.
+    Kernels may be stacked, [N₁, ..., h, w, C, K], with any number of axes before K. The norm of a
+    filter runs over the kernel axes that `scale`, [N₁, ..., K], does not have.
 
     Source: Salimans, Kingma: Weight Normalization, eq. 2.
     """
     axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
     square = tf.reduce_sum(tf.square(kernel), axes, keepdims=True)
-    # The small number prevents a division by zero for a filter of zeros.
+    # Without the 1e-30, a filter of zeros would cause a division by zero.
     factor = tf.reshape(scale, square.shape) * tf.math.rsqrt(square + 1e-30)
     return kernel * factor
 
@@ -75,9 +75,9 @@ def batch_norm(
     moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel, which in training returns the updated statistics. Version 1 of the
-        # operation takes float32 only, but its gradient traces faster: it creates no zero gradients
-        # for the statistics.
+        # One fused kernel normalizes; in training it also returns the updated statistics. Version 1
+        # takes only float32, but its gradient traces faster: it has no zero gradients of the
+        # statistics.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
         outputs, *moved = fused(
@@ -143,6 +143,6 @@ def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
     if tf.is_tensor(height):
         rows, columns = tf.range(height)[:, tf.newaxis, tf.newaxis], tf.range(width)[:, tf.newaxis]
         return tf.cast((rows + columns + parity) % 2, image.dtype)
-    # The size is known, so the board is a constant of the graph.
+    # With a known size, the board is a constant of the graph.
     board = (np.add.outer(np.arange(height), np.arange(width)) + parity) % 2
     return tf.constant(board[..., np.newaxis], image.dtype)

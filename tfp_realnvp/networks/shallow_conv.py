@@ -13,9 +13,9 @@ from tfp_realnvp.networks.functional import convolve, modulated
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
 class ShallowConv(Conditioner):
-    r"""3×3, 1×1 and 3×3 convolutions with ReLU between them. The last one starts at zero.
+    r"""3×3, 1×1 and 3×3 convolutions with ReLU between them. The last convolution starts at zero.
 
-    Couplings thus start as the identity, which allows a high learning rate from the first step. For
+    So a coupling starts as the identity, which allows a high learning rate from the first step. For
     a checkerboard coupling, the network adds the board as an input channel.
 
     A condition vector scales and shifts the outputs of the first two convolutions, `x -> (1 + a) x
@@ -88,7 +88,7 @@ class ShallowConv(Conditioner):
         x = convolve(self.with_board(inputs), conv1.kernel, conv1.bias)
         if self.takes_image:
             x += convolve(self.required(conditional_input), self.condition_conv.kernel)
-        # A factor and a shift for each of the two activations.
+        # One factor and one shift for each of the two activations.
         terms = self._film(conditional_input, 4)
         x = tf.nn.relu(modulated(x, *terms[:2]))
         x = tf.nn.relu(modulated(convolve(x, conv2.kernel, conv2.bias), *terms[2:]))

@@ -24,9 +24,9 @@ class VisionTransformer(Conditioner):
     output:  dense(norm(h))
     ```
 
-    `norm` is layer normalization, and `gelu` the tanh approximation of GELU. The embeddings of the
-    positions are learned, so the network takes images of one size only. A linear map adds a
-    condition, vector or image, to the first h.
+    `norm` is layer normalization, and `gelu` the tanh approximation of GELU. The position
+    embeddings are learned, so the network takes images of one size only. A linear map of the
+    condition, a vector or an image, is added to the first h.
 
     In half precision, sums, normalizations, softmax and the last layer use full precision.
 
@@ -88,7 +88,7 @@ class VisionTransformer(Conditioner):
         # Two normalizations per block, and one for the output.
         self.norm_scales = self._weight("norm_scales", [norms, filters], "ones")
         self.norm_offsets = self._weight("norm_offsets", [norms, filters])
-        # One kernel for queries, keys and values, each initialized separately.
+        # One kernel computes queries, keys and values, initialized like three separate kernels.
         self.qkv_kernels, self.qkv_biases = self._stack("qkv", filters, filters, copies=3)
         self.head_kernels, self.head_biases = self._stack("head", filters, filters)
         self.mlp1_kernels, self.mlp1_biases = self._stack("mlp1", filters, 4 * filters)
@@ -153,7 +153,7 @@ class VisionTransformer(Conditioner):
         return tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.num_filters])
 
     def _projected(self, condition: tf.Tensor | None) -> tf.Tensor | None:
-        """Returns the condition's linear map, [B, 1, 1, F] or [B, H, W, F], for the tokens."""
+        """Maps the condition linearly to [B, 1, 1, F] or [B, H, W, F], to add it to the tokens."""
         if self.conditional_event_shape is None:
             return None
         kernel = tf.convert_to_tensor(self.condition_kernel.value)
