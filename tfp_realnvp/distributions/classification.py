@@ -61,9 +61,9 @@ def class_log_joint(
 
     The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
 
-    With `num_samples=K`, x contains gray levels, and p(x | y) is the mean over K samples of uniform
-    noise, 1/K sum_k p(x + u_k | y). More samples make a better classifier. The networks evaluate
-    all classes in one batch.
+    With `num_samples=n`, x contains gray levels, and p(x | y) is the mean over n samples of uniform
+    noise, 1/n sum_i p(x + u_i | y). More samples make the classifier more accurate. The networks
+    evaluate all classes in one batch.
 
     #### Example
 
@@ -77,18 +77,17 @@ def class_log_joint(
 
     Args:
       distribution: a flow with a bijector such as `RealNVPImage(..., num_classes=K)`, or with a
-        `ClassMixture` or `ConditionalBase` as base; or the `FlowModel` of one.
+        `ClassMixture` or `ConditionalBase` as base; or a `FlowModel` of such a flow.
       x: [..., H, W, C] or [..., D]: continuous values, or gray levels with `num_samples`.
       prior: class probabilities p(y), [K]. Defaults to the weights of a `ClassMixture`, or 1 / K.
-        Required if no part of the flow declares the number of classes.
+        Required if the flow does not declare the number of classes.
       num_samples: number of noise samples for gray levels; `None` adds no noise.
       seed: seed of the noise, an int32.
       training: as in `FlowBijector`.
 
     Raises:
-      ValueError: if the number of classes is unknown; `prior` is not K probabilities; images have
-        an integer dtype without `num_samples`, or other values than gray levels with it; or `seed`
-        is not an int32.
+      ValueError: if the number of classes is unknown, `prior` is not K probabilities, `seed` is not
+        an int32, or images are integers without `num_samples` or no gray levels with `num_samples`.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller, model = "class_log_joint", distribution
@@ -100,7 +99,7 @@ def class_log_joint(
     seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
     if num_samples is not None:
         num_samples = validation.count(num_samples, "num_samples", 1, caller)
-        # A `FlowModel` can have a dequantizer.
+        # A `FlowModel` can have its own noise distribution, the dequantizer.
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():
             pixels.check_gray_levels(x, caller, routing.find_num_values(distribution))

@@ -21,7 +21,7 @@ tfd = tfp.distributions
 
 # The flow would memorize smaller clusters, and a sum over more clusters would be slow.
 _MIN_EVENTS, _MAX_CLUSTERS = 25, 100
-# Largest number of positions in one batch for the networks.
+# The networks evaluate at most this number of positions (pixels) in one batch.
 _MAX_POSITIONS = 2**18
 
 
@@ -41,7 +41,7 @@ class Clusters(keras.layers.Layer):
       num_clusters: total number of clusters K, equal to `num_classes` of the flow.
       num_classes: number of classes C, each with K / C clusters; `None` without labels.
       centers: variable [K, ...].
-      frequencies: variable [K], the fraction of the events of its class in each cluster.
+      frequencies: variable [K], each cluster's share of the events of its class.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Clusters(keras.layers.Layer):
 
     @property
     def num_per_class(self) -> int:
-        """Number of clusters per class, or of all clusters without labels."""
+        """Number of clusters in each class; without classes, the total number."""
         return self.num_clusters // (self.num_classes or 1)
 
     def nearest(self, events: Any, labels: Any = None, number: int | None = None) -> tf.Tensor:
@@ -134,7 +134,7 @@ class Clusters(keras.layers.Layer):
         Args:
           events: continuous values [B, ...].
           labels: classes [B]; restricts each event to clusters of its class.
-          number: if given, a number n: returns the n nearest clusters, [B, n], nearest first.
+          number: a number n, to return the n nearest clusters instead, [B, n], nearest first.
         """
         rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float32)
         first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
@@ -150,7 +150,7 @@ class Clusters(keras.layers.Layer):
         return found[:, 0] if number is None else found
 
     def log_frequencies(self, clusters: tf.Tensor) -> tf.Tensor:
-        """Returns the log frequency of clusters [...]; 0 for the cluster -1."""
+        """Returns the log frequency of clusters [...]; 0 for a missing cluster, -1."""
         log_frequencies = tf.math.log(tf.convert_to_tensor(self.frequencies.value))
         known = tf.gather(log_frequencies, tf.maximum(clusters, 0))
         return tf.where(clusters < 0, tf.zeros_like(known), known)
@@ -173,12 +173,11 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     clusters.
 
     `sample` draws clusters in proportion to their frequencies. `log_prob` is exact, and evaluates
-    the flow K times, in batches. `mixture.copy(num_terms=n)` shares the flow, and evaluates and
-    sums only the n clusters nearest to an event, which gives a lower bound.
-    `FlowModel.fit(images)`, or `fit(images, labels)` for clusters with classes, maximizes the lower
-    bound from the nearest cluster, `log w_k + log p(x | k)`. If the flow has `condition_dropout=p`,
-    training omits the cluster for a fraction p of the images, so that `FlowModel.sample` can use
-    `guidance`.
+    the flow K times, in batches. `mixture.copy(num_terms=n)` shares the flow, but sums only over
+    the n clusters nearest to each event, which gives a lower bound. `FlowModel.fit(images)`, or
+    `fit(images, labels)` for clusters with classes, maximizes the lower bound `log w_k + log p(x |
+    k)`, where k is the nearest cluster. If the flow has `condition_dropout=p`, training omits the
+    cluster for a fraction p of the images, so that `FlowModel.sample` can use `guidance`.
 
     #### Example
 
@@ -254,7 +253,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Samples clusters, [*shape], by their frequencies; also returns a seed for the latents.
+        """Samples clusters, [*shape], with their frequencies. Also returns a seed for the latents.
 
         If the clusters have classes, the shape of `labels` must broadcast to `shape`.
         """
@@ -316,7 +315,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         positions = int(np.prod(self.event_shape[:-1]))
         size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // positions))
         num_parts = -(-num_pairs // size)
-        # Pad the last part with the first pairs.
+        # Each part is one batch of (event, cluster) pairs. Pad the last part with the first pairs.
         parts = tf.reshape(tf.range(num_parts * size) % num_pairs, [num_parts, size])
         log_probs = tf.map_fn(
             lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(of_pairs, pairs)),

@@ -31,14 +31,14 @@ def condition(
     (TensorShape([2]), TensorShape([5, 2, 4, 4, 1]), TensorShape([5, 2]))
 
     Args:
-      distribution: a distribution that takes `conditional_input`, or a `FlowModel` of one.
+      distribution: a distribution or `FlowModel` that takes `conditional_input`.
       conditional_input: labels, vectors or images, with any leading dimensions. With
         `condition_dropout`, `None` gives the unconditional distribution.
       name: name scope of the operations.
 
     Raises:
       TypeError, ValueError: if `distribution` is neither a distribution nor a `FlowModel`, or takes
-        no condition, or the condition is not as declared.
+        no condition, or the condition does not fit the declared one.
     """
     return ConditionedDistribution(distribution, conditional_input, name=name)
 
@@ -97,7 +97,7 @@ class ConditionedDistribution(tfd.Distribution):
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self.distribution.log_prob(value, **self._options(kwargs))
 
-    # TFP reshapes the result of `_sample_n`, and the bijector's cache would not find the sample.
+    # TFP would reshape the result of `_sample_n`. The bijector's cache could not find that copy.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         shape = tf.concat([shape, self.batch_shape_tensor()], axis=0)

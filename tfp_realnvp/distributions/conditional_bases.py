@@ -1,4 +1,4 @@
-"""Base distributions that depend on a condition: any family, and mixtures of classes."""
+"""Base distributions that depend on a condition: of any family, or a mixture of classes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tfp_realnvp.internal import private_api, validation
 class ConditionalDistribution:
     """Mixin of a distribution p(x | c): `given(c)` returns the distribution for a condition c."""
 
-    condition_spec: Any = None  # the declaration of the condition, if there is one
+    condition_spec: Any = None  # a `ConditionSpec`, if the condition is declared
     accepts_conditional_input = True
 
     def given(self, conditional_input: Any) -> tfd.Distribution:
@@ -77,7 +77,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
 
         Args:
           make_distribution: function that takes a condition, a tensor with any leading shape, and
-            the variables. It returns a distribution whose batch shape is the leading shape.
+            the variables. It returns a distribution with this leading shape as batch shape.
           variables: trainable variables for `make_distribution`.
           event_shape: shape of one event.
           dtype: dtype of the events.
@@ -118,9 +118,9 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
     ```
 
     `conditional_input` contains the labels. A flow with this base distribution learns to classify
-    from few labels. `FlowModel.fit(x, labels)` maximizes `log p(x | y)` of labeled rows, `log p(x)`
-    of rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows in each
-    batch. The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
+    from few labels. `FlowModel.fit(x, labels)` maximizes a sum: `log p(x | y)` of labeled rows,
+    `log p(x)` of rows with the label -1, and 0.1 times the mean `log p(y | x)` of the labeled rows
+    in each batch. The bijector does not depend on the class. `flow.log_prob(x)` is `log p(x)`, and
     `class_log_probs(flow, x)` is `log p(y | x)`.
 
     Construct the mixture with equal means, a `tf.Variable` of zeros [K, ...]. `fit` then
@@ -179,7 +179,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
         return loc if loc.shape == components.batch_shape + components.event_shape else None
 
     def log_weights(self, conditional_input: Any = None) -> tf.Tensor:
-        """Returns log class weights, [..., K]: log p(y) for the label -1, else a log one-hot."""
+        """Returns log class weights, [..., K]: log p(y) for the label -1, else log of a one-hot."""
         spec = self.condition_spec
         condition = spec.as_tensor(conditional_input, "ClassMixture", self.dtype)
         prior = tf.math.log_softmax(self.mixture_distribution.logits_parameter())

@@ -59,7 +59,8 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
 
 @memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
-    """Returns the condition that a distribution's parts, which must agree, declare, or `None`."""
+    """Returns the declared condition or `None`; raises `ValueError` if base and bijector
+    disagree."""
     if isinstance(distribution, ConditionalDistribution):
         return distribution.condition_spec
     if isinstance(distribution, private_api.Independent):
@@ -83,7 +84,8 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
     """Checks the conditions of a batch of events and returns them, [B, ...], as array or tensor.
 
-    Returns `None` if there is no condition. Raises `ValueError` if one is not as declared.
+    Returns `None` without a condition. Raises `ValueError` if conditions do not fit the
+    declaration.
     """
     if not takes_condition(distribution):
         return None
@@ -99,7 +101,7 @@ def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) 
 
 
 def as_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> tf.Tensor | None:
-    """Returns `checked_conditions` as a tensor: int32 labels, or floats of the same dtype."""
+    """Returns `checked_conditions` as a tensor: int32 labels, or the distribution's float dtype."""
     value = checked_conditions(distribution, value, caller)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Samples a distribution with one graph, which draws any number of samples."""
+"""Samples a distribution with one graph for any number of samples."""
 
 import math
 from typing import Any

@@ -26,9 +26,10 @@ def scores(
 
     The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. The noise of an event
     depends only on the int32 seed and the event's gray levels. `events`, [B, ...], have the
-    distribution's dtype, and `condition` comes from `as_conditions`, unless it is `None`. With
-    C classes, `num_classes`, the result is log p(x + u_k | y), [K, B, C]. TensorFlow traces one
-    graph per distribution, which XLA compiles with `jit_compile`, and runs it once per sample.
+    distribution's dtype. `condition` is the result of `as_conditions`; omit it if that is `None`.
+    With `num_classes=C`, returns [K, B, C], with p(x + u_k | y) for each class y. TensorFlow traces
+    one graph per distribution and runs it once per noise sample; with `jit_compile`, XLA compiles
+    the graph.
     """
     options = noise, num_classes, training
     call = functools.partial(call_traced, score, distribution, options, jit_compile=jit_compile)

@@ -23,8 +23,8 @@ class VariationalDequantization(tf.Module):
     log P(x) >= E_q[log p(x + u) - log q(u | x)]
     ```
 
-    where g is a flow with the image as condition, and Φ and φ are the CDF and the density of the
-    standard normal distribution. g starts as the identity, so q starts as uniform noise.
+    Here g is a flow with the image as condition; Φ and φ are the standard normal CDF and density.
+    The flow g starts as the identity, so q starts as uniform noise.
 
     `FlowModel(distribution, dequantizer=...)` trains q together with the distribution. Loss and
     bits/dim are then upper bounds; `evaluation.bits_per_dim` also gives the tighter
@@ -108,7 +108,7 @@ class VariationalDequantization(tf.Module):
     def add_noise(
         self, images: tf.Tensor, noise_fn: Callable[[tf.Tensor], tf.Tensor], training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Like `dequantize`, but `noise_fn`, a function of gray levels, returns U[0, 1) noise."""
+        """Like `dequantize`, with U[0, 1) noise from `noise_fn(gray_levels)` instead of a seed."""
         levels = tf.floor(tf.cast(images, self.dtype))
         uniform = noise_fn(levels)
         epsilon = float(np.finfo(self.dtype.as_numpy_dtype).eps)
