@@ -40,7 +40,7 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics and update the moving statistics.
-      condition: the condition; if its shape is declared, checked and broadcast to the events.
+      condition: the condition, checked and broadcast to the events if its shape is declared.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each bijector, nested ones
@@ -48,8 +48,8 @@ class Pass:
       guidance: the scalar weight w of classifier-free guidance, or `None`. If the network outputs
         a(c) for the condition c and a(∅) without a condition, couplings use (1 + w) a(c) - w a(∅).
       no_condition: the embedding of ∅, of the shape of `condition`; only with `guidance`.
-      terms: a list to which each bijector appends its term of the log density at each position,
-        [..., h, w]. In squeezed images, a position is a block of pixels.
+      terms: a list. Each bijector appends its term of the log density per position, [..., h, w]. In
+        squeezed images, a position is a block of pixels.
     """
 
     training: bool = False

@@ -59,8 +59,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
 
 @memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
-    """Returns the declared condition or `None`; raises `ValueError` if base and bijector
-    disagree."""
+    """Returns the declared condition or `None`; raises `ValueError` if declarations differ."""
     if isinstance(distribution, ConditionalDistribution):
         return distribution.condition_spec
     if isinstance(distribution, private_api.Independent):
@@ -84,8 +83,7 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
     """Checks the conditions of a batch of events and returns them, [B, ...], as array or tensor.
 
-    Returns `None` without a condition. Raises `ValueError` if conditions do not fit the
-    declaration.
+    Returns `None` without a condition; raises `ValueError` if conditions are invalid.
     """
     if not takes_condition(distribution):
         return None

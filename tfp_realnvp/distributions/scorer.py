@@ -24,12 +24,12 @@ def scores(
 ) -> tf.Tensor:
     r"""Returns log p(x + u_k) - log q(u_k | x), [K, B], in nats, for noise samples u_1 … u_K.
 
-    The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. The noise of an event
+    The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. An event's noise
     depends only on the int32 seed and the event's gray levels. `events`, [B, ...], have the
     distribution's dtype. `condition` is the result of `as_conditions`; omit it if that is `None`.
     With `num_classes=C`, returns [K, B, C], with p(x + u_k | y) for each class y. TensorFlow traces
-    one graph per distribution and runs it once per noise sample; with `jit_compile`, XLA compiles
-    the graph.
+    one graph per distribution (XLA compiles it with `jit_compile`), and runs it once per noise
+    sample.
     """
     options = noise, num_classes, training
     call = functools.partial(call_traced, score, distribution, options, jit_compile=jit_compile)

@@ -56,17 +56,17 @@ def coupling_layer(
 
     Args:
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
-        The function gets the keyword arguments `mask`, `input_channels`, `output_channels`,
-        `num_filters`, `name` and `dtype`, in a conditional flow `conditional_event_shape`, the
-        shape of the embedded condition, and with attention `num_heads`.
+        Its keyword arguments are `mask`, `input_channels`, `output_channels`, `num_filters`, `name`
+        and `dtype`. A conditional flow adds `conditional_event_shape`, the shape of the embedded
+        condition; `attention` adds `num_heads`.
       num_filters: width of the networks at full resolution.
       filter_growth: factor by which the networks get wider each time the image is halved.
-      attention: number of self-attention heads in networks of halved images; 0 for none.
+      attention: number of self-attention heads in networks that see a halved image; 0 for none.
       transformer: `'affine'`, `'additive'` as in NICE, `'sigmoid_affine'`,
         `'rational_quadratic_spline'`, `'logistic_mixture'`, or a function that returns a new
         `Transformer`.
-      normalization: in the order from data to latents, `'batch'`: batch normalization after the
-        coupling; `'actnorm'`: an `ActNorm` before it; or `None`.
+      normalization: `'batch'`: batch normalization after the coupling; `'actnorm'`: an `ActNorm`
+        before the coupling, in order from data to latents; or `None`.
       momentum: momentum of the moving statistics of batch normalization; by default 0.9.
       mixing: `'lu'`: a learned `InvertibleConv1x1` before the coupling; `'permutation'`: a fixed
         random permutation; or `None`.
@@ -76,9 +76,9 @@ def coupling_layer(
     Returns:
       A function `layer(mask, event_shape, name, halvings=0, condition_shape=None, dtype=tf.float32,
       seed=0)`, which returns bijectors in order from data to latents. `event_shape` is (height,
-      width, channels) or (size,), `name` the prefix of the names of the bijectors, `halvings` the
-      number of times that the image was halved, `condition_shape` the shape of the embedded
-      condition, and `seed` the seed of a permutation.
+      width, channels) or (size,). `name` is the prefix of the bijectors' names. `halvings` counts
+      how often the image was halved. `condition_shape` is the shape of the embedded condition, and
+      `seed` the seed of a permutation.
 
     Raises:
       TypeError, ValueError: if an argument is invalid or has no effect.
@@ -106,10 +106,10 @@ def coupling_layer(
     ) -> list[tfb.Bijector]:
         *sides, channels = event_shape
         ndims, changed = len(event_shape), mask.changed_channels(channels)
-        # A checkerboard mask has positions of both halves in each channel.
+        # With a checkerboard mask, each channel has kept and transformed positions.
         input_channels = channels if ndims == 3 and changed == channels else channels - changed
         if input_channels == 0:
-            # If nothing is kept, the network's input is the condition or a constant.
+            # If the mask keeps nothing, the network's input is the condition or a constant.
             is_input = condition_shape is not None and len(condition_shape) == ndims
             input_channels = condition_shape[-1] if is_input else 1
         # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
@@ -142,7 +142,7 @@ def coupling_layer(
         if mixing == "lu":
             bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
         elif mixing == "permutation":
-            # The permutation is the same in each process: NumPy never changes `RandomState`.
+            # Every process gets the same permutation: NumPy never changes `RandomState`.
             order = np.random.RandomState(seed).permutation(channels).tolist()
             bijectors.insert(0, tfb.Permute(order, name=f"{name}_permute"))
         if normalization == "actnorm":

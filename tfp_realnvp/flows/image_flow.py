@@ -51,7 +51,7 @@ class ImageFlow(ComposedFlow):
         Args:
           image_shape, num_scales, has_fixed_size: see the attributes above. Height and width may be
             `None`.
-          bijectors, name, **options: as in `FlowChain`, of images.
+          bijectors, name, **options: as in `FlowChain`, for images.
 
         Raises:
           TypeError: as in `FlowChain`.
@@ -145,8 +145,8 @@ def image_flow(
         bijectors in order from data to latents.
       pixels: a bijector between the layers and the data, such as a `PixelLogit`. By default, events
         are unbounded real numbers.
-      dtype: `tf.float32` or `tf.float64`, of values and log det.
-      name: name of the operations.
+      dtype: dtype of values and log dets, `tf.float32` or `tf.float64`.
+      name: name scope of the operations.
       **options: `conditional_event_shape`: shape of the condition of an image, [K] or [H, W, K].
         The flow then needs a `conditional_input` [..., K] or [..., H, W, K]. A condition image has
         the height and width of the data, and is squeezed like the data. `num_classes`: the flow
@@ -155,7 +155,7 @@ def image_flow(
         `conditional_input=None` then gives the density without a condition. `embedding_size`:
         length of the embedding of labels and vectors; by default 64. `recompute`: as in
         `FlowChain`. `validate_args`: whether to assert that values and log dets are finite, and
-        that data is in the range of a `PixelLogit`.
+        that data are in the range of a `PixelLogit`.
 
     Raises:
       TypeError, ValueError: if an argument is invalid or has no effect.
@@ -182,8 +182,8 @@ def conditional_flow(
 ) -> Any:
     """Composes layers into a flow. If there is a condition, all layers share its embedding.
 
-    `options` are options of `image_flow`, and `attributes` arguments of `flow_class`. `first` is
-    the bijector next to the data; it takes no condition.
+    `first` is the bijector next to the data, without a condition. `attributes` are arguments of
+    `flow_class`; all other arguments are as in `image_flow`.
     """
     dtype = validation.float_dtype(dtype, name)
     is_vector = conditional_event_shape is not None and np.size(conditional_event_shape) == 1
@@ -195,7 +195,7 @@ def conditional_flow(
         with tf.name_scope(name):
             bijectors = layers(None)
     else:
-        # Conditions and their embedding are small, so that full precision costs little.
+        # Conditions and embeddings are small, so full precision costs little.
         embedding = ConditionEmbedding(
             conditional_event_shape,
             num_classes=num_classes,

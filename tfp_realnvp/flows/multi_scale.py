@@ -100,9 +100,8 @@ def multi_scale(
         coarser = FlowChain(coarser, dtype=dtype, name=f"scale{scale + 1}")
         return [
             *checkerboard,
-            # The image is squeezed, restored, and squeezed again in another order, as in the
-            # authors' code, so that the half that the next scale transforms is a checkerboard of
-            # the image.
+            # As in the authors' code, the image is squeezed, restored, and squeezed again in
+            # another order. The next scale then transforms a checkerboard of the image.
             tfb.Invert(plain),
             *channelwise,
             plain,
@@ -116,9 +115,9 @@ def multi_scale(
 
 
 def max_num_scales(image_shape: Sequence[int | None], least_side: int = 2) -> int:
-    """Returns the largest number of scales with whole sides of at least `least_side`.
+    """Returns how many scales are possible if all sides stay whole and at least `least_side`.
 
-    The number is 0 if the image itself is smaller, and 64 if neither side is known.
+    Returns 0 if the image itself is smaller, and 64 if both sides are unknown.
     """
     sides = [side for side in image_shape[:2] if side is not None]
     return sum(

@@ -25,9 +25,9 @@ def patch_flow(
     name: str = "patch_flow",
     **options: Any,
 ) -> ImageFlow:
-    """Composes a flow of one scale, with one coupling per mask. Each patch is a position.
+    """Composes a flow of one scale, with one coupling per mask. Each patch becomes one position.
 
-    Nothing is factored out. Images have the height and width of `image_shape`.
+    Nothing is factored out. Images must have the height and width of `image_shape`.
 
     #### Example
 
@@ -40,7 +40,7 @@ def patch_flow(
 
     Args:
       image_shape: (height, width, channels).
-      patch_size: side of the squares of pixels, each of which is one position for `masks`.
+      patch_size: side of a patch in pixels. For `masks`, each patch is one position.
       masks: masks of all couplings, from data to latents.
       layer: function that makes a layer, such as a `coupling_layer`.
       dtype, name, **options: arguments of `image_flow`.
@@ -76,9 +76,9 @@ def patch_flow(
 
 
 def jet_masks(num_couplings: int, channels: int) -> list[Mask]:
-    """Returns Jet's masks, in groups of four channel masks with permutations and a spatial mask."""
+    """Returns Jet's masks: one spatial mask after every four channel masks with permutations."""
     spatial = itertools.cycle(SpatialMask(*kind) for kind in itertools.product(PATTERNS, (0, 1)))
-    # The permutations are the same in each process: NumPy never changes `RandomState`.
+    # Every process gets the same permutations: NumPy never changes `RandomState`.
     return [
         next(spatial)
         if i % 5 == 4

@@ -35,21 +35,21 @@ class RealNVPImage(ImageFlow):
     r"""The multi-scale Real NVP for images: a bijector between latents and pixel values.
 
     Each scale except the last has three checkerboard couplings, a squeeze and three channel-wise
-    couplings, and factors out half of the dimensions. The last has four checkerboard couplings.
-    Masks alternate, and each coupling is followed by batch normalization of its output. The number
-    of feature maps doubles with each scale, and again for the channel-wise couplings of a scale.
-    The last step towards the data is `PixelLogit`, so that events are pixel values:
+    couplings, and factors out half of the dimensions. The last scale has four checkerboard
+    couplings. Masks alternate, and each coupling is followed by batch normalization of its output.
+    The number of feature maps doubles with each scale, and again for the channel-wise couplings of
+    a scale. The last step towards the data is `PixelLogit`, so that events are pixel values:
 
     ```
     flow = tfd.TransformedDistribution(base, RealNVPImage((32, 32, 3)))
     bits_per_dim = -flow.log_prob(x) / (D ln 2)          # x = pixels + U[0, 1), D = H * W * C
     ```
 
-    The networks are convolutional: a model samples and scores images of any height and width that
-    its scales can squeeze, given a base distribution of that event shape. `multi_scale` and
-    `coupling_layer` compose other models from these parts.
+    The networks are convolutional, so images can have any height and width that the scales can
+    squeeze, given a base distribution of that event shape. `multi_scale` and `coupling_layer`
+    compose other models from these parts.
 
-    The latents of an image far from the training data can overflow, since n normalizations multiply
+    The latents of an image far from the training data can overflow: n batch normalizations multiply
     a pixel by up to 100ⁿ. The log density is then -inf or NaN in float32, and finite in float64.
     With `validate_args`, non-finite values raise an error.
 
@@ -101,13 +101,13 @@ class RealNVPImage(ImageFlow):
             or odd: four scales for a side of 32, two for 30, and one for 15.
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps in the networks of the first scale's checkerboard couplings.
-          num_couplings: checkerboard couplings in each scale, and channel-wise couplings in each
-            scale except the last, which has one more checkerboard coupling.
+          num_couplings: number of checkerboard couplings in each scale, plus one in the last scale;
+            also number of channel-wise couplings in each scale except the last.
           filter_growth: as in `coupling_layer`; by default 2. Only with several scales.
           normalization, transformer: as in `coupling_layer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
-          split_prior: whether each half that is factored out has a learned prior: an affine
-            coupling, given the other half, that starts as the identity. Only with several scales.
+          split_prior: whether each factored-out half has a learned prior: an affine coupling that
+            depends on the other half and starts as the identity. Only with several scales.
           attention: number of self-attention heads in all networks that see a halved image,
             including the first scale's channel-wise couplings; 0 for none. Attention starts as the
             identity. Only with several scales.
@@ -167,8 +167,8 @@ class RealNVPImage(ImageFlow):
 
         Args:
           dataset: a key of `PAPER_CONFIGURATIONS`.
-          **overrides: arguments of `RealNVPImage` that replace those of the configuration. A
-            smaller `image_shape` may reduce the number of scales.
+          **overrides: arguments of `RealNVPImage` that override the configuration. A smaller
+            `image_shape` may reduce the number of scales.
 
         Raises:
           ValueError: if the paper has no such dataset.
@@ -190,14 +190,14 @@ class RealNVPImage(ImageFlow):
         num_couplings: int | None = None,
         **options: Any,
     ) -> ImageFlow:
-        """Returns a model that reaches lower bits/dim in little time on a small machine.
+        """Returns a model that reaches low bits/dim after a short training on a small machine.
 
-        `compact` is a `RealNVPImage` of shallow networks that start at zero, with an `ActNorm` and
-        an `InvertibleConv1x1` before each coupling, split priors, and in each scale 1.25 times as
-        many feature maps as in the previous scale. A scale has two checkerboard and eight
-        channel-wise couplings; the last scale has three checkerboard couplings, and a single scale
-        five. For three channels `alpha` is 0.4, a nearly linear scaling for photographs; otherwise
-        0.05, for images with many black or white pixels. `benchmarks/README.md` shows the
+        `compact` is a `RealNVPImage` with shallow networks that start at zero, split priors, and an
+        `ActNorm` and an `InvertibleConv1x1` before each coupling. Each scale has 1.25 times as many
+        feature maps as the previous scale. Each scale has two checkerboard and eight channel-wise
+        couplings, except the last scale with three checkerboard couplings. A flow of one scale has
+        five. For three channels `alpha` is 0.4, a nearly linear scaling for photographs. Otherwise
+        it is 0.05, for images with many black or white pixels. `benchmarks/README.md` shows the
         measurements behind these options. Train `compact` with `Muon`, or with Adam at a high
         learning rate, 4e-3.
 
@@ -226,8 +226,8 @@ class RealNVPImage(ImageFlow):
         if num_couplings is None:
             num_couplings = 4 if is_single else 2
             if not is_single:
-                # A channel-wise coupling has a quarter of the multiplications of a checkerboard
-                # one.
+                # A channel-wise coupling needs a quarter of the multiplications of a checkerboard
+                # coupling.
                 options = {"num_channel_couplings": 8, **options}
         return RealNVPImage(
             image_shape,
@@ -259,19 +259,19 @@ class RealNVPImage(ImageFlow):
     ) -> ImageFlow:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
 
-        The couplings are `SigmoidAffine`, in groups of five. The first four transform half of the
-        channels of all patches, chosen by a fixed random permutation. The fifth transforms half of
-        the patches: from group to group a checkerboard, vertical stripes or horizontal stripes,
-        each followed by its complement. The flow has no normalization and no factored-out
-        dimensions, and scales pixel values to [-1, 1] without a logit. Height and width are fixed,
-        and multiples of `2 * patch_size`.
+        The couplings are `SigmoidAffine`, in groups of five. In each group, the first four
+        transform a fixed random half of the channels of all patches. The fifth transforms half of
+        the patches. Over the groups, this half cycles through a checkerboard, vertical stripes and
+        horizontal stripes, each followed by its complement. The flow has no normalization and no
+        factored-out dimensions, and scales pixel values to [-1, 1] without a logit. Height and
+        width are fixed, and must be multiples of `2 * patch_size`.
 
-        A coupling scales half of the dimensions by at most 2, so that n couplings reach at best
+        A coupling scales half of the dimensions by at most 2, so n couplings cannot go below
         `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim: 0.3 for 256 levels and n = 16.
 
-        For images of 64×64×3 the defaults have 207,177,216 parameters, and reach 3.72 bits/dim of
-        ImageNet in 200 epochs in the paper. `python examples/train_paper.py --configuration=jet`
-        uses the training recipe of the paper.
+        For 64×64×3 images, the default model has 207,177,216 parameters. In the Jet paper, it
+        reaches 3.72 bits/dim on ImageNet after 200 epochs. That paper's training recipe is the
+        command `python examples/train_paper.py --configuration=jet`.
 
         #### Example
 

@@ -46,7 +46,7 @@ class VectorFlow(ComposedFlow):
 
         Args:
           event_size: length of the vectors.
-          bijectors, name, **options: as in `FlowChain`, of vectors.
+          bijectors, name, **options: as in `FlowChain`, for vectors.
 
         Raises:
           TypeError, ValueError: as in `FlowChain`, or if `event_size` is not a positive integer.
@@ -68,7 +68,7 @@ class VectorFlow(ComposedFlow):
 class RealNVPVector(VectorFlow):
     r"""Real NVP for vectors [..., D], for example rows of tables or parameters of posteriors.
 
-    Couplings alternate between keeping the first D / 2 elements, rounded down, and the others. From
+    Couplings alternately keep the first D / 2 elements (rounded down) and the other elements. From
     data to latents, a normalization and a mixing of all elements come before each coupling. The
     networks start at zero, so that the flow starts as a random orthogonal map, or with
     `mixing=None` as the identity.
@@ -79,8 +79,8 @@ class RealNVPVector(VectorFlow):
     ```
 
     With D = 1, the networks' input is the embedded condition, or a constant without a condition.
-    Such a flow models, for example, p(y | x) of one number y. Affine transformers make p(y | x)
-    normal; splines give it any shape.
+    Such a flow models, for example, p(y | x) of one number y. With affine transformers, p(y | x) is
+    a normal distribution; with splines, it can have any shape.
 
     #### Example
 
@@ -93,7 +93,7 @@ class RealNVPVector(VectorFlow):
     >>> x.shape, flow.log_prob(x).shape
     (TensorShape([7, 5]), TensorShape([7]))
 
-    Vectors given a label, of ten classes:
+    A conditional flow, with labels of ten classes:
 
     >>> flow = tfd.TransformedDistribution(
     ...     base, tfr.RealNVPVector(5, num_couplings=4, num_filters=16, num_classes=10))
@@ -133,7 +133,7 @@ class RealNVPVector(VectorFlow):
         Args:
           event_size: D, length of the vectors.
           num_couplings: number of couplings. Ten couplings with one block per network take about as
-            long as eight with two blocks, and results depend less on the seed.
+            long as eight with two blocks, but results depend less on the seed.
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`, whose
@@ -142,11 +142,11 @@ class RealNVPVector(VectorFlow):
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is
             unnecessary: the first `ActNorm` starts with the moments of the first batch.
-          seed: seed of the initial weights; by default Keras' global generator draws weights.
+          seed: seed of the initial weights; by default Keras' global generator draws the weights.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
           dtype, name: as in `image_flow`.
-          **options: the options of `image_flow`, of vectors.
+          **options: the options of `image_flow`, for vectors.
 
         Raises:
           TypeError, ValueError: if an argument is invalid or has no effect.
