@@ -78,14 +78,13 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask`, `SpatialMask`, or an object with the same
+          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their
             methods.
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
             `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
-            must pass `statistics` on, or the `ConvResNet` ignores sample weights and other
-            replicas.
+            must pass `statistics` to it. Otherwise it ignores sample weights and other replicas.
           transformer: the elementwise bijection. Copies share the transformer and the network.
             With `None`, the network returns a `tfb.Bijector` for the changed half, or `(shift,
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets

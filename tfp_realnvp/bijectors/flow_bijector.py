@@ -43,8 +43,7 @@ class Pass:
       condition: the condition, checked and broadcast to the events if its shape is declared.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
-      observer: called as `observer(bijector, value, log_det)` after each bijector, nested ones
-        first.
+      observer: called as `observer(bijector, value, log_det)` after each bijector, inner first.
       guidance: the scalar weight w of classifier-free guidance, or `None`. If the network outputs
         a(c) for the condition c and a(∅) without a condition, couplings use (1 + w) a(c) - w a(∅).
       no_condition: the embedding of ∅, of the shape of `condition`; only with `guidance`.
