@@ -83,8 +83,8 @@ class Coupling(FlowBijector):
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
-            `statistics` if the network's call declares them. A layer that contains a `ConvResNet`
-            must pass `statistics` to it. Otherwise it ignores sample weights and other replicas.
+            `statistics` if the network's call declares them. A `ConvResNet` inside a layer needs
+            these `statistics` to use sample weights and other replicas.
           transformer: the elementwise bijection. Copies share the transformer and the network.
             With `None`, the network returns a `tfb.Bijector` for the changed half, or `(shift,
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
@@ -202,7 +202,7 @@ class Coupling(FlowBijector):
             return changed, self._sum_over_event(log_dets, p)
         log_dets = self.mask.restrict(log_dets)
         if p.terms is not None:
-            # Move the log dets to their positions: a `SpatialMask` packs the changed positions.
+            # A `SpatialMask` packs changed positions. Move log dets to the original positions.
             log_dets = self.mask.merge(tf.zeros_like(kept), log_dets)
         log_det = self._sum_over_event(log_dets, p)
         return self.mask.merge(kept, changed), log_det

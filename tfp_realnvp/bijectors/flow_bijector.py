@@ -27,7 +27,7 @@ class Pass:
     """The options of a call, which a flow passes on to its bijectors and their networks.
 
     The bijector that the user calls creates the `Pass` from its keyword arguments. A composition
-    passes it on to each of its bijectors: `bijector._inverse_and_log_det(y, p)`.
+    passes the `Pass` on to each bijector: `bijector._inverse_and_log_det(y, p)`.
 
     #### Example
 
@@ -40,7 +40,7 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics and update the moving statistics.
-      condition: the condition, checked and broadcast to the events if its shape is declared.
+      condition: the condition. If it is declared, it is checked and has the events' leading shape.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
       observer: called as `observer(bijector, value, log_det)` after each bijector, inner first.
@@ -106,15 +106,15 @@ class FlowBijector(tfb.Bijector):
     the images [..., H, W, C], or of the vectors [..., D] if `event_ndims=1`. A log det that is
     equal for all events may be a scalar. The `Pass` p holds the options of the call.
 
-    The base class derives all methods of `tfb.Bijector` from these two. A cache ensures that
-    `log_prob` evaluates each network only once. All methods take two keyword arguments:
+    The base class derives all methods of `tfb.Bijector` from these two methods. A cache ensures
+    that `log_prob` evaluates each network only once. All methods take two keyword arguments:
 
     *   `training` (Python `bool`, default `False`), `p.training`: whether to normalize by batch
         statistics and update the moving statistics.
     *   `conditional_input` (`Tensor`), `p.condition`: the condition of the networks. If no network
         takes a condition, passing one raises `ValueError`.
 
-    Distributions pass them on: `dist.log_prob(x, bijector_kwargs={'training': True})`.
+    Distributions pass these arguments on: `dist.log_prob(x, bijector_kwargs={'training': True})`.
 
     #### Example
 

@@ -72,7 +72,7 @@ class CheckerboardMask(Mask, Configurable):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        # Unlike `+`, `add_n` does not broadcast, so its gradient has fewer operations.
+        # The gradient of `add_n` is cheaper than the gradient of a broadcasting `+`.
         return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:

@@ -42,8 +42,8 @@ class PixelLogit(FlowBijector):
 
     #### References
 
-    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1; the symmetry is
-    from the authors' code.
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1; the symmetric form
+    with 1 - 2α is from the authors' code.
     """
 
     def __init__(

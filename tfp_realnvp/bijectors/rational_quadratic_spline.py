@@ -35,9 +35,9 @@ class RationalQuadraticSpline(Transformer):
     ```
 
     Of the P = 3K - 1 parameters θ, K give the widths of the bins and K the heights, each by `2B (m
-    + (1 - K m) softmax(θ))` with `m = min_bin_size`. The other K - 1 give the slopes at inner
-    knots, `min_slope + softplus(θ + c)`. The slopes at ±B are 1. With the constant c, parameters of
-    zero give the identity.
+    + (1 - K m) softmax(θ))` with `m = min_bin_size`. The other K - 1 parameters give the slopes at
+    inner knots, `min_slope + softplus(θ + c)`. The slopes at ±B are 1. With the constant c,
+    parameters of zero give the identity.
 
     #### Example
 

@@ -76,7 +76,7 @@ class Standardization(FlowBijector):
           **kwargs: other arguments of the constructor.
 
         Raises:
-          ValueError: if `data` is not [N, D] and finite, or float32 is too coarse for a column.
+          ValueError: if `data` is not [N, D] and finite, or values are too close for float32.
         """
         data = np.asarray(data, np.float64)
         name = f"{cls.__name__}.of"

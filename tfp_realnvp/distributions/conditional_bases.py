@@ -43,7 +43,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
     ```
 
     As the base of a `tfd.TransformedDistribution`, it gets the condition through
-    `distribution_kwargs`; `FlowModel` and `condition` pass it automatically.
+    `distribution_kwargs`; `FlowModel` and `condition` pass the condition automatically.
 
     #### Example
 

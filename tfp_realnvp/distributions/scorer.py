@@ -27,8 +27,8 @@ def scores(
     The noise q is a `UniformNoise`, `NoNoise` or `VariationalDequantization`. An event's noise
     depends only on the int32 seed and the event's gray levels. `events`, [B, ...], have the
     distribution's dtype. `condition` is the result of `as_conditions`; omit it if that is `None`.
-    With `num_classes=C`, returns [K, B, C], with p(x + u_k | y) for each class y. TensorFlow traces
-    one graph per distribution and runs it per noise sample. With `jit_compile`, XLA compiles it.
+    With `num_classes=C`, returns [K, B, C], with p(x + u_k | y) for each class y. Each distribution
+    has one graph, which runs once per noise sample. With `jit_compile`, XLA compiles the graph.
     """
     options = noise, num_classes, training
     call = functools.partial(call_traced, score, distribution, options, jit_compile=jit_compile)

@@ -46,8 +46,8 @@ def patch_flow(
       dtype, name, **options: arguments of `image_flow`.
 
     Raises:
-      ValueError: if height and width are not divisible by `patch_size`, or with a `SpatialMask` by
-        `2 * patch_size`, or an argument is out of range or has no effect.
+      ValueError: if height or width is not divisible by `patch_size` (with a `SpatialMask`, by `2 *
+        patch_size`), or an argument is out of range or has no effect.
       TypeError: if an argument has a wrong type.
     """
     height, width, channels = image_shape = checked_image_shape(image_shape, name)

@@ -106,7 +106,7 @@ class RealNVPVector(VectorFlow):
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3 and figure 1.
     Kingma, Dhariwal: Glow, section 3.2, for the mixing; Durkan et al.: Neural spline flows, section
-    3.2, for its use with vectors.
+    3.2, for mixing in flows of vectors.
     """
 
     def __init__(

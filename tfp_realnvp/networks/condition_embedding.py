@@ -76,8 +76,8 @@ class ConditionEmbedding(keras.layers.Layer):
         """Returns embeddings, [..., *embedded_shape], of conditions from `spec.as_tensor`."""
         if condition.dtype.is_integer:
             is_present = condition[..., tf.newaxis] != -1
-            # The gradient of `tf.gather` is sparse and lists repeated labels separately. Gradient
-            # clipping would compute a wrong norm from it.
+            # With `tf.gather`, gradient clipping would compute a wrong norm: its sparse gradient
+            # lists repeated labels separately.
             one_hot = tf.one_hot(condition, self.spec.num_classes, dtype=self.table.dtype)
             embedded = tf.tensordot(one_hot, tf.convert_to_tensor(self.table), 1)
             # Inside a graph, label values cannot be checked, so invalid labels give NaN.

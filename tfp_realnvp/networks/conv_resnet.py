@@ -163,7 +163,7 @@ class ConvResNet(Conditioner):
         bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
             factors, shifts = map(tf.unstack, _affine_of(*stacked_norms, epsilon=self.epsilon))
-        # Attention comes between the skip connections and the normalization, so nothing folds.
+        # Attention separates the skip connections from the normalization, which prevents folding.
         folds_output = not training and self.attention is None
         if folds_output:
             skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
@@ -215,7 +215,7 @@ class ConvResNet(Conditioner):
                     # several threads, the fused oneDNN kernel (up to TensorFlow 2.21) gives wrong
                     # results if other operations also use h.
                     x = tf.ensure_shape(x, x.shape)
-                # Unlike `+`, `add_n` does not broadcast, so its gradient has fewer operations.
+                # The gradient of `add_n` is cheaper than the gradient of a broadcasting `+`.
                 h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))

@@ -113,5 +113,5 @@ class DenseResNet(Conditioner):
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    # Unlike `+`, `bias_add` does not broadcast both ways, so its gradient has fewer operations.
+    # The gradient of `bias_add` is cheaper than the gradient of a broadcasting `+`.
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)
