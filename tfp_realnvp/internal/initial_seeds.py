@@ -9,7 +9,7 @@ _generator = contextvars.ContextVar[random.Random | None]("initial_seeds", defau
 
 
 def initial_seed() -> int | None:
-    """Returns a seed for an initializer; `None` lets Keras' global generator draw one."""
+    """Returns a seed for an initializer; if `None`, Keras' global generator draws the seed."""
     generator = _generator.get()
     return None if generator is None else generator.randint(1, 1_000_000_000)
 

@@ -70,9 +70,9 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
     TensorFlow traces `function` once per list of shapes and dtypes. Graphs that call `function` for
     many tensors of equal shapes, such as the kernels of equal couplings, are traced faster.
 
-    `function` must use no variables, get known shapes, and create its constants itself. Otherwise
-    XLA recompiles the gradient whenever a variable changes, because the gradient takes shapes as
-    inputs, which XLA compiles as constants.
+    `function` must use no variables, get tensors of known shapes, and create its constants itself.
+    Otherwise XLA recompiles the gradient whenever a variable changes, because the gradient takes
+    shapes as inputs, which XLA compiles as constants.
     """
     graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}
 
@@ -81,8 +81,8 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
         signature = tuple(tf.TensorSpec(t.shape, t.dtype) for t in tensors)
         if signature not in graphs:
-            # Make one `tf.function` per signature: TensorFlow warns if one is traced for several
-            # shapes.
+            # Make one `tf.function` per signature: TensorFlow warns if a `tf.function` is traced
+            # for several shapes.
             traced = tf.function(function, signature, autograph=False)
             graphs[signature] = traced.get_concrete_function()
         return graphs[signature](*tensors)

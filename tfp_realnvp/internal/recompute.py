@@ -21,7 +21,7 @@ def recompute(
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
         The function must write no variables, and get trainable variables through `inputs` only.
       inputs: floating tensors. In the recomputation, operations on the first input wait for the
-        upstream gradient; others can run earlier.
+        upstream gradient; operations on other inputs can run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
     with private_api.stop_recording():

@@ -33,7 +33,7 @@ class Statistics:
         return self.are_global and num_replicas() > 1
 
     def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns mean and biased variance, [C], and number or total weight of values per channel.
+        """Returns mean and biased variance, [C], and the sum of weights, which are 1 by default.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
         on all replicas. To avoid cancellation, `shift` should be near the mean.

@@ -171,7 +171,7 @@ class _Deserializer:
             ),
             "transformed_variable": self._transformed_variable,
             "object": self._object,
-            # Keras uses the caller's setting of safe mode, which is on by default.
+            # Keras applies the caller's safe mode, which is on by default.
             "keras": lambda config: keras.saving.deserialize_keras_object(config["config"]),
         }
 

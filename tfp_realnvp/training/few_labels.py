@@ -37,8 +37,8 @@ class ClassSeparation(keras.callbacks.Callback):
     completed fraction of the training. From f = 1/2 on, `fit` trains the means.
 
     At first the components nearly coincide, and the flow learns the density of all events. As the
-    components move apart, they separate the classes in regions of low density. If the components
-    started far apart, they could separate the classes anywhere between labeled events.
+    components move apart, class boundaries settle in regions of low density. If the components
+    started far apart, class boundaries could be anywhere between labeled events.
     """
 
     def __init__(
