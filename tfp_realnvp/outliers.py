@@ -186,10 +186,10 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     ```
 
     If new and held-out events are exchangeable, for example independent draws of one distribution,
-    the rule `p ≤ α` has a false alarm rate of at most α, for any score, model and n: `P(p(s) ≤ α) ≤
-    α`. This bound holds on average over held-out sets of size n; the rates for single sets have a
-    standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below 1 / (n + 1), so α = 5%
-    needs n ≥ 19.
+    the rule `p ≤ α` has a false alarm rate of at most α, for any score, model and n:
+    `P(p(s) ≤ α) ≤ α`. This bound holds on average over held-out sets of size n; the rates for
+    single sets have a standard deviation of about `sqrt(α (1 - α) / n)`. No p-value is below
+    1 / (n + 1), so α = 5% needs n ≥ 19.
 
     Do not use the held-out data to train or select the model. For many new events, apply the
     Benjamini-Hochberg procedure to the p-values: it bounds the fraction of false alarms among the

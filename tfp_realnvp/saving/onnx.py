@@ -33,8 +33,9 @@ def export_onnx(
 
     The caller draws `noise`, uniform in [0, 1), in the distribution's dtype. Round the `images` of
     `decode.onnx` down to get gray levels. If a `FlowModel` has a `VariationalDequantization` q, the
-    ONNX models transform the noise to u ~ q(u | images), and the log density is log p(images + u) -
-    log q(u | images). If you export a distribution, not a model, u is the uniform noise.
+    ONNX models transform the noise to u ~ q(u | images), and the log density is
+    log p(images + u) - log q(u | images). If you export a distribution, not a model, u is the
+    uniform noise.
 
     The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
     has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
