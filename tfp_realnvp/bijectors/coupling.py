@@ -90,9 +90,9 @@ class Coupling(FlowBijector):
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
             the number of changed channels; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]. Defaults to the network's attribute of the same name. If both are
-            `None`, the coupling does not check conditions. The coupling squeezes condition images
-            with fewer than K channels (2×2 space to depth) until they have K channels.
+            an image [H, W, K]. Defaults to the network's attribute of the same name. Without both,
+            the coupling does not check conditions. The coupling squeezes condition images (2×2
+            space to depth) until they have K channels.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
@@ -103,7 +103,7 @@ class Coupling(FlowBijector):
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # A mask's class also satisfies the protocol: it has the same methods.
+        # The class of a mask has the protocol's methods too, so `isinstance` would accept it.
         if isinstance(mask, type) or not isinstance(mask, Mask):
             expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
             raise TypeError(f"{expected}, got {mask!r}.")
@@ -224,7 +224,7 @@ class Coupling(FlowBijector):
 
         def function(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
             event, weight_values, conditions = tf.nest.pack_sequence_as(inputs, flat)
-            # In this scope, layers read the given values, and updates do not change the variables.
+            # Within this scope, layers read these values, and updates stay inside the scope.
             variables = zip([*weights, *state], [*weight_values, *state_values], strict=True)
             with keras.StatelessScope(list(variables), collect_losses=True) as scope:
                 of_event = p.but(condition=conditions[0]) if conditions else p
@@ -363,7 +363,7 @@ def real_nvp_coupling(
     With a `bijector_fn`, `x[changed] = bijector_fn(z[kept], D - d).forward(z[changed])`.
 
     The coupling gives the same densities as `tfb.RealNVP`. In `log_prob`, `tfb.RealNVP` calls the
-    function twice, but this coupling only once. The function gets the kept elements as [B, d].
+    function twice, but this coupling only once. The kept elements have the shape [B, d].
 
     If the function is a Keras layer or a `tf.Module`, the coupling tracks all of its variables. For
     any other function, such as `tfb.real_nvp_default_template`, the coupling tracks the variables

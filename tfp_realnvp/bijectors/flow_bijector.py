@@ -40,10 +40,10 @@ class Pass:
 
     Attributes:
       training: whether to normalize by batch statistics and update the moving statistics.
-      condition: the condition. If it is declared, it is checked and has the events' leading shape.
+      condition: the condition. A declared condition is checked and has the events' leading shape.
       recompute: whether the backward pass recomputes the networks' activations.
       statistics: the events that batch statistics average over, and their weights.
-      observer: called as `observer(bijector, value, log_det)` after each bijector, inner first.
+      observer: `f(bijector, value, log_det)`, called after each bijector, nested bijectors first.
       guidance: the scalar weight w of classifier-free guidance, or `None`. If the network outputs
         a(c) for the condition c and a(∅) without a condition, couplings use (1 + w) a(c) - w a(∅).
       no_condition: the embedding of ∅, of the shape of `condition`; only with `guidance`.
@@ -310,7 +310,7 @@ class FlowBijector(tfb.Bijector):
 
         Raises:
           TypeError: if a tensor has another dtype, or images are an integer array.
-          ValueError: if the shape does not fit.
+          ValueError: if the shape of the input does not fit.
         """
         return self._both(x, inverse=False, training=training, conditional_input=conditional_input)
 

@@ -82,7 +82,7 @@ class FlowChain(FlowBijector):
 
     @property
     def bijectors(self) -> tuple[tfb.Bijector, ...]:
-        """The bijectors. In `forward`, the first one returns the data."""
+        """The bijectors. In `forward`, the first bijector returns the data."""
         return tuple(self._bijectors)
 
     @property
@@ -207,7 +207,7 @@ def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
 
 
 def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events; raises `ValueError` if bijectors of this package differ in it."""
+    """Returns the rank of events; raises `ValueError` if this package's bijectors differ."""
     by_name = {
         part.name: part.forward_min_event_ndims
         for part in bijectors
@@ -247,7 +247,8 @@ def _call_tfp(
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     options = call_options(bijector, training=p.training, conditional_input=p.condition)
-    # `tfb.Chain` forwards only these options. Its bijectors read all others from the context.
+    # `tfb.Chain` forwards only these options. Its bijectors read all other options from the
+    # context.
     with surround_with(**vars(p.but(terms=None))):
         log_det = log_det_of(value, event_ndims=event_ndims, **options)
         result = getattr(bijector, direction)(value, **options)

@@ -27,7 +27,7 @@ class Mask(Protocol):
         return x
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
-        """Returns the event from the kept and the transformed half."""
+        """Returns the event, merged from the kept and the transformed half."""
 
     def changed_channels(self, channels: int) -> int:
         """Returns the number of transformed channels of an event with `channels` channels."""
@@ -72,7 +72,7 @@ class CheckerboardMask(Mask, Configurable):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns `kept + (1 - b) * changed`."""
-        # The gradient of `add_n` is cheaper than the gradient of a broadcasting `+`.
+        # The gradient of `add_n` is cheaper than the gradient of `+`, which can broadcast.
         return tf.add_n([kept, self.restrict(changed)])
 
     def changed_channels(self, channels: int) -> int:

@@ -171,7 +171,7 @@ class _Bins(NamedTuple):
         """Returns `ξ = (x - x₀) / w` for ρ. Computes with slopes divided by s."""
         s = self.height / self.width
         q = (self.slope0 * (1 - rho) - self.slope1 * rho) / s
-        # For negative q, `q + sqrt(...)` would cancel, so solve the mirrored equation for 1 - ξ.
+        # For negative q, `q + sqrt(...)` loses digits, so solve the mirrored equation for 1 - ξ.
         # `tf.abs(q)` would have a wrong derivative at zero.
         is_positive = q > 0
         root = tf.where(is_positive, q, -q) + tf.sqrt(tf.square(q) + 4 * rho * (1 - rho))

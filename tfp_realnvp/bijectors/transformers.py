@@ -160,7 +160,7 @@ class Affine(Transformer):
     def inverse(self, x: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns z and s."""
         shift, log_scale = self._shift_and_log_scale(parameters)
-        # The gradient of `add_n` is cheaper than the gradient of a broadcasting `+`.
+        # The gradient of `add_n` is cheaper than the gradient of `+`, which can broadcast.
         return tf.add_n([x * tf.exp(log_scale), shift]), log_scale
 
     def forward(self, z: tf.Tensor, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -19,7 +19,7 @@ from tfp_realnvp.internal.optional_packages import optional_module
 
 tfd = tfp.distributions
 
-# The flow would memorize smaller clusters, and a sum over more clusters would be slow.
+# The flow would memorize clusters of fewer events, and a sum over more clusters would be slow.
 _MIN_EVENTS, _MAX_CLUSTERS = 25, 100
 # The networks evaluate at most this number of positions (pixels) in one batch.
 _MAX_POSITIONS = 2**18
@@ -253,7 +253,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     def draw_clusters(
         self, shape: Any, seed: Any, labels: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Samples clusters, [*shape], with their frequencies. Also returns a seed for the latents.
+        """Samples clusters, [*shape], according to frequency; also returns a seed for the latents.
 
         If the clusters have classes, the shape of `labels` must broadcast to `shape`.
         """

@@ -26,7 +26,7 @@ class ConditionalDistribution:
     def _call_sample_n(
         self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
     ) -> tf.Tensor:
-        # The rightmost sample dimensions are the batch dimensions of the condition.
+        # The rightmost dimensions of the sample shape are the condition's batch dimensions.
         distribution = self.given(conditional_input)
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         batch = tf.broadcast_dynamic_shape(shape, distribution.batch_shape_tensor())

@@ -89,7 +89,7 @@ def is_standard_normal(base: tfd.Distribution) -> bool:
 
 
 def _is_tempered(distribution: tfd.Distribution) -> bool:
-    """Returns whether a distribution is a flow with a standard normal base, without variables."""
+    """Returns whether a distribution is a flow whose base is a fixed standard normal."""
     flow = flow_of(distribution)
     is_flow = isinstance(flow, private_api.TransformedDistribution)
     return is_flow and is_standard_normal(flow.distribution)

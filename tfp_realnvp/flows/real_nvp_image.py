@@ -102,7 +102,7 @@ class RealNVPImage(ImageFlow):
           num_blocks: residual blocks of each network; by default 4. Only without a `network_fn`.
           num_filters: feature maps in the networks of the first scale's checkerboard couplings.
           num_couplings: number of checkerboard couplings in each scale, plus one in the last scale;
-            also number of channel-wise couplings in each scale except the last.
+            also the number of channel-wise couplings in each scale except the last.
           filter_growth: as in `coupling_layer`; by default 2. Only with several scales.
           normalization, transformer: as in `coupling_layer`.
           invertible_conv: whether an `InvertibleConv1x1` comes before each coupling.
@@ -196,10 +196,10 @@ class RealNVPImage(ImageFlow):
         `ActNorm` and an `InvertibleConv1x1` before each coupling. Each scale has 1.25 times as many
         feature maps as the previous scale. Each scale has two checkerboard and eight channel-wise
         couplings, except the last scale with three checkerboard couplings. A flow of one scale has
-        five. For three channels `alpha` is 0.4, a nearly linear scaling for photographs. Otherwise
-        it is 0.05, for images with many black or white pixels. `benchmarks/README.md` shows the
-        measurements behind these options. Train `compact` with `Muon`, or with Adam at a high
-        learning rate, 4e-3.
+        five checkerboard couplings. For three channels `alpha` is 0.4, a nearly linear scaling for
+        photographs. Otherwise it is 0.05, for images with many black or white pixels.
+        `benchmarks/README.md` shows the measurements behind these options. Train `compact` with
+        `Muon`, or with Adam at a high learning rate, 4e-3.
 
         #### Example
 
@@ -270,8 +270,8 @@ class RealNVPImage(ImageFlow):
         `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim: 0.3 for 256 levels and n = 16.
 
         For 64×64×3 images, the default model has 207,177,216 parameters. In the Jet paper, it
-        reaches 3.72 bits/dim on ImageNet after 200 epochs. That paper's training recipe is the
-        command `python examples/train_paper.py --configuration=jet`.
+        reaches 3.72 bits/dim on ImageNet after 200 epochs. To train with that paper's recipe, run
+        `python examples/train_paper.py --configuration=jet`.
 
         #### Example
 

@@ -215,7 +215,7 @@ class ConvResNet(Conditioner):
                     # several threads, the fused oneDNN kernel (up to TensorFlow 2.21) gives wrong
                     # results if other operations also use h.
                     x = tf.ensure_shape(x, x.shape)
-                # The gradient of `add_n` is cheaper than the gradient of a broadcasting `+`.
+                # The gradient of `add_n` is cheaper than the gradient of `+`, which can broadcast.
                 h = tf.add_n([h, x])
                 terms.append((h, skip))
         kernel = weight_norm(*_values(self.output_kernel, self.output_scales))

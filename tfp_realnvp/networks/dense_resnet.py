@@ -113,5 +113,5 @@ class DenseResNet(Conditioner):
 
 
 def _affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    # The gradient of `bias_add` is cheaper than the gradient of a broadcasting `+`.
+    # The gradient of `bias_add` is cheaper than the gradient of `+`, which can broadcast.
     return tf.nn.bias_add(tf.matmul(x, kernel), bias)

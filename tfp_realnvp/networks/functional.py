@@ -76,7 +76,7 @@ def batch_norm(
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
         # One fused kernel normalizes; in training it also returns the updated statistics. Version 1
-        # takes only float32, but its gradient traces faster: it has no zero gradients of the
+        # takes only float32, but its gradient traces faster: it creates no zero gradients for the
         # statistics.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3

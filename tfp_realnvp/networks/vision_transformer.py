@@ -40,7 +40,7 @@ class VisionTransformer(Conditioner):
     #### References
 
     Dosovitskiy et al.: An image is worth 16x16 words, section 3.1.
-    Kolesnikov, Pinto, Tschannen: Jet, for its use in couplings.
+    Kolesnikov, Pinto, Tschannen: Jet, for vision transformers in couplings.
     """
 
     _uses_board = False
