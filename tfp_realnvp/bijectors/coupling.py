@@ -90,9 +90,9 @@ class Coupling(FlowBijector):
             log_scale)` for `x = z exp(log_scale) + shift`. A network that is a function also gets
             the number of changed channels; a Keras layer does not.
           conditional_event_shape: shape of one `conditional_input` of the network, a vector [K] or
-            an image [H, W, K]. Defaults to the network's attribute of the same name. Without both,
-            the coupling does not check conditions. The coupling squeezes condition images (2×2
-            space to depth) until they have K channels.
+            an image [H, W, K]. Defaults to the network's attribute of the same name. If neither is
+            given, the coupling does not check conditions. The coupling squeezes condition images
+            (2×2 space to depth) until they have K channels.
           event_ndims, dtype, validate_args, name: as in `FlowBijector`.
           parameters: the constructor arguments of a subclass.
 
@@ -146,7 +146,7 @@ class Coupling(FlowBijector):
 
     @property
     def conditional_event_shape(self) -> tf.TensorShape | None:
-        """Shape of one `conditional_input`; `None` if it is not declared."""
+        """Shape of one `conditional_input`; `None` if the shape is not declared."""
         spec = self._condition_spec
         return None if spec is None else tf.TensorShape(spec.event_shape)
 
@@ -180,7 +180,7 @@ class Coupling(FlowBijector):
             return result, unflatten_batch(log_det, changed, ndims)
         output = self.network(inputs, **options)
         if p.no_condition is not None and "conditional_input" in options:
-            # Guidance extrapolates the parameters. Transformers accept any real parameters.
+            # Guidance extrapolates the parameters, since transformers accept any real numbers.
             without = self.network(inputs, **{**options, "conditional_input": p.no_condition})
             output += tf.cast(p.guidance, output.dtype) * (output - without)
         channels = changed.shape[-1]

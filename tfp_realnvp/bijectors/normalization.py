@@ -240,7 +240,7 @@ class BatchNormalization(ChannelNormalization):
     and then normalizes by the updated statistics, so that training and evaluation agree even for
     small batches. Gradients flow through μ̂ and σ̂² only (Appendix E). The first update uses ρ = 0.
     With `statistics='batch'` training normalizes by μ̂ and σ̂². Under a distribution strategy,
-    `FlowModel.fit` computes the moments over all replicas; any other call, over one replica.
+    `FlowModel.fit` computes the moments over all replicas; other calls use one replica.
 
     #### Example
 

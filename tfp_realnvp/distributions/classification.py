@@ -86,8 +86,9 @@ def class_log_joint(
       training: as in `FlowBijector`.
 
     Raises:
-      ValueError: if the number of classes is unknown, `prior` is not K probabilities, `seed` is not
-        an int32, or images are integers without `num_samples` or no gray levels with `num_samples`.
+      ValueError: if the number of classes is unknown, `prior` is not K probabilities, or `seed` is
+        not an int32; without `num_samples`, if images are integers; with it, if images are no gray
+        levels.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller, model = "class_log_joint", distribution

@@ -97,7 +97,7 @@ class ConditionedDistribution(tfd.Distribution):
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self.distribution.log_prob(value, **self._options(kwargs))
 
-    # TFP would reshape the result of `_sample_n`. The bijector's cache would miss the copy.
+    # Otherwise TFP would reshape the sample, and the bijector's cache would not find it.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         shape = tf.concat([shape, self.batch_shape_tensor()], axis=0)

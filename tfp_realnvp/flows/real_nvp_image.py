@@ -197,7 +197,7 @@ class RealNVPImage(ImageFlow):
         feature maps as the previous scale. Each scale has two checkerboard and eight channel-wise
         couplings, except the last scale with three checkerboard couplings. A flow of one scale has
         five checkerboard couplings. For three channels `alpha` is 0.4, a nearly linear scaling for
-        photographs. Otherwise it is 0.05, for images with many black or white pixels.
+        photographs. Otherwise `alpha` is 0.05, for images with many black or white pixels.
         `benchmarks/README.md` shows the measurements behind these options. Train `compact` with
         `Muon`, or with Adam at a high learning rate, 4e-3.
 
@@ -259,12 +259,12 @@ class RealNVPImage(ImageFlow):
     ) -> ImageFlow:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
 
-        The couplings are `SigmoidAffine`, in groups of five. In each group, the first four
-        transform a fixed random half of the channels of all patches. The fifth transforms half of
-        the patches. Over the groups, this half cycles through a checkerboard, vertical stripes and
-        horizontal stripes, each followed by its complement. The flow has no normalization and no
-        factored-out dimensions, and scales pixel values to [-1, 1] without a logit. Height and
-        width are fixed, and must be multiples of `2 * patch_size`.
+        The couplings are `SigmoidAffine`, in groups of five. In each group, four couplings
+        transform a fixed random half of the channels of all patches. The fifth coupling transforms
+        half of the patches. Over the groups, this half cycles through a checkerboard, vertical
+        stripes and horizontal stripes, each followed by its complement. The flow has no
+        normalization and no factored-out dimensions, and scales pixel values to [-1, 1] without a
+        logit. Height and width are fixed, and must be multiples of `2 * patch_size`.
 
         A coupling scales half of the dimensions by at most 2, so n couplings cannot go below
         `log2(num_values / 2) + log2(2π) / 2 - n / 2` bits/dim: 0.3 for 256 levels and n = 16.

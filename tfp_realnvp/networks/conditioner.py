@@ -126,7 +126,7 @@ class Conditioner(keras.layers.Layer):
     ) -> list[tf.Tensor | None]:
         """Returns `num_terms` linear functions of a condition vector (FiLM).
 
-        Each function is [B, 1, 1, F], [B, F] with `event_ndims=1`, or `None` without a vector.
+        Each value is [B, 1, 1, F], or [B, F] with `event_ndims=1`; `None` without a vector.
         """
         if not self.takes_vector:
             return [None] * num_terms
