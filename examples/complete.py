@@ -2,13 +2,13 @@
 
     python examples/complete.py
 
-The script trains a flow of digits and a flow of scikit-learn's table of wines. By Markov chains,
+The script trains a flow of digits and a flow of scikit-learn's table of wines. With Markov chains,
 `tfr.latents.complete` then samples the lower halves of test digits, and random cells of the table.
 The script prints squared errors of the posterior mean and of simpler predictions, and the fraction
 of true values in the 90% intervals.
 
-A flow of vectors models the digits. Chains take thousands of steps, and dense networks are many
-times cheaper than the convolutions of the preset `digits`.
+The flow of digits is a flow of vectors, because chains take thousands of steps: its dense networks
+are many times faster than the convolutions of the preset `digits`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def complete_digits() -> None:
-    """Samples the lower halves of test digits given the upper ones."""
+    """Samples the lower halves of test digits given the upper halves."""
     keras.utils.set_random_seed(FLAGS.seed)
     digits = data.load_arrays("digits")
     model = train(flow_of_digits(digits), digits.train, FLAGS.epochs)
@@ -180,7 +180,7 @@ def print_report(
 def draw(
     completion: latents.Completion, truth: np.ndarray, is_known: np.ndarray, num_values: int
 ) -> None:
-    """Draws columns of digits: known pixels, samples, posterior mean, and the digit itself."""
+    """Draws a column per digit: known pixels, samples, posterior mean, and the digit itself."""
     chosen = np.linspace(0, len(truth) - 1, min(_NUM_COLUMNS, len(truth))).astype(int)
     spaced = np.linspace(0, len(completion.samples) - 1, _NUM_DRAWN).astype(int)
     samples = completion.samples[:, chosen]

@@ -15,8 +15,8 @@ The paper used `imagenet32` and `imagenet64`, the original downsampled datasets 
 al., 2016). ImageNet later released `imagenet_resized`, which was downsampled by another method and
 is easier to compress: bits/dim on the two are not comparable.
 
-A split is kept in memory as PNG or JPEG files and decoded batch by batch. A split takes about 12 GB
-for ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
+Memory holds each split as PNG or JPEG files, which are decoded batch by batch. A split takes about
+12 GB for ImageNet 64, 43 GB for LSUN bedrooms, and 0.02 to 11 GB for other datasets.
 
 Images are downsampled by averaging areas: a pixel is the mean of its rectangle in the source,
 rounded to the nearest level. The authors' code downsamples CelebA by bilinear interpolation, which
@@ -46,7 +46,7 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
 
 
 def resize_smaller_side(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes an image to a smaller side of `size`, keeping the aspect ratio up to rounding."""
+    """Resizes an image so that its smaller side is `size`; keeps the aspect ratio, rounded."""
     height, width = tf.unstack(tf.shape(image)[:2])
     smaller = tf.minimum(height, width)
     return resize(
@@ -61,7 +61,7 @@ def celeb_a(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Resizes the smaller side to 96; returns a [64, 64, 3] crop, random if given a seed."""
+    """Resizes the smaller side to 96; returns a [64, 64, 3] crop, central or, with a seed, random."""
     image = resize_smaller_side(image, 96)
     if seed is None:
         return tf.image.resize_with_crop_or_pad(image, 64, 64)
@@ -198,7 +198,7 @@ class Images:
         )
 
     def training_batches(self, batch_size: int, **options: Any) -> tf.data.Dataset:
-        """Returns `tfr.data.batches` of the training split, prepared and mirrored."""
+        """Returns `tfr.data.batches` of training images, prepared and mirrored at random."""
 
         def augment(stored: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             images = self.prepare(stored, seed)
@@ -233,8 +233,8 @@ def load(
       condition: `label`; `gray`, the luminance of color images in [0, 1]; or a feature in
         TensorFlow Datasets: a label, such as `label` of `cifar10`, or numbers, such as `attributes`
         of `celeb_a`, sorted by name.
-      image_size: height and width of the images of a folder, or of a dataset in TensorFlow Datasets
-        that is not in the table. The central square is resized to it.
+      image_size: height and width to which the central square of each image is resized; for folders
+        and for datasets in TensorFlow Datasets that are not in the table.
       num_validation: number of training images that move to the split `validation`, the same images
         in every call. By default a tenth, at most 1,000, unless the dataset has a validation split.
       flip: whether to mirror training images; by default as in the table.
@@ -372,8 +372,8 @@ def from_tfds(
 
     def prepare(contents: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         def one(content: tf.Tensor, *seed: tf.Tensor) -> tf.Tensor:
-            # The operation also decodes PNG. The default transform of JPEG is faster, but makes
-            # images darker by one or two levels.
+            # `decode_jpeg` also decodes PNG. The default `dct_method` is faster, but makes images
+            # darker by one or two levels.
             channels = recipe.image_shape[-1]
             image = tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
             return tf.ensure_shape(recipe.prepare(image, *seed), recipe.image_shape)

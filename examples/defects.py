@@ -114,7 +114,7 @@ def nearest(train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> np
 
 
 def smooth(scores: np.ndarray) -> np.ndarray:
-    """Interpolates scores [N, h, w] of positions to scores of pixels."""
+    """Interpolates scores [N, h, w] of positions to pixels, and smooths them."""
     factors = (1, _SIDE // scores.shape[1], _SIDE // scores.shape[2])
     scores = ndimage.zoom(scores, factors, order=1, mode="nearest", grid_mode=True)
     return ndimage.gaussian_filter(scores, (0, _SMOOTHING, _SMOOTHING))
@@ -144,7 +144,7 @@ def print_table(maps: dict[str, np.ndarray], masks: np.ndarray, defects: np.ndar
 
 
 def small_extractor(rng: np.random.Generator) -> Extractor:
-    """Returns the features, [16, 16, 16] per image, of a network that classifies textures."""
+    """Trains a classifier of textures; returns a function from images to features, [16, 16, 16]."""
     labels = rng.integers(0, len(_TEXTURES), FLAGS.num_textures)
     textures = np.stack([_TEXTURES[label](rng) for label in labels])
     textures = as_levels(textures, rng)
@@ -169,10 +169,10 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 
 
 def pretrained_extractor(name: str) -> Extractor:
-    """Returns features from a network of Keras Applications, at one eighth of the resolution.
+    """Returns a function from images to features of a network of Keras Applications.
 
-    The features are the output of the last addition layer of this size, or of the last batch
-    normalization, before an activation.
+    The features have one eighth of the resolution. They are the output of the last `Add` layer of
+    this size or, if there is none, of the last `BatchNormalization`, before an activation.
     """
     constructor = getattr(keras.applications, name, None)
     if not inspect.isfunction(constructor):
@@ -311,7 +311,7 @@ def draw(images: np.ndarray, masks: np.ndarray, maps: dict[str, np.ndarray]) -> 
         "defect": np.repeat(255 * masks.astype(np.uint8), 3, axis=-1),
     }
     for name, scores in maps.items():
-        # Colors range from the median of all test images to nearly the highest score.
+        # Colors range from the median score of all test images to nearly the highest score.
         low, high = np.quantile(scores, [0.5, 0.999])
         columns[name] = plots.heat_map(images, scores[-_NUM_ROWS:], low, high)
     path = plots.save_labelled_grid(

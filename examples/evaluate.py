@@ -52,7 +52,7 @@ PAPER_RESULTS = {
     "lsun/church_outdoor": {"real_nvp_train": 2.94, "real_nvp": 3.08},
     "celeb_a": {"real_nvp_train": 2.97, "real_nvp": 3.02},
 }
-# The rows of the table of results. Variational models report bounds.
+# Rows of the table of results; "<" marks variational models, which report upper bounds.
 _PAPER_ROWS = {
     "real_nvp_train": "| Real NVP (paper) | train | | {:.2f} | |",
     "real_nvp": "| Real NVP (paper) | test | | {:.2f} | |",
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     flow, seed = model.distribution, model.seed if FLAGS.seed is None else FLAGS.seed
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     if FLAGS.dataset not in (None, settings["name"]):
-        # Only images of the run's own dataset were held out.
+        # The run held out validation images of its own dataset only.
         settings.update(name=FLAGS.dataset, num_validation=0)
     images = datasets.load(**settings, data_dir=FLAGS.data_dir, download=FLAGS.download)
     spec = find_condition_spec(flow)

@@ -13,8 +13,8 @@ shifted copies. If the prediction is confident, the flow is trained on new copie
 The script compares with logistic regression and a convolutional network of equal size, which learn
 only from the labeled images.
 
-We chose the options by the accuracy on unlabeled training images, with other choices of labeled
-images than in the printed results.
+We chose the options by the accuracy on unlabeled training images. Other images had labels then than
+in the printed results.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def compare_on_digits(axes: Axes) -> None:
 def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tfr.FlowModel:
     """Trains a flow, at first only on labeled images.
 
-    Afterwards, in each epoch, a confident prediction becomes the label of an unlabeled image.
+    After these epochs, confident predictions become the labels of unlabeled images.
     """
     labeled = np.tile(np.flatnonzero(labels >= 0), _NUM_COPIES)
     rows = np.concatenate([np.arange(len(images)), labeled])
@@ -164,7 +164,7 @@ def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -
     model = tfr.FlowModel(flow, dequantize=True)
     rate = keras.optimizers.schedules.CosineDecay(5e-3, num_steps)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=100.0))
-    # Each call of `fit` is one epoch. `fit` warns until the flow has learned the labels.
+    # Each call of `fit` is one epoch. Until the flow has learned the labels, each call would warn.
     warnings.filterwarnings("ignore", message=".*labeled events are classified")
     num_warmup_epochs = round(_WARMUP * FLAGS.epochs)
     for epoch in range(FLAGS.epochs):

@@ -13,8 +13,8 @@
 | `condition_swap.png` | images, decoded under other conditions (Appendix F) |
 | `latents.md` | moments of the latents of each scale |
 
-For models with a condition, two more figures vary the condition; the other figures use the
-conditions of the images.
+For models with a condition, `interpolation.png` and `condition_swap.png` vary the condition. The
+other figures use the conditions of the images.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     settings = json.loads((results_dir / "metadata.json").read_text())["card"]["data"]
     examples = load_examples({**settings, "name": FLAGS.dataset or settings["name"]})
     if has_clusters:
-        # Use the latents of an image under its cluster.
+        # Encode each image under its nearest cluster.
         clusters = flow.clusters.nearest(examples.images + 0.5, examples.conditions)
         examples, flow = Examples(examples.images, clusters.numpy()), flow.components_distribution
     figures = Figures(pathlib.Path(FLAGS.output_dir or results_dir), flow.bijector.num_values)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     draw_manifold(figures, flow, four)
     draw_interpolation(figures, flow, examples)
     draw_levels(figures, flow, chosen)
-    if np.ndim(examples.conditions) != 4:  # A condition image has the size of the data.
+    if np.ndim(examples.conditions) != 4:  # Condition images of a larger size do not exist.
         draw_extrapolation(figures, flow, four)
     draw_temperatures(figures, flow, chosen)
     if chosen.conditions is not None and not has_clusters:
@@ -217,7 +217,7 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
 
 
 def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
-    """Draws each image under each class, or under the condition of each image."""
+    """Decodes each image under each class or, without classes, the condition of each image."""
     images, conditions = examples
     spec = find_condition_spec(flow)
     targets, title = conditions, "Images under the conditions of all images"

@@ -3,8 +3,8 @@
     python examples/neutra.py                     # a banana
     python examples/neutra.py --target=funnel
 
-Variational inference fits a flow to the target density. With the flow as the bijector of a
-`tfp.mcmc.TransformedTransitionKernel`, chains sample a density close to a standard normal. Both
+Variational inference fits a flow to the target density. NeuTra passes the flow as bijector to a
+`tfp.mcmc.TransformedTransitionKernel`, so chains sample a density close to a standard normal. Both
 methods start from samples of the flow, adapt their step sizes in the same way, and use the same
 numbers of leapfrog steps.
 
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 def main(argv: list[str]) -> None:
     del argv
-    # Computing effective sample sizes issues a warning about complex numbers.
+    # Hides a warning about complex numbers from the computation of effective sample sizes.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     density = banana() if FLAGS.target == "banana" else funnel()
@@ -132,10 +132,10 @@ def funnel(size: int = 10) -> Any:
 
 
 def make_surrogate(density: Any) -> tfd.TransformedDistribution:
-    """Returns an untrained flow over the parts of a density.
+    """Returns an untrained flow over the variables of a density.
 
-    The last bijector in the `tfb.Chain` is the flow of vectors; the others split a vector into
-    parts and map the parts to the support of the density.
+    The last bijector in the `tfb.Chain` is the flow of vectors. The others split a vector into
+    variables, and map the variables to the support of the density.
     """
     support = density.experimental_default_event_space_bijector()
     parts = support.inverse_event_shape(density.event_shape)
@@ -144,7 +144,7 @@ def make_surrogate(density: Any) -> tfd.TransformedDistribution:
     def smooth_network(
         *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
     ) -> tfr.DenseResNet:
-        # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo handles badly.
+        # Hamiltonian Monte Carlo mixes badly with ReLU, whose gradient has jumps.
         return tfr.DenseResNet(
             output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
         )
@@ -162,8 +162,8 @@ def flat_target(
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tfb.Bijector]:
     """Returns the log density of unconstrained vectors, and the flow that fits it.
 
-    Both methods sample unconstrained vectors, which contain all parts of the density, mapped to the
-    real line.
+    Both methods sample unconstrained vectors. A vector contains all variables of the density, each
+    mapped to the real line.
     """
     *to_parts, flow = surrogate.bijector.bijectors
     to_parts = tfb.Chain(to_parts)
@@ -224,7 +224,7 @@ def make_sampler(
 def trace(state: tf.Tensor, results: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the step size and the acceptance rate."""
     del state
-    # In latent space, the results of the adaptive kernel are nested in the transition kernel's.
+    # In latent space, the results of the transformed kernel contain those of the adaptive kernel.
     results = results.inner_results if hasattr(results, "transformed_state") else results
     accepted = tf.cast(results.inner_results.is_accepted, tf.float32)
     return results.new_step_size, tf.reduce_mean(accepted)

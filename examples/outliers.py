@@ -2,11 +2,11 @@
 
     python examples/outliers.py
 
-Outliers are changed digits (inverted, rotated, …), and blurred or otherwise simplified photographs,
-on which the log density fails. The script prints the area under the ROC curve of each score: the
+Outliers are changed digits (inverted, rotated, …), and simplified photographs (blurred, …), which
+the log density does not detect. The script prints the area under the ROC curve of each score: the
 probability that an outlier scores higher than an image like the training data, 0.5 for random
 scores. It also prints the fractions of images with conformal p-values of at most `--alpha`: false
-alarms among new digits, and outliers found.
+alarms among new digits, and detections among outliers.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
 choice of weights. Some test images calibrate the p-values; the rest are the new images.
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 
 
 def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> None:
-    """Compares the scores on digits with changed digits and other images as outliers."""
+    """Compares the scores on digits; outliers are changed digits and other images."""
     rng = np.random.default_rng(FLAGS.seed)
     model = tfr.FlowModel.from_preset("digits")
     models = [train_member(digits, seed) for seed in range(FLAGS.num_models)]
@@ -103,7 +103,7 @@ def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> Non
 def compare_on_photos(photos: data.ImageArrays) -> None:
     """Shows that the log density fails on outliers that are simpler than the data."""
     model = tfr.FlowModel.from_preset("photos")
-    # One half of the groups is the reference, the other half is new.
+    # The first half of the groups is the reference, and the second half is new.
     num_groups = len(photos.test) // (2 * FLAGS.group_size)
     count = num_groups * FLAGS.group_size
     new = photos.test[count : 2 * count]
@@ -171,8 +171,8 @@ def blur(images: np.ndarray) -> np.ndarray:
 def shuffle_patches(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Returns images with permuted patches of `size`×`size` pixels.
 
-    All patches of an image move by the same number of places, row by row, so no patch keeps its
-    place.
+    All patches of an image move by the same number of places in row-major order, so no patch keeps
+    its place.
     """
     count, height, width, channels = images.shape
     grid = (count, height // size, size, width // size, size, channels)

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
     labels = None if conditions is None else np.repeat(conditions, columns, axis=0)
     number, num_values = rows * columns, find_num_values(flow)
     if FLAGS.size or FLAGS.truncation:
-        # `FlowModel.sample` cannot draw latents of another shape or distribution.
+        # `FlowModel.sample` cannot draw latents of another shape, or truncated latents.
         if FLAGS.guidance:
             raise ValueError("Expected no --guidance with --size or --truncation.")
         height, width, channels = flow.event_shape

@@ -15,11 +15,10 @@ Each row of the Parquet files `scores-00000-of-00002.parquet`, … is an event:
 
 Inputs are `.npy` files of uint8 images [N, H, W, C] or of inputs of the model's `log_prob`, `.npz`
 files with such an array named `images`, or TFRecord files with any other ending. TFRecord files
-have the format of TensorFlow Datasets, as for the datasets of `datasets.py`: a record is a
-`tf.train.Example` whose feature `image` is a PNG or JPEG file. A single worker reads each file, so
-use many files for many workers. Beam renames the results after it has written all of them. A killed
-run therefore leaves all files or none, and you can run the same command again. Options of Beam come
-last, after `--`:
+have the format of TensorFlow Datasets: a record is a `tf.train.Example` whose feature `image` is a
+PNG or JPEG file. A single worker reads each file, so use many files for many workers. Beam renames
+the results after it has written all of them. A killed run therefore leaves all files or none, and
+you can run the same command again. Options of Beam come last, after `--`:
 
     python examples/score_beam.py … -- --direct_num_workers=8 --direct_running_mode=multi_processing
     python examples/score_beam.py … -- --runner=FlinkRunner --flink_master=http://host:8081
@@ -66,7 +65,7 @@ class Batch(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    # Beam's default, `DirectRunner`, may download another runner.
+    # Beam's default, `DirectRunner`, may download another runner. `FnApiRunner` runs locally.
     options = PipelineOptions(["--runner=FnApiRunner", *argv[1:]])
     held_out = None if FLAGS.held_out is None else read_log_probs(FLAGS.held_out)
     schema = _SCHEMA if held_out is None else _SCHEMA.append(_P_VALUE)

@@ -7,8 +7,8 @@ TensorFlow Serving reads the same folder. The folder's name is the version of th
 
     docker run -p 8501:8501 -v "$PWD/flow:/models/flow" -e MODEL_NAME=flow tensorflow/serving
 
-Its REST API takes the inputs of a signature by name: here two images of 2×2 pixels with one
-channel, and the seed of the dequantization noise:
+The REST API takes the inputs of a signature by name. This request has two images of 2×2 pixels with
+one channel, and the seed of the dequantization noise:
 
     curl http://localhost:8501/v1/models/flow:predict -d '{
       "signature_name": "bits_per_dim_uint8",
@@ -26,8 +26,8 @@ samples as gray levels. Equal seeds give equal samples:
       "inputs": {"num_samples": 16, "seed": 1, "temperature": 0.7}
     }'
 
-A conditional model has one more input, here the label 3 for all samples. For a model with classes
-the script also classifies images, and prints the accuracy if labels are given:
+A conditional model has one more input, here the label 3 for all samples. For a model with classes,
+the script also classifies images. If you pass labels, it prints the accuracy:
 
     python examples/serve.py digits/1 --condition=3
     python examples/serve.py digits/1 --images=images.npy --image_conditions=labels.npy

@@ -5,7 +5,7 @@
 
 The script trains a flow of parameters on simulations, with the data as condition. If the posterior
 is right, the ranks of the true parameters among samples of their posterior are uniform. The script
-checks this, and shows that a posterior that is too narrow does not pass.
+checks this, and shows that a posterior that is too narrow fails the check.
 
 Talts, Betancourt, Simpson, Vehtari, Gelman: Validating Bayesian inference algorithms with
 simulation-based calibration, 2018.
@@ -73,7 +73,7 @@ class TwoMoons:
     inference, 2019, appendix A.5.2.
     """
 
-    # Maps the plane to the square of the parameters.
+    # Maps the plane to (-1, 1)², the support of the parameters.
     support = tfb.Sigmoid(-1.0, 1.0)
 
     def simulate(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
         print_errors(flow, simulator, theta, x)
     histograms = {}
     for temperature in map(float, FLAGS.temperatures):
-        # Standard normal latents, scaled.
+        # The temperature is the standard deviation of the latents.
         base = tfd.Sample(tfd.Normal(0.0, temperature), flow.event_shape)
         posterior = tfr.condition(tfd.TransformedDistribution(base, flow.bijector), x)
         histograms[temperature] = rank_histograms(posterior, theta)
@@ -141,7 +141,7 @@ def train(simulator: Gaussian | TwoMoons, theta: np.ndarray, x: np.ndarray) -> t
 def print_errors(
     flow: tfd.Distribution, simulator: Gaussian, theta: np.ndarray, x: np.ndarray
 ) -> None:
-    """Prints the KL divergence from the exact posterior, and errors of means and deviations."""
+    """Prints the KL divergence from the exact posterior, and errors of the first two moments."""
     exact = simulator.posterior(x)
     differences = exact.log_prob(theta) - tfr.condition(flow, x).log_prob(theta)
     error = np.std(differences) / np.sqrt(len(x))
@@ -162,7 +162,7 @@ def rank_histograms(posterior: tfd.Distribution, theta: np.ndarray) -> dict[str,
     """Returns the counts of ranks in each bin, for each parameter and for the log density.
 
     Args:
-      posterior: the posteriors of the rows of `theta`.
+      posterior: the posterior given the data of each row of `theta`.
       theta: the true parameters, [number, size].
     """
     samples, log_prob = posterior.experimental_sample_and_log_prob(
@@ -186,7 +186,7 @@ def plot(histograms: dict[float, dict[str, np.ndarray]]) -> None:
     figure, axes = pyplot.subplots(
         rows, columns, squeeze=False, sharex=True, sharey="row", figsize=(2.2 * columns, 1.8 * rows)
     )
-    # 99% of the counts of a uniform histogram.
+    # If ranks are uniform, 99% of the counts are in this band.
     band = scipy.stats.binom(FLAGS.num_checks, 1 / FLAGS.num_bins).ppf([0.005, 0.995])
     for row, (temperature, counts_by_name) in zip(axes, histograms.items(), strict=True):
         row[0].set_ylabel(f"temperature {temperature}")

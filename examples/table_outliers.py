@@ -2,8 +2,8 @@
 
     python examples/table_outliers.py
 
-`tfr.FlowOutlierDetector` learns one class of a table from half of its rows. Its scores are -log p
-of the other half and of all rows of other classes. The script prints areas under the ROC curve: the
+`tfr.FlowOutlierDetector` learns one class of a table from half of its rows. It scores the other
+half, and all rows of other classes, by -log p. The script prints areas under the ROC curve: the
 probability that a row of another class scores higher than a row of the class, 0.5 for random
 scores.
 
@@ -15,8 +15,8 @@ The detectors of scikit-learn use default options. Local outlier factor (LOF), o
 Gaussian mixture depend on the units of the columns, so they run on both the raw and the
 standardized columns.
 
-Some rows of the other half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows are
-new: if a new row has a p-value of at most `--alpha`, it is a false alarm.
+Some rows of the second half calibrate p-values, see `tfr.outliers.p_values`. The remaining rows of
+this half are new: a new row with a p-value of at most `--alpha` is a false alarm.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ def standardized(detector: BaseEstimator) -> Pipeline:
 
 def flow(seed: int) -> BaseEstimator:
     options = {"max_steps": FLAGS.max_steps, "random_state": seed}
-    # `FlowOutlierDetector` has this noise by default.
+    # The default density of `FlowOutlierDetector` has the same noise.
     detector = tfr.FlowOutlierDetector(tfr.FlowDensity(FLAGS.num_flows, noise=0.1, **options))
     return by_ranks(detector) if FLAGS.ranks else detector
 
 
 def by_ranks(detector: BaseEstimator) -> Pipeline:
-    """Moves continuous columns to the front, and maps their ranks to standard normal quantiles."""
+    """Prepends a step that puts continuous columns first, and maps them to normals by ranks."""
     ranks = QuantileTransformer(n_quantiles=20, output_distribution="normal")
     columns = make_column_transformer((ranks, is_continuous), remainder="passthrough")
     return make_pipeline(columns, detector)
@@ -116,12 +116,12 @@ def is_continuous(table: np.ndarray) -> list[bool]:
 
 
 def compare(usual: np.ndarray, unusual: np.ndarray, seed: int) -> tuple[list[float], np.ndarray]:
-    """Returns each detector's area under the ROC curve, and false alarms of the flow by row."""
+    """Returns areas under the ROC curve by detector, and whether each new row is a false alarm."""
     train, held_out = train_test_split(usual, test_size=0.5, random_state=seed)
     is_unusual = np.repeat([0, 1], [len(held_out), len(unusual)])
     rows = np.concatenate([held_out, unusual])
     scores = [-new(seed).fit(train).score_samples(rows) for new in _DETECTORS.values()]
-    # If alpha (n + 1) is an integer, the false alarm rate equals alpha.
+    # For n calibrating rows, the false alarm rate equals alpha if alpha (n + 1) is an integer.
     multiple = round(1 / FLAGS.alpha)
     num_calibrating = max(1, int(0.8 * len(held_out)) // multiple) * multiple - 1
     calibrating, new = np.split(scores[-1][: len(held_out)], [num_calibrating])

@@ -1,11 +1,12 @@
-"""Trains Real NVP on points in the plane and draws the flow, as figure 1 of the paper.
+"""Trains Real NVP on points in the plane and draws the flow, as in figure 1 of the paper.
 
     python examples/toy_2d.py                           # two moons
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
-The script prints the mean log density of held-out points under the flow and under a kernel density
-estimate, in nats, and for a known density (checkerboard, ring, banana) the KL divergence from it.
-It writes the figures `flow.jpg` and `toy.png`, and `report.json`, to the output folder.
+The script prints the mean of -log p of held-out points, in nats, for the flow and for a kernel
+density estimate p. If the density of the points is known (checkerboard, ring, banana), it also
+prints the KL divergence from this density. It writes `flow.jpg`, `toy.png` and `report.json` to the
+output folder.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def known_density(name: str) -> tfd.Distribution:
 
 
 def make_flow(train: np.ndarray) -> tfd.Distribution:
-    """Returns the flow between a standard normal and the points."""
+    """Returns an untrained flow that maps a standard normal distribution to the points."""
     transformer = "affine"
     if FLAGS.transformer == "spline":
         transformer = functools.partial(tfr.RationalQuadraticSpline, FLAGS.num_bins, bound=4.0)
@@ -196,7 +197,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw_densities(flow: tfd.Distribution) -> Figure:
-    """Returns the figure that shows the densities of z and x, both with the grid of z."""
+    """Returns a figure of the densities of z and x, both with lines of constant z₁ or z₂."""
     lines = _grid()
     curves = flow.bijector.forward(lines).numpy()
     width, height = np.ptp(curves, axis=(0, 1))
@@ -233,7 +234,7 @@ def _draw_density(
 
 
 def draw(flow: tfd.Distribution, points: np.ndarray) -> Figure:
-    """Returns the figure, with the data above and latents below."""
+    """Returns a figure with data space in the upper row, and latent space in the lower row."""
     forward, inverse = flow.bijector.forward, flow.bijector.inverse
     center = (points.max(axis=0) + points.min(axis=0)) / 2
     extent = 1.05 * np.abs(points - center).max()
@@ -296,7 +297,7 @@ def _draw_densities(
         below = known_density(FLAGS.dataset).prob(grid).numpy()
     else:
         below, _, _ = np.histogram2d(*points.T, bins=edges[:, ::2], density=True)
-    # A few very large values would hide all other values.
+    # Limits the color scale: a few very large values would make all others invisible.
     for each, values in zip(axes, (density, below), strict=True):
         box = (*edges[0, [0, -1]], *edges[1, [0, -1]])
         each.imshow(values.T, origin="lower", extent=box, vmax=np.quantile(density, 0.995))

@@ -7,8 +7,8 @@
     python examples/train_image.py --dataset=folder_of_images --image_size=32
 
 The output folder is a preset, which `tfr.FlowModel.from_preset(folder)` loads. The same command
-resumes a killed run after its last complete epoch; more `--epochs` continue a finished run.
-`train_paper.py` trains the models of the paper, and has all options.
+resumes a killed run after its last complete epoch. To continue a finished run, pass more
+`--epochs`. `train_paper.py` trains the models of the paper, and has flags for all options.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
-# The fraction of images that are trained without their cluster, for guidance.
+# Guidance needs densities without a cluster: training drops the cluster of this share of images.
 _DROPOUT = 0.1
 
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     # The flow: a bijector from normal latents to images, and the noise between gray levels.
     arguments, clusters = {"num_values": images.num_values}, None
     if FLAGS.clusters != 0:
-        # The flow maps the normal distribution to each cluster separately; clusters need no labels.
+        # The flow maps the normal distribution to each cluster separately, with or without labels.
         clusters = tfr.Clusters.of(
             train, train_labels, num_clusters=FLAGS.clusters, seed=FLAGS.seed
         )
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> None:
     options = {"dequantizer": dequantizer, "seed": FLAGS.seed, "name": "real_nvp"}
     if clusters is not None:
         mixture = tfr.ClusterMixture(flow, clusters)
-        # For validation, the sum over the nearest clusters is much faster, and a close bound.
+        # In validation, a sum over the nearest clusters is much faster, and a close lower bound.
         flow = mixture.copy(num_terms=min(4, clusters.num_per_class))
 
     # Compile: the loss of a FlowModel is -log p.
@@ -158,7 +158,7 @@ def main(argv: list[str]) -> None:
     steps = int(model.optimizer.iterations)
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
     if clusters is not None:
-        model = tfr.FlowModel(mixture, **options)  # the same variables
+        model = tfr.FlowModel(mixture, **options)  # shares all variables
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.
     result = tfr.evaluation.bits_per_dim(model, test, num_samples=4)

@@ -6,9 +6,9 @@ Run the same command on each machine. Only the index in `TF_CONFIG` differs:
                 "task": {"type": "worker", "index": 0}}' \
       python examples/train_multiworker.py --dataset=cifar10 --output_dir=/shared/cifar10
 
-All workers need access to the output folder. Only worker 0 writes: checkpoints, a log, and a preset
-with the weights of the best validation, which `examples/evaluate.py` reads. If a worker dies,
-restart all workers: they resume from the last checkpoint. More `--epochs` continue a finished run.
+All workers need access to the output folder. Worker 0 writes checkpoints, a log, and a preset with
+the weights of the best validation, which `examples/evaluate.py` reads. If a worker dies, restart
+all workers: they resume from the last checkpoint. To continue a finished run, pass more `--epochs`.
 Without `TF_CONFIG`, one process trains on all GPUs of the machine.
 """
 
@@ -50,7 +50,7 @@ FLAGS = flags.FLAGS
 
 tfd = tfp.distributions
 
-_BEST_WEIGHTS = "model.weights.h5"  # the file of a preset
+_BEST_WEIGHTS = "model.weights.h5"  # name of the weights file in a preset
 
 
 def main(argv: list[str]) -> None:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     callbacks = [budget, checkpoint]
     if is_chief:
         atomic_files.write_text(output_dir / "flags.txt", flag_lines())
-        # Training writes the weights.
+        # During training, `checkpoint` adds the weights.
         model.save_to_preset(output_dir, card=card, weights=False)
         callbacks.append(keras.callbacks.CSVLogger(output_dir / "log.csv", append=True))
     if checkpoint.restore() and is_chief:
@@ -115,7 +115,7 @@ def flag_lines() -> str:
 
 
 def check_same_flags(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file differs from these flags in more than `--epochs`."""
+    """Raises `ValueError` if a flag other than `--epochs` differs from the flag file."""
     if not path.exists():
         return
     there, here = (

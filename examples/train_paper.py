@@ -1,4 +1,4 @@
-"""Trains the models of the paper, and others with all options as flags, and reports the results.
+"""Trains the models of the paper and other flows, with all options as flags; writes a report.
 
     python examples/train_paper.py --preset=cifar10 --data_dir=...   # a row of the paper's table
     python examples/train_paper.py --dataset=photos --limit_minutes=10
@@ -8,9 +8,9 @@
 
 Read `train_image.py` first. The output folder is a preset, which
 `tfr.FlowModel.from_preset(folder)` loads. It also contains the flags, a log, checkpoints, samples,
-reconstructions, learning curves and a report. The same command resumes an interrupted run; more
-`--epochs` or `--limit_minutes` continue a finished run. Ctrl-C saves a checkpoint after the current
-step.
+reconstructions, learning curves and a report. The same command resumes an interrupted run. To
+continue a finished run, pass more `--epochs` or `--limit_minutes`. Ctrl-C saves a checkpoint after
+the current step.
 
 To repeat a run, optionally with other flags:
 
@@ -160,7 +160,7 @@ _OPTIMIZERS = {
 }
 _WEIGHT_DECAY = 4e-3
 
-# The flags of each model, and the names of its options.
+# For each configuration, maps flags to the arguments of the model that they set.
 _PARTS = ("num_scales", "num_filters", "num_couplings", "alpha", "transformer", "attention")
 _OPTIONS = {
     "paper": {name: name for name in (*_PARTS, "num_blocks", "invertible_conv", "split_prior")},
@@ -175,8 +175,8 @@ _OPTIONS = {
 _PAPER = {"batch_size": 64, "epochs": 20.0, "average": 0.0, "dequantizer": "uniform"}
 # In a short time, smaller batches learn more; see benchmarks/README.md.
 _COMPACT = {**_PAPER, "batch_size": 16}
-# The recipe of Jet's authors, for batches of 1,024. Their weight decay is 1e-5 in each step; Keras
-# multiplies a weight decay by the learning rate.
+# The recipe of Jet's authors, for batches of 1,024. Their weight decay is 1e-5 in each step. Keras
+# multiplies the weight decay by the learning rate, so we divide by this rate.
 _JET = {**_PAPER, "learning_rate": 3e-4, "weight_decay": 1e-5 / 3e-4}
 _RECIPES = {"paper": _PAPER, "compact": _COMPACT, "jet": _JET}
 _JET_BUDGET = {"warmup": 0.1, "hold": 0.1, "cosine": True}
@@ -184,9 +184,9 @@ _JET_OPTIMIZER = {"beta_2": 0.95, "global_clipnorm": 1.0}
 # Flags that may differ when a run is resumed.
 _WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorboard", "debug")
 
-_BEST_WEIGHTS = "model.weights.h5"  # the file of a preset
+_BEST_WEIGHTS = "model.weights.h5"  # name of the weights file in a preset
 
-# Limits that keep the report short compared with training. `evaluate.py` evaluates whole
+# Limits that make the report fast compared with training. `evaluate.py` evaluates whole
 # splits.
 _MAX_IMAGES, _BATCH_SIZE = 2_048, 64
 _NUM_SAMPLES = 4  # noise samples of each image
@@ -232,7 +232,7 @@ def train_and_report(images: datasets.Images, output_dir: pathlib.Path, given: l
         "training": {"batch_size": FLAGS.batch_size, "seed": FLAGS.seed},
         "command": " ".join(["python examples/train_paper.py", *given]),
     }
-    # Training writes the weights.
+    # During training, the checkpoint callback adds the weights.
     model.save_to_preset(output_dir, card=card, weights=False)
     model.compile(make_optimizer(), jit_compile=FLAGS.xla)
     print(f"{model.count_params():,} parameters, {model.distribution.bijector.num_scales} scales")
@@ -271,7 +271,7 @@ def fill_in_defaults() -> datasets.Images:
     defaults = dict(_RECIPES[FLAGS.configuration])
     if FLAGS.limit_minutes:
         del defaults["epochs"]
-    # Other couplings and attention are unstable in the first steps with a higher rate.
+    # With a higher rate, the first steps of other couplings and of attention are unstable.
     is_fast = (
         FLAGS.configuration == "compact"
         and FLAGS.transformer in (None, "affine")
@@ -311,7 +311,7 @@ def flag_name(line: str) -> str:
 
 
 def check_same_run(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flag file has other flags, except for the length of training."""
+    """Raises `ValueError` if the flags differ from the flag file, unless they add training."""
     if not path.exists():
         return
     there, here = (
@@ -348,7 +348,7 @@ def data_settings() -> dict:
 
 def make_model(images: datasets.Images) -> tfr.FlowModel:
     """Builds the model that the flags describe, for these images, with new weights."""
-    # The images can differ from the preset's.
+    # These images can differ from the images of the preset, in shape for example.
     arguments = {}
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
@@ -425,7 +425,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
     if checkpoint.restore():
         print(f"resuming after step {int(model.optimizer.iterations)}")
     if is_done():
-        # `fit` leaves averaged weights in the model, too.
+        # Put averaged weights into the model, as `fit` does at its end.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
     print("tracing the training step, up to a minute; later steps are fast", flush=True)
@@ -457,8 +457,8 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         if is_done():
             return budget.used_seconds
         if FLAGS.average:
-            # `fit` left averaged weights in the model. The checkpoint has the weights at the end of
-            # the epoch.
+            # `fit` left averaged weights in the model. Training continues from the weights without
+            # averaging, which are in the checkpoint.
             checkpoint.restore()
         epoch += 1
     last = math.ceil(limit["steps"] / log_steps) if "steps" in limit else 1_000_000
@@ -513,7 +513,8 @@ class Interruption(keras.callbacks.Callback):
         os.write(1, b"\nstopping after this step; Ctrl-C again to stop without a checkpoint\n")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # A checkpoint between the end of an epoch and its validation would skip the validation.
+        # After a checkpoint between an epoch and its validation, a run would resume without the
+        # validation.
         is_last = self.model.stop_training or batch + 1 >= self.params["steps"]
         if self._is_requested and not is_last:
             self._checkpoint.save()
@@ -548,8 +549,8 @@ def sample_grid(
     """Returns samples as gray levels, `uint8` [rows, columns, H, W, C].
 
     Without a condition there are as many rows as columns. With labels, each of the first 20 classes
-    has a row. With vectors, a row has samples given the vector of an image, then this image. With
-    condition images, a row begins with the condition.
+    has a row. With other conditions, each row has samples given the condition of an image, and ends
+    with this image. If the condition is an image, the row begins with the condition.
     """
     spec = find_condition_spec(flow)
     if spec is None:
@@ -737,7 +738,7 @@ def in_parts(images: np.ndarray) -> list[np.ndarray]:
 
 
 def save_curves(output_dir: pathlib.Path) -> None:
-    """Draws the bits/dim in the log by step."""
+    """Draws the logged bits/dim by step."""
     log = output_dir / "log.csv"
     if not log.exists():
         return

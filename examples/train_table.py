@@ -6,8 +6,8 @@
 
 "Real NVP" is `tfr.FlowDensity`, a mixture of flows and simpler densities. The other estimators are
 a normal distribution, a mixture of normal distributions and a kernel density estimate. All are
-fitted to the same unscaled training rows, within which cross-validation or held-out rows select
-their options. The score is the mean log density of test rows.
+fitted to the same unscaled training rows. Their options are selected within the training rows, by
+cross-validation or on held-out rows. The score is the mean log density of test rows.
 
 `train_uci.py` trains flows on the larger tables of the UCI benchmark.
 
@@ -95,7 +95,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def cross_validate(rows: np.ndarray) -> list[dict]:
-    """Returns log densities of all rows, each by estimators fitted without the row's fold."""
+    """Compares mean log densities; the estimators for a row are fitted without its fold."""
     print(f"{FLAGS.dataset}: {len(rows):,} rows of {rows.shape[1]} columns")
     others: dict[str, Callable[[np.ndarray], LogProb]] = {
         "normal distribution": fit_normal,
@@ -158,7 +158,7 @@ def _read(path: pathlib.Path) -> np.ndarray:
     if path.suffix == ".npy":
         return np.asarray(np.load(path, allow_pickle=False), np.float64)
     rows = np.genfromtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
-    # Names of columns are read as NaN.
+    # `genfromtxt` reads the names of columns as NaN.
     has_header = len(rows) > 1 and np.isnan(rows[0]).all()
     return rows[1:] if has_header else rows
 
@@ -191,7 +191,7 @@ def fit_mixture(rows: np.ndarray) -> LogProb:
 def fit_kde(rows: np.ndarray) -> LogProb:
     """Returns the log density of the kernel density estimate with the best bandwidth.
 
-    Distances use columns of variance 1 or whitened rows, whichever is better.
+    Rows are scaled to columns of variance 1, or whitened, whichever has the better score.
     """
     scale = np.diag(1 / _scale(rows))
     cholesky = np.linalg.cholesky(_covariance(rows @ scale))

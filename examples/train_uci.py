@@ -10,7 +10,8 @@ the pickle needs pandas; an `ethylene_CO.npy` without the columns `Meth`, `Eth` 
 replace it.
 
 The script prints the mean log likelihoods of test rows, and writes them to `results.json` in the
-output folder. The same command resumes a killed run; more minutes continue a finished run.
+output folder. The same command resumes a killed run. Raise `--limit_minutes` to continue a finished
+run.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ tfd = tfp.distributions
 
 _LEARNING_RATE = 1e-3
 
-# Mean log likelihood of test rows, in nats: from table 1 of the paper, and for splines from Durkan,
-# Bekasov, Murray, Papamakarios: Neural spline flows.
+# Published mean log likelihoods of test rows in nats, from table 1 of the paper and, for RQ-NSF,
+# from Durkan, Bekasov, Murray, Papamakarios: Neural spline flows.
 _PUBLISHED = {
     model: dict(zip(_TABLES, values, strict=True))
     for model, values in {
@@ -138,7 +139,8 @@ def _power(folder: pathlib.Path) -> list[np.ndarray]:
     rng = np.random.RandomState(42)
     rows = np.load(folder / "power" / "data.npy")
     rng.shuffle(rows)
-    # Drops global reactive power, mostly zero, and global intensity, which follows from others.
+    # Drops global reactive power, which is mostly zero, and global intensity, which the other
+    # columns determine.
     rows = np.delete(rows, [1, 3], axis=1)
     # Uniform noise of the rounding width, drawn in the order of the published code. The columns are
     # active power, voltage, three meters and the time of the day.
@@ -160,7 +162,7 @@ def _gas(folder: pathlib.Path) -> list[np.ndarray]:
         rows = pd.read_pickle(path).drop(columns=["Meth", "Eth", "Time"]).to_numpy()
     while (similar := (np.corrcoef(rows.T) > _MAX_CORRELATION).sum(axis=1) > 1).any():
         rows = np.delete(rows, np.argmax(similar), axis=1)
-    # The published moments include the test rows.
+    # As in the published code, the moments include the test rows.
     return _split((rows - rows.mean(axis=0)) / rows.std(axis=0, ddof=1))
 
 
@@ -172,11 +174,11 @@ def _hepmass(folder: pathlib.Path) -> list[np.ndarray]:
         np.loadtxt(folder / "hepmass" / name, delimiter=",", skiprows=1, usecols=columns)
         for name in ("1000_train.csv", "1000_test.csv")
     )
-    # Keeps only the signal, without its label.
+    # Keeps only the signal, label 1, and drops the column of labels.
     train, test = (rows[rows[:, 0] == 1, 1:] for rows in (train, test))
     mean, stddev = train.mean(axis=0), train.std(axis=0, ddof=1)
     train, test = (train - mean) / stddev, (test - mean) / stddev
-    # The published code counts how often the least value occurs.
+    # Like the published code, drops columns whose least value occurs too often.
     kept = (train == train.min(axis=0)).sum(axis=0) <= _MAX_REPEATS
     train, test = train[:, kept], test[:, kept]
     number = int(0.1 * len(train))
@@ -193,7 +195,7 @@ def _bsds300(folder: pathlib.Path) -> list[np.ndarray]:
 
 
 def _split(rows: np.ndarray) -> list[np.ndarray]:
-    """Returns training, validation and test rows: each split takes the last tenth of the rows."""
+    """Splits off the last tenth of the rows for testing, then the last tenth for validation."""
     rows, test = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     train, validation = np.split(rows, [len(rows) - int(0.1 * len(rows))])
     return [train, validation, test]

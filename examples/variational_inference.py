@@ -1,4 +1,4 @@
-"""Fits a flow to the posterior of a joint distribution by `tfp.vi.fit_surrogate_posterior`.
+"""Fits a flow to the posterior of a joint distribution with `tfp.vi.fit_surrogate_posterior`.
 
     python examples/variational_inference.py --model=conjugate      # a linear regression
     python examples/variational_inference.py --model=eight_schools --check
@@ -47,7 +47,7 @@ _TREATMENT_STDDEVS = [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]
 
 def main(argv: list[str]) -> None:
     del argv
-    # Computing effective sample sizes issues a warning about complex numbers.
+    # Hides a warning about complex numbers from the computation of effective sample sizes.
     logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     posterior = conjugate() if FLAGS.model == "conjugate" else eight_schools()
@@ -86,8 +86,8 @@ class Posterior:
     """An unnormalized density: a joint distribution given the values of some of its variables.
 
     Attributes:
-      joint: the joint distribution, of a batch of one event.
-      data: values of the observed parts, by name.
+      joint: the joint distribution, with the batch shape [].
+      data: values of the observed variables, by name.
       log_evidence: the exact log of the integral of the density, if known.
     """
 
@@ -97,7 +97,7 @@ class Posterior:
 
     @property
     def target(self) -> Any:
-        """The density, with an `unnormalized_log_prob` of the unobserved parts."""
+        """The density of the unobserved variables, with a method `unnormalized_log_prob`."""
         return self.joint.experimental_pin(**self.data)
 
 
@@ -150,10 +150,10 @@ def eight_schools() -> Posterior:
 def flow_posterior(
     posterior: Posterior, num_couplings: int, num_filters: int
 ) -> tfd.TransformedDistribution:
-    """Returns an untrained flow over the unobserved parts.
+    """Returns an untrained flow over the unobserved variables.
 
-    The last bijector in the `tfb.Chain` is the flow of vectors; the others split a vector into
-    parts and map the parts to the support of the density.
+    The last bijector in the `tfb.Chain` is the flow of vectors. The others split a vector into
+    variables, and map the variables to the support of the density.
 
     Args:
       posterior: the density.
@@ -175,7 +175,7 @@ def flow_posterior(
 def _smooth_network(
     *, output_channels: int, num_filters: int, name: str, dtype: str, **_: Any
 ) -> tfr.DenseResNet:
-    # The gradient of ReLU has jumps, which Hamiltonian Monte Carlo handles badly.
+    # Hamiltonian Monte Carlo mixes badly with ReLU, whose gradient has jumps.
     return tfr.DenseResNet(
         output_channels, 1, num_filters, activation="elu", name=name, dtype=dtype
     )
@@ -199,7 +199,7 @@ def make_optimizer() -> Any:
 def weighted_samples(
     posterior: Posterior, surrogate: tfd.Distribution, number: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns samples of the surrogate posterior as columns, and their log importance weights."""
+    """Returns samples of the surrogate posterior by variable, and their log importance weights."""
 
     @tf.function(autograph=False)
     def sample() -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
@@ -213,7 +213,7 @@ def weighted_samples(
 def hamiltonian_monte_carlo(
     posterior: Posterior, num_draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Returns the draws of 64 chains as columns; prints how well they mix."""
+    """Returns the draws of 64 chains by variable; prints how well the chains mix."""
 
     @tf.function(autograph=False)
     def sample() -> tuple[tf.Tensor, ...]:
@@ -243,7 +243,7 @@ def hamiltonian_monte_carlo(
 
 
 def columns(posterior: Posterior, parts: Any) -> dict[str, np.ndarray]:
-    """Returns samples of each part, [number, size], by name, with the effects of schools."""
+    """Returns samples [number, size] by variable; scales the standardized effects of schools."""
     shapes = posterior.target.event_shape._asdict()
     values = {
         name: np.reshape(part, [-1, shapes[name].num_elements()]).astype(np.float64)
@@ -259,7 +259,7 @@ def print_evidence(log_weights: np.ndarray, exact: float | None) -> None:
     number = len(log_weights)
     weights = np.exp(log_weights - log_weights.max())
     log_evidence = log_weights.max() + math.log(weights.mean())
-    # To first order, the relative error of the mean weight.
+    # To first order, the error of the log evidence is the relative error of the mean weight.
     error = weights.std() / weights.mean() / math.sqrt(number)
     bound_error = log_weights.std() / math.sqrt(number)
     print(f"evidence lower bound: {log_weights.mean():.4f} ± {bound_error:.4f} nats")
@@ -273,7 +273,7 @@ def print_evidence(log_weights: np.ndarray, exact: float | None) -> None:
 def moments_of(
     samples: dict[str, np.ndarray], log_weights: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the means and standard deviations of each part, [2, size], by name."""
+    """Returns the means and standard deviations, [2, size], by variable."""
     weights = None if log_weights is None else np.exp(log_weights - log_weights.max())
     moments = {}
     for name, values in samples.items():
@@ -284,7 +284,7 @@ def moments_of(
 
 
 def print_moments(moments: dict[str, dict[str, np.ndarray]]) -> None:
-    """Prints mean ± standard deviation by each method, and distances of the means from HMC."""
+    """Prints mean ± standard deviation by method, and how far the means are from means of HMC."""
     exact = moments.get("HMC")
     print("".join(f"{name:>20}" for name in ("", *moments)))
     for part, (means, _) in moments["flow"].items():
