@@ -36,7 +36,7 @@ from tfp_realnvp.internal import atomic_files
 
 __all__ = ["ROWS", "main"]
 
-# Changes to parts of the flow, the optimizer and the noise.
+# What each row changes in the flow, the optimizer and the noise.
 ROWS: dict[str, dict[str, Any]] = {
     "plain": {},
     "deeper": {"width": {"num_filters": 64}, "scales": {"num_couplings": 4}},
@@ -204,7 +204,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Returns a table with a row for each limit and row, means over seeds."""
+    """Returns a table of means over seeds, with a line for each limit and row."""
     lines = [
         f"Bits/dim of test images; importance-weighted with {_NUM_DRAWS} noise samples. "
         f"{results[-1]['machine']}.",

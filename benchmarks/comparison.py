@@ -23,7 +23,7 @@ class WorkerError(Exception):
 
 
 class WorkerProcess(contextlib.AbstractContextManager):
-    """Starts a `benchmarks.worker` process, whose module defines `spec`, and talks to it.
+    """Starts a `benchmarks.worker` process, whose docstring defines `spec`, and sends requests.
 
     Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of the
     framework would spin and slow down the other contender.
@@ -91,11 +91,11 @@ def compare(
 ) -> dict[str, Any]:
     """Measures two contenders in two processes; only one of them works at a time.
 
-    Each process builds its contender, makes a first step, and a second one to warm up. Then the
-    processes take turns, `rounds` of about `round_seconds` each.
+    Each process builds its contender, makes a first step, and then a warm-up step. After that, the
+    processes take `rounds` turns of about `round_seconds` each.
 
     Returns:
-      `ratios`: by turn, seconds of the second over seconds of the first; `ratio`: their median;
+      `ratios`: for each turn, seconds of the second / seconds of the first; `ratio`: their median;
       `sides`: for each contender `images_per_second` (median over turns), `first_step_seconds`
       (from after the imports to the end of the first step), `built_mb` and `first_step_mb` (memory
       after building and after the first step), `peak_mb`, `num_parameters` and `is_finite`.
@@ -131,7 +131,7 @@ def compare(
 def take_turns(
     workers: Sequence[WorkerProcess], what: str, rounds: int, steps: int
 ) -> list[list[dict[str, Any]]]:
-    """Runs the workers in turns; returns the replies of each, by turn.
+    """Runs the workers in turns; returns a list for each worker, with a reply for each turn.
 
     A turn starts with an untimed step, which brings the worker's data into the caches.
     """

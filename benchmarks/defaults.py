@@ -1,4 +1,4 @@
-"""Compares default options for vectors with former defaults and with those of zuko.
+"""Compares the default options of flows of vectors with former defaults, and with zuko's.
 
     python -m benchmarks.defaults --output_dir=results/defaults    # five seeds
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
@@ -7,13 +7,13 @@ Each contender follows the first example of its documentation: a flow with the d
 `FlowModel.compile()` or, for zuko, Adam with a learning rate of 1e-3. `before` has former defaults:
 8 couplings, networks of two blocks, and biases that start at zero. Batches have 32 rows. zuko gets
 standardized rows, as its documentation recommends. Toys have 4,000 points each for training,
-validation and testing. Of a table, 60% of the rows are for training, 20% for validation, and 20%
-for testing. Each column gets uniform noise as wide as its rounding interval.
+validation and testing. Tables have 60% training, 20% validation and 20% test rows, and each column
+gets uniform noise as wide as its rounding interval.
 
-After each epoch, the script computes the mean log likelihood of validation and test rows. A
-contender trains for a number of epochs, and then until it has used as many CPU seconds as `now`
-needed for these epochs. The seconds exclude the evaluation and the first epoch, which builds and
-traces a flow.
+After each epoch, the script computes the mean log likelihood of validation and test rows. Each
+contender trains for `--passes` epochs, and then until it has used as many CPU seconds as `now`, the
+current defaults, needed for these epochs. The seconds exclude the evaluation and the first epoch,
+which builds and traces a flow.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
-    """Returns test nats with equal epochs and equal seconds, for the last and the best epoch."""
+    """Returns test nats of the last and best of an equal number of epochs, and of equal seconds."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
     summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):

@@ -102,7 +102,7 @@ def fit_flow(x: np.ndarray, few: np.ndarray) -> np.ndarray:
 
 
 def fit_digits(x: np.ndarray, few: np.ndarray) -> np.ndarray:
-    """Classifies with fewer couplings and training steps, at the default learning rate."""
+    """Classifies digits with fewer couplings and training steps, at the default learning rate."""
     return _classify(x, few, 6, epochs=28, batch_size=64)
 
 
@@ -124,7 +124,7 @@ def nearest_neighbor(x: np.ndarray, few: np.ndarray) -> np.ndarray:
 
 
 def spread_labels(kernel: str, size: float, alpha: float) -> Classifier:
-    """Returns label spreading with `size` neighbors, or `gamma=size`."""
+    """Returns label spreading with `size` neighbors or, for an RBF kernel, with `gamma=size`."""
     options = {"n_neighbors": size} if kernel == "knn" else {"gamma": size}
 
     def classify(x: np.ndarray, few: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Compares Jet with its authors' code: `python -m benchmarks.jet_reference FILE.npz`.
 
 The file contains the weights of a Jet of google-research/big_vision (`models/proj/jet/jet.py`),
-images, and the results of that code:
+images, and the results of the authors' code:
 
 ```
 config                    side, patch size, couplings, blocks of each network, width, heads
@@ -13,8 +13,8 @@ weights/couplings/dnn/... by the names of flax, with the coupling as first axis
 
 The script loads the weights into a flow composed of the parts of `RealNVPImage.jet`, and prints the
 largest differences, relative to the largest value. The exit status is 1 if a difference is above
-1e-4. Inverse images are compared in float64: the map to latents contracts, so that rounding to
-float32 changes the images more.
+1e-4. Decoded images are compared in float64: the map to latents contracts, so decoding amplifies
+rounding errors of float32.
 """
 
 from __future__ import annotations

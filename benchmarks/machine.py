@@ -35,7 +35,7 @@ def cpu_name() -> str:
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Returns the machine and the versions that a result depends on."""
+    """Returns properties of the machine and versions of packages that affect results."""
     installed = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return {
         "cpu": cpu_name(),
@@ -49,7 +49,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def matrix_rates() -> dict[str, float]:
-    """Returns GFLOP/s of a matrix product in float32 and bfloat16, which bounds every contender.
+    """Returns GFLOP/s of a matrix product in float32 and bfloat16, a bound for all contenders.
 
     A separate process measures the rate, so that the caller does not import TensorFlow.
     """
@@ -61,8 +61,8 @@ def matrix_rates() -> dict[str, float]:
 def bfloat16_pays(rates: dict[str, float]) -> bool:
     """Returns whether bfloat16 is likely to save time, given the result of `matrix_rates`.
 
-    Without instructions for bfloat16, convolutions are ten times slower than in float32. Not every
-    processor with bfloat16 instructions gains from bfloat16.
+    On processors without bfloat16 instructions, convolutions in bfloat16 are ten times slower than
+    in float32. Some processors with such instructions do not gain from bfloat16 either.
     """
     return rates["bfloat16"] > 1.2 * rates["float32"]
 

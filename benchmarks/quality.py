@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     in_bfloat16 = bfloat16_pays(matrix_rates())
     start = time.perf_counter()
     if flags.contender == "ours":
-        # In bfloat16 the operations of small networks are too small to use all cores.
+        # In bfloat16, operations of small networks are too small to use all cores: run two at once.
         os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, num_cores() // 2)))
     contender = _make(flags, train.shape[1:], in_bfloat16)
@@ -155,7 +155,7 @@ def _largest_latent_error(contender: Any, batch_size: int = 100) -> float:
     trained = contender.distribution.bijector.variables
     for variable, value in zip(bijector.variables, trained, strict=True):
         variable.assign(value)
-    # Uses two functions: in one, the bijector's cache would return the latents.
+    # In a single function, the bijector's cache would return the latents.
     draw, encode = tf.function(bijector.forward), tf.function(bijector.inverse)
     errors = []
     for index in range(_NUM_SAMPLES // batch_size):

@@ -6,15 +6,15 @@ frequencies of levels. For each file of samples, for the test images, and for ne
 independent pixels, the script prints
 
 *   `recognized`: the fraction of images to which the networks assign a class with a mean
-    probability above 0.9. (A flow that repeats one digit would score well.)
+    probability above 0.9. (A flow that repeats a single digit would also score well.)
 *   `asked`: for a file `*.npz`, the fraction of samples that the networks classify as the label
     that was requested.
 *   `precision` and `recall`: precision is the fraction of samples that are at least as close to
     some test image as its third neighbor among the test images; recall is the fraction of test
     images that are at least as close to some sample as its third neighbor among the samples
     (Kynkäänniemi et al. 2019). A flow that produces only few different images has a low recall.
-*   `distance`: the median distance to the nearest training image, divided by the median of the test
-    images. The distance is 0 for a flow that copies training images.
+*   `distance`: the median distance to the nearest training image, divided by the same median for
+    the test images. The distance is 0 for a flow that copies training images.
 
 Distances are computed in pixel space and, in brackets, in the space of the networks' last features,
 which suits photographs.
@@ -115,7 +115,7 @@ class Judge:
         return self.probabilities(images).argmax(axis=1)
 
     def figures(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
-        """Returns the scores of images, with `labels` also the share of recognized labels."""
+        """Returns the scores of images; `labels` are needed for the score `asked`."""
         probabilities = self.probabilities(images)
         figures = {"recognized": float((probabilities.max(axis=1) > _CONFIDENCE).mean())}
         if labels is not None:
@@ -124,8 +124,8 @@ class Judge:
         rows = zip(names, self._spaces, self._test, self._train, self._usual, strict=True)
         for name, space, test, train, usual in rows:
             found = space(images)
-            # Use as many samples as test images at a time, because recall depends on the number,
-            # and from all of a file, whose samples may be sorted by label.
+            # Recall depends on the number of samples, so use as many as test images at a time. Take
+            # them from all parts of a file, whose samples may be sorted by label.
             step = max(1, len(found) // len(test))
             parts = [found[i::step][: len(test)] for i in range(step)]
             values = np.mean([precision_and_recall(test, part) for part in parts], axis=0)

@@ -82,7 +82,7 @@ def _speed_cells(entry: dict[str, Any]) -> list[str]:
 
 
 def _contenders(entries: list[dict[str, Any]]) -> str:
-    """Returns the results of single processes, as medians over their comparisons."""
+    """Returns a table of contenders, with medians over the comparisons of each."""
     by_row: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         for row, side in zip(entry["rows"], entry["sides"], strict=True):
@@ -90,7 +90,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
     rows = []
     for (what, row), sides in by_row.items():
         side = {key: statistics.median(side[key] for side in sides) for key in sides[0]}
-        # Other rows make their first step on a full batch.
+        # Only for memory rows: other rows make their first step on a full batch.
         activations = side["peak_mb"] - side["first_step_mb"]
         rows.append(
             [
@@ -112,7 +112,7 @@ def _contenders(entries: list[dict[str, Any]]) -> str:
 
 
 def _memory(entries: list[dict[str, Any]]) -> str:
-    """Returns the memory and time of one row `memory-...`, divided by those of the other."""
+    """Returns a table of ratios of memory and time between two rows `memory-...`."""
     rows = []
     for entry in entries:
         memory = []

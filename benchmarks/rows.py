@@ -11,14 +11,14 @@ WHATS = ("train", "log_prob", "sample")
 
 _BF16 = {"policy": "mixed_bfloat16"}
 _JIT = {"jit_compile": True}
-# With a first step on a single image, the memory of the graph can be separated from the memory of
-# activations. The number of feature maps is the same at all scales: if it doubled with each scale,
-# the gradients of 96 million weights would take more memory than the activations.
+# A first step on a single image separates the memory of the graph from the memory of activations.
+# The number of feature maps is the same at all scales: if it doubled with each scale, the gradients
+# of 96 million weights would take more memory than the activations.
 _MEMORY = {"first_batch_size": 1, "equal_widths": True}
 _RECOMPUTE = {"recompute": True}
 _TWICE = {"num_couplings": 6}
 
-# The contender and its options, by name.
+# Maps the names of rows to a contender and its options.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours-f32": ("ours", {}),
     "ours-bf16": ("ours", _BF16),
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Comparison(NamedTuple):
-    """Two rows, and the operations that compare them: at small sizes, and at the paper's."""
+    """Two rows, and the operations to compare: `whats` for small sizes, and for the paper's."""
 
     first: str
     second: str
@@ -70,8 +70,8 @@ def parse_row(text: str) -> dict[str, Any]:
     """Returns the `contender`, `options` and `checkout` of a row, for a worker.
 
     Args:
-      text: a key of `ROWS`. After a row of this package, `@` and a folder measure the package of
-        another checkout.
+      text: a key of `ROWS`. For a row of this package, `ROW@FOLDER` measures the package in the
+        checkout at this folder.
 
     Raises:
       ValueError: if there is no such row, or no package in the checkout.

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 outcome = _measure(size, what, rows, flags, log)
             results["entries"].append({"size": size, "what": what, "rows": rows, **outcome})
             print(report.sentence(results["entries"][-1]), flush=True)
-            # An interrupted run keeps its results.
+            # Write after each comparison, so that an interrupted run keeps its results.
             _write(results, flags.output_dir)
         if flags.quality_data is not None:
             results["quality"] = [

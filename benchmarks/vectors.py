@@ -103,7 +103,7 @@ def _ours_with_splines(flags: argparse.Namespace) -> Contender:
 
 
 def _tfp_real_nvp(flags: argparse.Namespace) -> Contender:
-    # Use as many dense layers as in the residual networks.
+    # As many dense layers as the residual networks have.
     templates = [
         tfb.real_nvp_default_template([flags.num_units] * 5) for _ in range(flags.num_couplings)
     ]
@@ -142,7 +142,7 @@ CONTENDERS: dict[str, Callable[[argparse.Namespace], Contender]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Trains and measures all; prints, writes and returns the results."""
+    """Trains and measures all contenders; prints, writes and returns the results."""
     flags = _parser().parse_args(arguments)
     (train, _), (test, known) = make_table(flags.num_rows, 1), make_table(flags.num_rows // 5, 2)
     results: dict[str, dict[str, Any]] = {}
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _train(
     make: Callable[[argparse.Namespace], Contender], rows: np.ndarray, flags: argparse.Namespace
 ) -> tuple[Contender, dict[str, Any]]:
-    """Trains a contender for some time, which includes building and tracing."""
+    """Trains a contender for `flags.seconds`, including the time to build and trace it."""
     start = time.perf_counter()
     contender = make(flags)
     variables = contender.variables

@@ -1,4 +1,4 @@
-"""Runs one contender in a process, on request.
+"""Runs one contender in a process, which answers requests.
 
 The argument is a JSON object: `contender`, `options`, `size` (a key of `SIZES`), `threads` and
 `checkout`, the folder with the package to measure (`null` for the package in this checkout). The
@@ -10,7 +10,7 @@ Requests and replies are JSON objects, one per line:
 {"what": "train", "steps": 3}  -> {"seconds", "value", "peak_mb", "resident_mb"}
 ```
 
-The process ends after a reply {"error": ...}. What frameworks print goes to stderr.
+The process ends after a reply {"error": ...}. Output of frameworks goes to stderr.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _replies(
     contender: str, options: dict[str, Any], size: str, threads: int, checkout: str | None
 ) -> Iterator[dict[str, Any]]:
     if checkout is not None:
-        # `benchmarks` is imported already, from this checkout.
+        # Only `tfp_realnvp` comes from there: `benchmarks` is already imported.
         sys.path.insert(0, checkout)
     make = contender_class(contender)
     _set_threads(contender, threads)
@@ -68,7 +68,7 @@ def _set_threads(contender: str, threads: int) -> None:
 
 
 def _memory_mb(field: str) -> float:
-    """Returns the kernel's count for this process, in 10⁶ bytes."""
+    """Returns a memory size from the Linux kernel's status of this process, in 10⁶ bytes."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024 / 1e6
 

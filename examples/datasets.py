@@ -61,7 +61,7 @@ def celeb_a(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Resizes the smaller side to 96; returns a [64, 64, 3] crop, central or, with a seed, random."""
+    """Resizes the smaller side to 96; returns a random [64, 64, 3] crop, or a central one."""
     image = resize_smaller_side(image, 96)
     if seed is None:
         return tf.image.resize_with_crop_or_pad(image, 64, 64)

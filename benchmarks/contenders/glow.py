@@ -36,7 +36,7 @@ class Glow(TFContender):
           size: gives the image shape and the batch size.
           num_blocks: blocks of Glow, each at half the resolution of the previous one.
           num_steps: steps of each block.
-          num_hidden: hidden maps of its default networks. With `None`, one pass needs as many
+          num_hidden: feature maps of the hidden layers. With `None`, one pass needs as many
             multiply-adds as the Real NVP of this size.
         """
         if num_hidden is None:
@@ -67,7 +67,8 @@ class Glow(TFContender):
 
 def _hidden_of_similar_cost(size: Size, num_blocks: int, num_steps: int) -> int:
     """Returns the number of hidden maps for which Glow needs as many multiply-adds as Real NVP."""
-    # A 3×3, a 1×1 and a 3×3 convolution need quadratic * hidden² + linear * hidden.
+    # The networks, a 3×3, a 1×1 and a 3×3 convolution, need quadratic * hidden² + linear * hidden
+    # multiply-adds.
     quadratic = linear = 0
     height, width, channels = size.image_shape
     for _ in range(num_blocks):

@@ -35,12 +35,15 @@ class Ours(TFContender):
     ) -> None:
         """Builds the model.
 
-        Args: size: the architecture and the batch size. policy: the Keras dtype policy, `'float32'`
-          or `'mixed_bfloat16'`. compact: whether to build `RealNVPImage.compact` for the size's
-          images. equal_widths: whether all networks have as many feature maps as the networks of
-          the first scale. jit_compile: whether XLA compiles training, `log_prob` and `sample`.
-          first_batch_size: number of images of the very first training step, which separates the
-          memory of the graph from the memory of activations; Defaults to the batch size.
+        Args:
+          size: the architecture and the batch size.
+          policy: the Keras dtype policy, `'float32'` or `'mixed_bfloat16'`.
+          compact: whether to build `RealNVPImage.compact` instead of the architecture of `size`.
+          equal_widths: whether all scales have as many feature maps as the first scale.
+          jit_compile: whether XLA compiles training, `log_prob` and `sample`.
+          first_batch_size: number of images in the first training step. A first step on one image
+            separates the memory of the graph from the memory of activations. Defaults to the batch
+            size.
           **model_options: more arguments of `RealNVPImage`, or of `multi_scale`.
         """
         keras.config.set_dtype_policy(policy)

@@ -1,7 +1,7 @@
-"""Measures the same model in plain TFP: a `tfb.Chain` of bijectors with separate hooks.
+"""Measures the same model in plain TFP, as a `tfb.Chain`.
 
-The networks, masks, squeezes and the logit come from this package; only their binding to TFP
-differs. Each hook of a coupling evaluates its network, as in `tfb.RealNVP`.
+The networks, masks, squeezes and the logit come from this package; the bijectors do not. As in
+`tfb.RealNVP`, each method of a coupling, such as `_inverse`, evaluates the network again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PlainTFP(TFContender):
         self._train = tf.function(self._train_on)
 
     def _scale(self, size: Size, index: int, channels: int, filters: int) -> list[tfb.Bijector]:
-        """Returns the bijectors of a scale and the scales below it, starting next to the data.
+        """Returns the bijectors of a scale and of all coarser scales, starting next to the data.
 
         The order is as in `RealNVPImage`.
         """
@@ -94,14 +94,14 @@ class PlainTFP(TFContender):
 
 
 class _Mode:
-    """Whether the hooks are traced for training. `tfb.Chain` does not pass `training` on."""
+    """Whether bijectors are traced for training. `tfb.Chain` does not pass `training` to them."""
 
     training = False
 
 
 class _ImageBijector(tfb.Bijector):
     def __init__(self, **parameters: Any) -> None:
-        # Bijectors of equal type and parameters share TFP's cache.
+        # TFP shares a cache among bijectors of equal type and parameters; these must differ.
         super().__init__(forward_min_event_ndims=3, dtype=tf.float32, parameters=parameters)
 
     @classmethod
@@ -110,7 +110,7 @@ class _ImageBijector(tfb.Bijector):
 
 
 class _Coupling(_ImageBijector):
-    """An affine coupling whose hooks do not share a network pass."""
+    """An affine coupling whose methods each evaluate the network."""
 
     def __init__(
         self, mask: Mask, channels: int, num_blocks: int, num_filters: int, mode: _Mode
@@ -126,7 +126,7 @@ class _Coupling(_ImageBijector):
         super().__init__(network=self.network)
 
     def _shift_and_log_scale(self, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # With a checkerboard the network's output is zero at the kept positions.
+        # With a checkerboard, the output of the network is 0 at the unchanged positions.
         output = self.network(kept, training=self._mode.training)
         shift, log_scale = tf.split(output, 2, axis=-1)
         return shift, self.scale * tf.tanh(log_scale)
@@ -173,8 +173,8 @@ class _Normalization(_ImageBijector):
     def _inverse_log_det_jacobian(self, y: tf.Tensor) -> tf.Tensor:
         mean, variance = self._moments(y)
         if self._mode.training:
-            # `log_prob` calls `_inverse` first. Updating only here lets both hooks normalize by the
-            # same moments.
+            # `log_prob` calls `_inverse` first. An update there would change the moments before
+            # this method uses them.
             self._mean.assign(mean)
             self._variance.assign(variance)
         positions = y.shape[-3] * y.shape[-2]

@@ -59,7 +59,7 @@ class PyTorch(Contender):
             return self.flow.log_prob(_to_torch(values)).numpy()
 
     def sample(self) -> np.ndarray:
-        """Returns the images of standard normal latents."""
+        """Decodes standard normal latents to images."""
         self.flow.eval()
         with torch.no_grad(), self._autocast:
             images = self.flow(torch.randn_like(_to_torch(self.images)))
@@ -87,7 +87,7 @@ class RealNVP(nn.Module):
         return log_det - 0.5 * (squares + latents[0].numel() * math.log(2 * math.pi))
 
     def inverse(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the latents, and the log det of this direction."""
+        """Returns the latents, and the log det of the map from pixel values to latents."""
         above, below = torch.log(values - self.low), torch.log(self.high - values)
         log_det = (math.log(self.high - self.low) - above - below).sum((1, 2, 3))
         latents, flow_log_det = self.flow.inverse(above - below)
@@ -202,11 +202,11 @@ class _ConvResNet(nn.Module):
         nn.init.constant_(self.output_conv.scale, 0.1)
 
     def forward(self, x: torch.Tensor, board: torch.Tensor | None = None) -> torch.Tensor:
-        """Returns [B, 2C, H, W] for the kept half and the board, [1, 1, H, W]."""
+        """Returns shift and log scale, [B, 2C, H, W], for the unchanged half x and the board."""
         x = self.input_norm(x)
         parts = [x, -x]
         if board is not None:
-            # Half of the input is zero.
+            # The checkerboard sets half of the input to 0. Doubles the other half.
             parts = [2 * x, -2 * x, board.expand(len(x), -1, -1, -1)]
         h = self.input_conv(F.relu(torch.cat(parts, dim=1)))
         skips = self.input_skip(h)
@@ -276,7 +276,7 @@ class _RunningNorm(nn.Module):
         mean, variance = self.mean, self.variance
         if self.training:
             batch_variance, batch_mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            # Clones the factor, because the gradient needs its old value.
+            # The gradient needs the old value, which `fill_` overwrites below.
             kept = self.kept.clone()
             mean = kept * mean.clone() + (1 - kept) * batch_mean
             variance = kept * variance.clone() + (1 - kept) * batch_variance

@@ -1,1 +1,1 @@
-"""Compares density estimators and regressions for tables with those of other packages."""
+"""Compares the estimators of tables with density estimators and regressions of other packages."""

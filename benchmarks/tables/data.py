@@ -1,7 +1,7 @@
 """Tables of numbers, grouped by their influence on the design of `tfr.FlowDensity`.
 
-* `CHOICES`: results on these tables decided the method and the defaults. An earlier version lost on
-  the last four.
+* `CHOICES`: results on these tables decided the method and the defaults. On the last four, other
+  estimators were better than an earlier version.
 * `SEEN`: these were not meant to influence the design, but some did. The results of
   `examples/table_outliers.py` on wine and breast cancer decided which rounded columns get noise;
   iris, Hitters and Carseats decided the number of steps.
@@ -70,8 +70,10 @@ def _r(package: str, name: str, *without: str, columns: str = "") -> Loader:
     """Returns a function that loads a table from a package of R.
 
     Args:
-        package: a package of R. name: a table of the package. *without: numeric columns to leave
-        out. columns: names of the columns, separated by spaces; by default all numeric columns.
+      package: a package of R.
+      name: a table of the package.
+      *without: numeric columns to leave out.
+      columns: names of columns, separated by spaces. Defaults to all numeric columns.
     """
 
     def load() -> np.ndarray:

@@ -21,8 +21,8 @@ The sets of tables differ in their influence on the design, see `benchmarks/tabl
 Each seed splits a table at random into 70% training and 30% test rows. The script prints the mean
 log density of the test rows in nats, in the original units of the columns and without noise on
 rounded columns. After "±" it prints the standard error over seeds, which is too small, because
-splits of one table share rows. The lead is the mean log density of the first estimator minus that
-of the best other estimator, on the same splits.
+splits of one table share rows. The lead is the gain in mean log density of the first estimator over
+the best other estimator, on the same splits.
 
 `FlowDensity` has its defaults. `benchmarks/tables/peers.py` defines the other density estimators.
 zuko and pzflow train on the same rows for as many seconds as `FlowDensity`, and at least 30.
@@ -106,7 +106,7 @@ def compare_regressions(name: str, num_seeds: int, regressions: list[str]) -> li
 
 
 def lead_of_first(scores: np.ndarray) -> str:
-    """Subtracts the scores of the best other estimator from those of the first one."""
+    """Subtracts the scores of the best other estimator from the scores of the first one."""
     means = scores[:, 1:].mean(axis=0)
     best = np.argmax(np.where(np.isnan(means), -np.inf, means))
     return mean_and_error(scores[:, 0] - scores[:, 1 + best], sign="+")
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="random splits of each table")
     parser.add_argument("--output_dir", type=pathlib.Path, default="results/tables")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")  # of clusters that have fewer distinct rows
+    warnings.simplefilter("ignore")  # scikit-learn warns of fewer distinct rows than clusters
     if arguments.regression:
         title, tables = "regression", data.REGRESSION
         contenders, compare = installed_regressions(), compare_regressions

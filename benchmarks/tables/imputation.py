@@ -12,16 +12,17 @@ The script removes a fifth of the cells of new rows at random.
 
     python -m benchmarks.tables.imputation gaps wine penguins
 
-This command fits rows with missing cells, over splits of the rows: 20% of the cells at random
-(wine), the table's own missing cells (airquality), or cells that are missing more often where the
-first column is large. It prints the mean log density of the known cells and of all cells of test
-rows, and the coverage of 90% intervals for removed cells in training and test rows. It compares
-with fits to complete rows only, and with fits after scikit-learn's `IterativeImputer`.
+This command fits rows with missing cells, over several splits of the rows. It removes 20% of the
+cells of a table at random or, in a second experiment, more cells if the first column is large.
+airquality has missing cells; from it, the command removes nothing, or 10% of the cells. It prints
+the mean log density of the known cells and of all cells of test rows, and the coverage of 90%
+intervals for removed cells in training and test rows. It compares with fits to complete rows only,
+and with fits after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.tables.imputation regression Boston diabetes
 
-This command compares fits of `FlowRegressor` in the same way, and also its R² with that of
-`HistGradientBoostingRegressor`.
+This command compares fits of `FlowRegressor` in the same way. It also prints their R², and the R²
+of `HistGradientBoostingRegressor`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _NUM_SPLITS = 5
 
 
 def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float]:
-    """Returns mean and root mean square error of means, and the ratio of deviations."""
+    """Returns mean and RMS error of sample means, and the ratio of sample to exact deviations."""
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=[5, 5])
     covariance = factors.T @ factors
@@ -100,7 +101,7 @@ def table(name: str) -> np.ndarray:
 
 
 def with_gaps(rows: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Removes cells: 'own' (none), 'own, and 10%', '20%', or 'first column'."""
+    """Removes no cells ('own'), 10% or 20%, or more cells the larger the first column is."""
     parts = {"own": 0.0, "own, and 10%": 0.1, "20%": 0.2}
     if kind in parts:
         is_missing = rng.random(rows.shape) < parts[kind]
@@ -113,7 +114,7 @@ def with_gaps(rows: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
 
 
 def coverage(density: Any, truth: np.ndarray, rows: np.ndarray, seed: int) -> float:
-    """Returns the fraction of removed cells in 90% intervals of 200 samples; NaN without any."""
+    """Returns the share of removed cells in 90% intervals of 200 samples; NaN if there are none."""
     is_removed = np.isnan(rows) & ~np.isnan(truth)
     if not is_removed.any():
         return np.nan
@@ -132,7 +133,7 @@ def imputed(seed: int, **options: Any) -> Callable[..., tuple[np.ndarray, ...]]:
 
 
 def densities(train: np.ndarray, seed: int) -> Iterator[tuple[str, Any]]:
-    """Yields fits and their names."""
+    """Yields names and fits of `FlowDensity`."""
     tables = {
         "all rows": train,
         "complete rows": train[~np.isnan(train).any(axis=1)],

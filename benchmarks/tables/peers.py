@@ -11,8 +11,8 @@ function from rows [N, D] to log densities [N]. Columns are standardized.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three
   layers of 128 units, Adam with a learning rate of 1e-3, batches of 256 rows.
 * `pzflow`: the default bijector, optimizer and batches of pzflow, with standardized columns, at
-  least two, and `Normal` latents. With pzflow's default latents, rows beyond their bounds would
-  have density 0.
+  least two, and `Normal` latents. The default latents of pzflow are bounded: rows beyond the bounds
+  would have density 0.
 
 zuko and pzflow train for the given seconds, including compilation. They keep the weights that are
 best on a held-out fifth of the rows, and stop after 1,000 steps (zuko) or 100 epochs (pzflow)
@@ -60,7 +60,7 @@ def mixture(rows: np.ndarray, seed: int, seconds: float) -> LogProb:
 
 
 def kernels(rows: np.ndarray, seed: int, seconds: float) -> LogProb:
-    """Returns normal kernels with the bandwidth that is best on held-out rows."""
+    """Returns a kernel density estimate with the bandwidth that is best on held-out rows."""
     del seconds
     part = rows[:_MAX_ROWS_OF_BANDWIDTHS]
     folds = list(KFold(5, shuffle=True, random_state=seed).split(part))

@@ -143,7 +143,7 @@ class Measurement(NamedTuple):
 
 
 def measure(name: str, table: str, seed: int) -> Measurement:
-    """Returns the scores of a regression of a table."""
+    """Returns the scores of a regression on a table."""
     x, x_test, y, y_test = train_test_split(
         *data.load_regression(table), train_size=0.7, random_state=seed
     )
