@@ -87,8 +87,8 @@ def class_log_joint(
 
     Raises:
       ValueError: if the number of classes is unknown, `prior` is not K probabilities, or `seed` is
-        not an int32; without `num_samples`, if images are integers; with it, if images are no gray
-        levels.
+        not an int32. Also if images are integers without `num_samples`, or are no gray levels with
+        it.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller, model = "class_log_joint", distribution

@@ -259,7 +259,7 @@ class RealNVPImage(ImageFlow):
     ) -> ImageFlow:
         """Returns a Jet: couplings of patches, with vision transformers as networks.
 
-        The couplings are `SigmoidAffine`, in groups of five. In each group, four couplings
+        The couplings are `SigmoidAffine`, in groups of five. In each group, four couplings each
         transform a fixed random half of the channels of all patches. The fifth coupling transforms
         half of the patches. Over the groups, this half cycles through a checkerboard, vertical
         stripes and horizontal stripes, each followed by its complement. The flow has no
