@@ -1,4 +1,4 @@
-"""Configuration of the site, which `make docs` builds. Nothing is loaded from the network."""
+"""Configures Sphinx for the site, which `make docs` builds. Pages load nothing from the network."""
 
 import importlib.metadata
 import posixpath
@@ -33,7 +33,7 @@ include_patterns = ["*.md", "*.rst", "api/*.rst", "tutorials/*.md", "tutorials/*
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 nitpicky = True
-# Names without a page on this site: names of other libraries, and internal types.
+# Skip names that have no page on this site: names of other libraries, and internal types.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!tfp_realnvp\.).*"),
     ("py:class", r"tfp_realnvp\.(internal|bijectors\.passes)\..*"),
@@ -93,7 +93,7 @@ _REFERENCES = {
     **{f"tfr.{name}": f"tfp_realnvp.{name}" for name in _PUBLIC},
     **{name: f"tfp_realnvp.{name}" for name in _PUBLIC if name[0].isupper() or "." in name},
 }
-# Dictionaries and tuples have no docstrings.
+# Descriptions of public dictionaries, which have no docstrings.
 _CONSTANTS = {
     "tfp_realnvp.PAPER_CONFIGURATIONS": "Arguments of `RealNVPImage` by dataset of the paper.",
 }
@@ -132,7 +132,7 @@ def relocate_links_of_included_file(app: Any, path: Path, docname: str, content:
 
 
 def link_public_names(app: Any, doctree: nodes.document) -> None:
-    """Turns names of public objects, and calls of them, into links to the pages of the objects."""
+    """Links names of public objects, and calls of public functions, to their pages."""
     for node in list(doctree.findall(nodes.literal)):
         target = _REFERENCES.get(node.astext().partition("(")[0])
         if target and not isinstance(node.parent, (nodes.title, nodes.reference, pending_xref)):

@@ -153,10 +153,10 @@ assert certain_accuracy > is_correct.mean() - 0.005
 # ## What is a label worth?
 #
 # The density without a label averages over the classes, $p(x) = \sum_y p(x \mid y)\, p(y)$. By
-# Bayes' rule, $p(x)$ equals $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$. The code below inserts
-# the label. The mean difference between the log densities with and without the label is the mutual
-# information between label and image. It cannot exceed the entropy of the label, log₂ 10 = 3.32
-# bits.
+# Bayes' rule, $p(x)$ equals $p(x \mid y)\, p(y) / p(y \mid x)$ for any $y$. In the code below, $y$
+# is the label. The mean difference between the log densities with and without the label is the
+# mutual information between label and image. It cannot exceed the entropy of the label, log₂ 10 =
+# 3.32 bits.
 
 # %%
 rows = np.arange(len(test))
@@ -235,10 +235,10 @@ assert agreement > (0.15 if SHORT else 0.8), agreement
 #
 # In place of `num_classes`, `conditional_event_shape=[40]` declares a vector of 40 attributes, and
 # `conditional_event_shape=[32, 32, 1]` an image, for example the gray version of a color image. All
-# other calls stay the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. A sum over all
-# such conditions is impossible; with `condition_dropout=0.1` a flow also learns the density without
-# a condition. The next flow, which we do not train, is conditioned on the amount of ink in an
-# image.
+# other calls stay the same: `fit(images, conditions)`, `tfr.condition(flow, c)`. Such conditions
+# have too many values for a sum over all of them; with `condition_dropout=0.1` a flow also learns
+# the density without a condition. The next flow, which we do not train, is conditioned on the
+# amount of ink in an image.
 
 # %%
 ink_flow = tfd.TransformedDistribution(

@@ -133,8 +133,8 @@ assert radius[2] < 0.9 * radius[1]
 # The squares of the four weights sum to one, so $z$ resembles a standard normal sample. We use
 # eight values per angle; the four digits are at the angles 0 and π/2. The preset `digits` is a
 # mixture over clusters, each with its own latent space. Here we use the flow of the mixture without
-# a cluster as condition, which has one latent space for all digits. Many images between the four
-# digits look like digits too, often of another class.
+# giving it a cluster, so all digits share one latent space. Many images between the four digits
+# look like digits too, often of another class.
 
 # %%
 four = digits.test[[3, 12, 4, 7]]

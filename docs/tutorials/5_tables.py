@@ -68,8 +68,8 @@ print(f"normal distribution: {normal_log_probs.mean():.2f} nats a test row")
 # The flow need not learn the mean and covariance of the rows, because we can compute both. In a
 # chain, two bijectors of TFP map standardized, uncorrelated vectors to rows, and the flow maps
 # latents to such vectors. `RealNVPVector` starts as a random orthogonal map, so the chain starts
-# with the mean and the covariance of the rows. The flow then learns only what these moments do not
-# describe. The density of the chain refers to rows in their original units.
+# with the mean and the covariance of the rows. The flow then learns only what the mean and
+# covariance do not describe. The density of the chain refers to rows in their original units.
 #
 # A flow can overfit two hundred rows. To prevent this, we use small networks and a Student t base
 # distribution. With its heavy tails, a row far from all other rows is unlikely, but not impossible.
@@ -196,8 +196,8 @@ assert auroc["flow"] > 0.95, auroc
 #
 # The diabetes table has ten measurements x of 442 patients, and y, the progression of the disease
 # in a year. Linear regression with normal errors is a density p(y | x): its mean is a linear
-# function of x, and its standard deviation is constant. But the errors of this table grow with the
-# mean and are not symmetric.
+# function of x, and its standard deviation is constant. In this table, however, the errors grow
+# with the mean and are not symmetric.
 #
 # A conditional flow of one number can have a density of any shape: with
 # `transformer="rational_quadratic_spline"` the number passes through splines that depend on the
@@ -288,8 +288,8 @@ print(f"90% intervals contain {coverage:.1%} of {is_tested.sum()} values")
 # %% [markdown]
 # The full run measured a mean log p(y | x) of -5.422 nats for the regression and -5.344 for the
 # flow, a difference of 0.078 ± 0.021; 88.2% of the values lie in their intervals. In another run,
-# the condition of the flow was all ten measurements. That flow was no better than the regression:
-# 265 rows were too few.
+# we conditioned a flow on all ten measurements. That flow was no better than the regression: 265
+# rows were too few.
 
 # %%
 assert abs(coverage - 0.9) < (0.08 if SHORT else 0.05), coverage

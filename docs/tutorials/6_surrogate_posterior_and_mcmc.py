@@ -2,8 +2,8 @@
 # # A flow as surrogate posterior and in MCMC
 #
 # Variational inference needs a surrogate posterior that is trainable, can be sampled, and has an
-# exact density. A flow has these properties. A flow is also a change of variables, after which
-# Markov chains mix well. In this tutorial you will
+# exact density. A flow has these properties. Markov chains also mix well in the latent space of a
+# flow. In this tutorial you will
 #
 # * write the eight schools model as a joint distribution of TensorFlow Probability,
 # * fit a flow to its posterior with `tfp.vi.fit_surrogate_posterior`,

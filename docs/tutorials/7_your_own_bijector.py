@@ -78,7 +78,7 @@ class SinhArcsinh(tfr.Transformer):
 
 
 def log_cosh(x):
-    """Returns log cosh x, also where cosh x is too large for float32."""
+    """Returns log cosh x, even if cosh x overflows float32."""
     return tf.abs(x) + tf.nn.softplus(-2 * tf.abs(x)) - np.log(2).astype(x.dtype.as_numpy_dtype)
 
 
@@ -86,7 +86,7 @@ def log_cosh(x):
 # Since $1 + x^2 = \cosh^2(\mathrm{arsinh}(x))$, both terms of the log slope are a `log_cosh`.
 #
 # A flow creates a new transformer for each coupling, from the class or from a function. The Keras
-# decorator registers a name for the class, which a saved model needs.
+# decorator registers the class by a name, under which a saved model refers to it.
 
 # %% [markdown]
 # ## A test against automatic differentiation
@@ -99,7 +99,7 @@ def log_cosh(x):
 
 # %%
 def check_bijector(bijector, x):
-    """Compares the log det of a bijector of vectors [N, D] with its Jacobian, and inverts it."""
+    """Checks the log det of a bijector of vectors [N, D] against its Jacobian, and its inverse."""
     x = tf.constant(x, bijector.dtype)
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -64,7 +64,7 @@ def log_likelihood(theta, y):
 
 
 def log_prior(theta):
-    """Returns log p(θ); the log variance adds its Jacobian, log v."""
+    """Returns log p(θ), including log v, the log Jacobian of the log variance."""
     variance = np.exp(theta[..., 2])
     of_line = scipy.stats.norm(0, np.sqrt(factor * variance)[..., np.newaxis]).logpdf(
         theta[..., :2]
@@ -142,7 +142,7 @@ def ranks_of(samples):
 
 
 def p_value(ranks):
-    """Returns the p-value of uniform ranks, by the χ² test of 20 bins."""
+    """Returns the p-value of a χ² test, with 20 bins, that the ranks are uniform."""
     counts = np.histogram(ranks, num_bins, range=(-0.5, num_samples + 0.5))[0]
     return scipy.stats.chisquare(counts).pvalue
 
@@ -150,8 +150,8 @@ def p_value(ranks):
 # %% [markdown]
 # Uniform ranks of the parameters do not show that a posterior has learned from the data: samples of
 # the prior, which ignore the data, have uniform ranks for each parameter. The ranks of the log
-# likelihood reveal such a posterior. For a posterior that is too narrow, here with latents scaled
-# by 0.7, the ranks of the parameters are not uniform either.
+# likelihood reveal a posterior that ignores the data. For a posterior that is too narrow, here with
+# latents scaled by 0.7, the ranks of the parameters are not uniform either.
 
 # %%
 prior_samples = np.stack([simulate(num_checks)[0] for _ in range(num_samples)])
@@ -198,7 +198,7 @@ for level in (0.5, 0.8, 0.9, 0.95):
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     covered = [*np.mean((low < theta) & (theta < high), axis=0), np.mean(density_ranks > 1 - level)]
     print(f"{level:.2f}", *(f"{share:6.3f}" for share in covered))
-    # Quantiles of 99 samples have levels that are off by up to 0.01.
+    # With 99 samples, the level of a quantile is accurate only to 0.01.
     tolerance = 0.01 + 4 * np.sqrt(level * (1 - level) / num_checks)
     assert SHORT or np.max(np.abs(np.array(covered) - level)) < tolerance
 
