@@ -137,11 +137,11 @@ assert lead.mean() > 2 * lead_error
 assert log_probs.mean() > before + 1.0
 
 # %% [markdown]
-# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call. It also mixes the flows
-# with simpler densities, such as mixtures of normal distributions. By five-fold cross-validation,
-# it fits each kind of density five times and mixes the five fits, so all rows contribute. The
-# held-out rows determine the mixture weights. `examples/train_table.py` compares `FlowDensity` with
-# other density estimators.
+# `tfr.FlowDensity`, a scikit-learn estimator, does all of this in one call, and also mixes the
+# flows with simpler densities, such as mixtures of normal distributions. By five-fold
+# cross-validation, `FlowDensity` fits each kind of density five times and mixes the five fits, so
+# all rows contribute. The held-out rows determine the mixture weights. `examples/train_table.py`
+# compares `FlowDensity` with other density estimators.
 
 # %%
 density = tfr.FlowDensity(random_state=0).fit(train[:100] if SHORT else train)  # 100: no flows
@@ -319,7 +319,7 @@ assert abs(integral - 1) < 0.01
 
 # %% [markdown]
 # `tfr.FlowRegressor`, a scikit-learn estimator, models p(y | x) in one call, given all ten
-# measurements. It mixes a linear regression with Student t errors, mixtures of normal
+# measurements. `FlowRegressor` mixes a linear regression with Student t errors, mixtures of normal
 # distributions, boosted trees and flows, weighted by the likelihood of held-out patients. The
 # result should be at least about as good as the regression, and better where the data are not
 # linear with normal errors.

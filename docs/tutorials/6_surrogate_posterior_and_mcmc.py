@@ -167,9 +167,9 @@ assert SHORT or (abs(log_evidence - exact_evidence) < 0.03 and efficiency > 0.2)
 # %% [markdown]
 # ## Markov chains in the latent space
 #
-# NeuTra (Hoffman et al., 2019) runs Hamiltonian Monte Carlo on the latents of the flow, whose
-# posterior density is close to a standard normal, the easiest case for HMC. In the limit of long
-# chains, the draws are exact samples of the posterior, whatever the quality of the flow.
+# NeuTra (Hoffman et al., 2019) runs Hamiltonian Monte Carlo on the latents of the flow. Their
+# posterior density is close to a standard normal, from which HMC samples easily. In the limit of
+# long chains, the draws are exact samples of the posterior, whatever the quality of the flow.
 #
 # Both methods below sample unconstrained vectors of ten numbers. The surrogate's bijector is a
 # chain: the flow, then bijectors that turn a vector into the three variables.

@@ -258,10 +258,11 @@ assert bits < (3.5 if SHORT else 2.5), bits
 # ## A bijector
 #
 # A whole bijector is a subclass of `tfr.FlowBijector` with two methods, which return the value and
-# the log det together. Their second argument is a `tfr.Pass`, which contains the arguments of the
-# call, such as `p.training` and `p.condition`; a bijector composed of other bijectors calls their
-# two methods with the same `p`. The constructor passes its own arguments to the base class as
-# `parameters`. These include all objects that hold variables, so that copies share these objects.
+# the log det together. The second argument of both methods is a `tfr.Pass`, which contains the
+# arguments of the call, such as `p.training` and `p.condition`; a bijector composed of other
+# bijectors calls their two methods with the same `p`. The constructor passes its own arguments to
+# the base class as `parameters`. The `parameters` include all objects that hold variables, so that
+# copies share these objects.
 #
 # A Householder reflection $H = I - 2 v v^T / v^T v$ mixes the elements of a vector. It is its own
 # inverse, and its log det is zero.
@@ -314,10 +315,10 @@ assert composed.log_prob(points).shape == [20]
 # ## Save and load
 #
 # A saved model describes a bijector by its constructor arguments, `parameters`, and contains the
-# value of each variable, here of the reflection's normal vector. It refers to classes by the names
-# that the decorator `@keras.saving.register_keras_serializable` has registered. The program that
-# loads the model must register the classes as well, as the cells above do; loading runs no code
-# from the file.
+# value of each variable, here of the reflection's normal vector. A saved model refers to classes by
+# the names that the decorator `@keras.saving.register_keras_serializable` has registered. The
+# program that loads the model must register the classes as well, as the cells above do; loading
+# runs no code from the file.
 
 # %%
 x = tf.constant(points)

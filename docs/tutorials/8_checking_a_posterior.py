@@ -278,5 +278,6 @@ assert efficiency(log_weights) < 0.2
 
 # %% [markdown]
 # [Tutorial 6](6_surrogate_posterior_and_mcmc.py) explains Markov chains in latent space, which are
-# exact in the limit even if importance weights fail. `examples/simulation_based_inference.py`
-# checks the ranks of a simulator whose likelihood is unknown.
+# exact in the limit even if importance weights fail.
+# `examples/simulation_based_inference.py --simulator=two_moons` checks the ranks of a simulator
+# whose likelihood the script does not use.
