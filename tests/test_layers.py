@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+import tfp_realnvp as tfr
+
 pytestmark = pytest.mark.quick
 
 _ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
@@ -34,27 +36,20 @@ _ALLOWED_IMPORTS = {
 _PRIVATE = ("tensorflow.python", "tensorflow.core", "tensorflow_probability.python", "keras.src")
 
 
-def _imported_packages(source, path):
-    """Yields the line and the package of each import of `tfp_realnvp` in a module.
-
-    Args:
-      source: the module's code.
-      path: the module's file, relative to `tfp_realnvp`.
-    """
+def _imports(source):
+    """Yields the line of each import of `tfp_realnvp` in a module, and the name after its dot."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            folder = ["tfp_realnvp", *path.parts[:-1]]
-            base = folder[: len(folder) + 1 - node.level] if node.level else []
-            module = ".".join([*base, *filter(None, [node.module])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
+            assert not node.level, f"{ast.unparse(node)}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             root, _, inner = name.partition(".")
             if root == "tfp_realnvp":
-                yield node.lineno, inner.partition(".")[0]
+                yield node.lineno, inner
 
 
 def _modules():
@@ -76,9 +71,10 @@ def test_lower_packages_do_not_import_higher_ones():
         violations += [
             f"tfp_realnvp/{path}:{line}: {package} imports {imported or 'tfp_realnvp'}; "
             f"it may import {', '.join(sorted(allowed)) or 'none of the other packages'}"
-            for line, imported in _imported_packages((_ROOT / path).read_text(), path)
+            for line, name in _imports((_ROOT / path).read_text())
             # Companions use the public names.
-            if imported not in {package, *allowed} and (package, imported) != ("tables", "")
+            if (imported := name.partition(".")[0]) not in {package, *allowed}
+            and (package, imported) != ("tables", "")
         ]
     assert not violations, "\n" + "\n".join(violations)
 
@@ -108,19 +104,24 @@ def test_only_private_api_imports_private_modules():
     assert not imports, message + "\n".join(imports)
 
 
+def test_tables_use_public_names():
+    names = set()
+    for path in (_ROOT / "tables").glob("*.py"):
+        source = path.read_text()
+        names |= {name for _, name in _imports(source) if not name.startswith("tables")}
+        used = re.findall(r"\btfr\.(\w+)", source)
+        assert set(used) <= set(dir(tfr)), path.name
+    assert "" in names <= {"", "internal.validation", "internal.optional_packages"}
+
+
 @pytest.mark.parametrize(
-    ("source", "package"),
+    ("source", "name"),
     [
-        ("import tfp_realnvp.training.optimizers", "training"),
+        ("import tfp_realnvp.training.optimizers", "training.optimizers"),
         ("import tfp_realnvp", ""),
         ("from tfp_realnvp import training", "training"),
-        ("from tfp_realnvp.training import optimizers", "training"),
-        ("def f():\n    from tfp_realnvp.training.flow_model import FlowModel", "training"),
-        ("from . import masks", "bijectors"),
-        ("from .. import training", "training"),
-        ("from ..training.fused_adam import FusedAdam", "training"),
+        ("def f():\n    from tfp_realnvp.training import FlowModel", "training.FlowModel"),
     ],
 )
-def test_imports_are_found(source, package):
-    path = pathlib.Path("bijectors/squeeze.py")
-    assert [name for _, name in _imported_packages(source, path)] == [package]
+def test_imports_are_found(source, name):
+    assert [name for _, name in _imports(source)] == [name]

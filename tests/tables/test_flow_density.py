@@ -1,6 +1,5 @@
 """The estimator of scikit-learn."""
 
-import copy
 import inspect
 import pickle
 import random
@@ -14,8 +13,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.base import clone
-from sklearn.datasets import load_wine, make_blobs, make_moons
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.datasets import load_wine, make_moons
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -23,7 +22,7 @@ from sklearn.preprocessing import PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import estimator, options, progress, simple_densities, table_flow
+from tfp_realnvp.tables import options, progress, simple_densities, table_flow
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
@@ -84,27 +83,6 @@ def test_random_states():
     np.testing.assert_array_equal(samples[0], samples[1])
     assert abs(samples[0] - samples[2]).min() > 0
     assert state == (random.getstate(), np.random.get_state()[1].tolist())
-
-
-def test_an_early_interrupt_leaves_nothing(monkeypatch, classifier):
-    fitted, x, y = classifier
-    fitted, new = copy.copy(fitted), clone(fitted)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    for density in (fitted, new):
-        before = dict(vars(density))
-        with monkeypatch.context() as patch:
-            patch.setattr(estimator, "StackFit", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                density.fit(pd.DataFrame(1_000 * x[:, :2], columns=["a", "b"]))
-        with pytest.raises(ValueError, match="expected a column of numbers"):
-            density.fit(pd.DataFrame({"a": ["x", "y"]}))
-        assert vars(density) == before
-    assert (fitted.predict(x) == y).mean() > 0.9
-    with pytest.raises(NotFittedError):
-        new.score_samples(x)
 
 
 def test_a_training_that_diverges_ends_no_other(monkeypatch):
@@ -228,14 +206,6 @@ def test_flows_that_gain_nothing_are_left_out():
     assert len(density.history_) == 1 and density.flow_gain_ == (0, 0)
     # No flow is tried with few rows.
     assert not density.fit(rows[:100]).history_
-
-
-@pytest.mark.usefixtures("no_flows")
-def test_the_mixture_keeps_up_with_normal_mixtures():
-    train, test = np.split(make_blobs(400, 3, centers=5, random_state=0)[0], 2)
-    models = [GaussianMixture(k, random_state=0).fit(train) for k in (1, 3, 5, 7)]
-    expected = min(models, key=lambda model: model.bic(train)).score(test)
-    assert tfr.FlowDensity(random_state=0, **_TINY).fit(train).score(test) > expected - 0.05
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

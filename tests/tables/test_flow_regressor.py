@@ -146,21 +146,11 @@ def test_y_is_nearly_a_linear_function(number):
     regressor = tfr.FlowRegressor(random_state=0, **_TINY).fit(*rows(number, 0))
     x, y = rows(1_000, 1)
     exact = stats.norm(x @ slopes, stddev).logpdf(y)
-    assert regressor.score_samples(x, y).mean() > exact.mean() - 0.12
+    # No density is higher on average than the exact one, up to the error of 1,000 rows.
+    assert -0.12 < (regressor.score_samples(x, y) - exact).mean() < 0.03
     low, high = regressor.predict_interval(x)
     assert np.mean((low < y) & (y < high)) == pytest.approx(0.9, abs=0.07)
-    axis = x[0] @ slopes + np.linspace(-3, 3, 6_001)
-    of_axis = np.tile(x[:1], [len(axis), 1])
-    density = np.exp(regressor.score_samples(of_axis, axis))
-    assert np.trapezoid(density, axis) == pytest.approx(1, abs=5e-3)
-    assert np.trapezoid(density * axis, axis) == pytest.approx(
-        regressor.predict(x[:1])[0], abs=0.01
-    )
-    np.testing.assert_allclose(
-        np.cumsum(density)[2_500:3_500:100] * 0.001,
-        regressor.cdf(of_axis, axis)[2_500:3_500:100],
-        atol=0.02,
-    )
+    np.testing.assert_allclose(regressor.predict(x), x @ slopes, atol=0.2)
 
 
 @pytest.mark.usefixtures("no_flows")
@@ -175,9 +165,7 @@ def test_several_numbers():
     expected = 100 + 5 * x_test @ [[1.0, 0.0], [0.1, -0.1], [0.0, 10.0]]
     np.testing.assert_allclose(regressor.predict(x_test), expected, atol=2)
     samples = regressor.sample(x_test[:1], 4_000, random_state=0)[:, 0]
-    np.testing.assert_allclose(
-        np.cov(samples.T), [[41.0, 20.0], [20.0, 25.0]] - np.diag([16, 0]), atol=4
-    )
+    np.testing.assert_allclose(np.cov(samples.T), [[25, 20], [20, 25]], atol=4)
     quantiles = regressor.predict_quantiles(x_test[:3], [0.1, 0.9])
     assert quantiles.shape == (2, 3, 2)
     np.testing.assert_allclose(quantiles.mean(axis=0), expected[:3], atol=2)
