@@ -91,7 +91,7 @@ def _weights_of_both(couplings, norms, steps):
         yield ours.output_bias, None, theirs.output_conv.bias
 
 
-def test_pytorch_with_our_weights_and_we_with_its():
+def test_pytorch_with_our_weights():
     torch = pytest.importorskip("torch")
     ours, theirs = _make("ours"), _make("pytorch")
     parts = ours.distribution.submodules
@@ -112,17 +112,3 @@ def test_pytorch_with_our_weights_and_we_with_its():
                 value = np.transpose(value, [3, 2, 0, 1])
             tensor.copy_(torch.from_numpy(value.copy()))
     np.testing.assert_allclose(theirs.log_prob(values), ours.log_prob(values), rtol=1e-4)
-
-    before = ours.log_prob(values)
-    theirs.train(steps=3)
-    for variable, index, tensor in weights:
-        value = tensor.detach().numpy()
-        if tensor.ndim == 4:
-            value = np.transpose(value, [2, 3, 1, 0])
-        whole = np.asarray(variable).copy()
-        part = whole if index is None else whole[index]
-        part[...] = value.reshape(part.shape)
-        variable.assign(whole)
-    after = ours.log_prob(values)
-    assert np.abs(after / before - 1).max() > 1e-3
-    np.testing.assert_allclose(theirs.log_prob(values), after, rtol=1e-4)

@@ -41,17 +41,6 @@ def test_figures(tmp_path, data, capsys):
     assert f"{path}: recognized {found[path]['recognized']:.3f}, " in capsys.readouterr().out
 
 
-def test_precision_and_recall():
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=[200, 2])
-    same = recognition.precision_and_recall(images, rng.normal(size=[200, 2]))
-    assert min(same) > 0.8
-    narrow = recognition.precision_and_recall(images, 0.1 * rng.normal(size=[200, 2]))
-    assert narrow.precision > 0.98 and narrow.recall < 0.2
-    wide = recognition.precision_and_recall(images, 10 * rng.normal(size=[200, 2]))
-    assert wide.precision < 0.3 and wide.recall > 0.8
-
-
 def test_other_images(tmp_path):
     np.save(tmp_path / "samples.npy", np.zeros([3, 8, 8, 3], np.uint8))
     with pytest.raises(ValueError, match=r"expected .*\[N, 8, 8, 1\] in .*, got \(3, 8, 8, 3\)"):
