@@ -1,11 +1,6 @@
-"""The script that scores files by Apache Beam, also after a kill."""
+"""The script that scores files by Apache Beam."""
 
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import flow_testing as ft
 import numpy as np
@@ -17,7 +12,6 @@ from tfp_realnvp import outliers
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
-_SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "score_beam.py"
 _SHAPE = (4, 4, 1)
 
 
@@ -67,25 +61,6 @@ def test_scores(folder, run_script):
     expected = outliers.p_values(-expected[20:], -expected[:20])
     np.testing.assert_allclose(p_values, expected, atol=1 / 21 + 1e-9)  # scores round
     assert np.mean(p_values == expected) > 0.9
-
-
-def test_killed(folder, run_script):
-    (folder / "killed").mkdir()
-    flags = _flags(folder, "new_*", "killed/scores", "--batch_size=1")
-    with (folder / "killed.txt").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, _SCRIPT, *flags], stdout=output, stderr=output, env=os.environ
-        )
-    # Beam makes a folder for temporary files before it scores.
-    while not list((folder / "killed").glob("*")):
-        assert process.poll() is None, (folder / "killed.txt").read_text()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not list((folder / "killed").glob("*.parquet"))
-    run_script("score_beam", *flags)
-    tables = [_table(path) for path in (folder / "killed").glob("*.parquet")]
-    assert sum(map(len, tables)) == 40
 
 
 def test_events_of_another_shape(folder, run_script):

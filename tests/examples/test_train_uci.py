@@ -16,11 +16,6 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def load_table(script):
-    return script.load_table
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uci")
     rng = np.random.default_rng(0)
@@ -57,8 +52,8 @@ def folder(tmp_path_factory):
         ("bsds300", [(20, 63), (5, 63), (7, 63)]),
     ],
 )
-def test_splits(folder, name, shapes, load_table):
-    splits = load_table(name, folder)
+def test_splits(folder, name, shapes, script):
+    splits = script.load_table(name, folder)
     assert list(splits) == ["train", "validation", "test"]
     assert [rows.shape for rows in splits.values()] == shapes
     assert all(rows.dtype == np.float32 for rows in splits.values())
@@ -72,9 +67,9 @@ def test_splits(folder, name, shapes, load_table):
         np.testing.assert_allclose(rows.std(axis=0, ddof=1), 1, rtol=1e-5)
 
 
-def test_power_keeps_its_columns_and_adds_noise(folder, load_table):
+def test_power_keeps_its_columns_and_adds_noise(folder, script):
     raw = np.load(folder / "power" / "data.npy")
-    rows = np.concatenate(list(load_table("power", folder).values()))
+    rows = np.concatenate(list(script.load_table("power", folder).values()))
     for column, original in enumerate([0, 2, 4, 5, 6, 7]):
         # Shuffled and scaled.
         expected = np.sort(raw[:, original])
@@ -83,22 +78,22 @@ def test_power_keeps_its_columns_and_adds_noise(folder, load_table):
         assert largest < (1.5 if original in (4, 5, 6) else 0.02)
 
 
-def test_gas_drops_the_first_of_similar_columns(folder, load_table):
+def test_gas_drops_the_first_of_similar_columns(folder, script):
     raw = np.load(folder / "gas" / "ethylene_CO.npy")
-    rows = np.concatenate(list(load_table("gas", folder).values()))
+    rows = np.concatenate(list(script.load_table("gas", folder).values()))
     correlation = np.corrcoef(rows.T, raw.T)[:2, 2:]
     np.testing.assert_allclose([correlation[0, 1], correlation[1, 3]], 1, atol=1e-6)
 
 
-def test_missing_files(tmp_path, load_table):
+def test_missing_files(tmp_path, script):
     with pytest.raises(FileNotFoundError, match=r"data\.npy"):
-        load_table("power", tmp_path)
+        script.load_table("power", tmp_path)
 
 
-def test_the_pickle_needs_pandas(tmp_path, monkeypatch, load_table):
+def test_the_pickle_needs_pandas(tmp_path, monkeypatch, script):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"Reading .*ethylene_CO.pickle needs pandas"):
-        load_table("gas", tmp_path)
+        script.load_table("gas", tmp_path)
 
 
 def test_a_run(tmp_path, run_script, script):
