@@ -23,7 +23,7 @@ class WorkerError(Exception):
 
 
 class WorkerProcess(contextlib.AbstractContextManager):
-    """Starts a `benchmarks.worker` process, whose docstring defines `spec`, and sends requests.
+    """Starts a `benchmarks.worker` process and sends requests; see that module for `spec`.
 
     Between requests, a signal (`SIGSTOP`) pauses the process. Otherwise idle threads of the
     framework would spin and slow down the other contender.

@@ -1,4 +1,4 @@
-"""Compares the default options of flows of vectors with former defaults, and with zuko's.
+"""Compares the default options of flows of vectors with former defaults and defaults of zuko.
 
     python -m benchmarks.defaults --output_dir=results/defaults    # five seeds
     python -m benchmarks.defaults --seeds=1 --datasets=iris,wine   # a quick look
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _summary(rows: Sequence[Pass], passes: int, seconds: float) -> dict[str, float]:
-    """Returns test nats of the last and best of an equal number of epochs, and of equal seconds."""
+    """Returns test nats after the last and the best epoch, for equal epochs and equal CPU time."""
     within = next((i for i, row in enumerate(rows, 1) if row.seconds >= seconds), len(rows))
     summary = {"CPU seconds of the passes": rows[passes - 1].seconds}
     for key, number in (("passes", passes), ("time", within)):

@@ -4,8 +4,8 @@
     python -m benchmarks.few_labels --first_seed=5    # seeds that had no part in any choice
 
 The script prints the mean and the worst accuracy over five seeds on the rows without a label. A
-seed determines the data, the labeled rows, and the initial weights. Label spreading uses the kernel
-and the clamping with the best mean accuracy on the evaluated rows themselves, which favors it.
+seed determines the data, the labeled rows, and the initial weights. Label spreading has an
+advantage: its kernel and clamping have the best mean accuracy on the evaluated rows themselves.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ _MULTI_HEAD = "MultiHeadDotProductAttention_0"
 
 
 def differences(reference: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the largest relative differences of both directions from a reference."""
+    """Returns the largest relative differences from a reference, for both directions of a flow."""
     flow, precise = (loaded_flow(reference, dtype) for dtype in ("float32", "float64"))
     latents, log_det = flow.inverse_and_log_det(reference["images"])
     images, inverse_log_det = flow.forward_and_log_det(reference["latents"])
@@ -77,7 +77,7 @@ def loaded_flow(reference: Mapping[str, np.ndarray], dtype: str) -> tfr.ImageFlo
 def _renamed(
     weights: Mapping[str, np.ndarray], num_blocks: int, width: int
 ) -> dict[str, np.ndarray]:
-    """Returns the weights of a network by the names of `VisionTransformer`."""
+    """Converts the weights of a network to the names and shapes of `VisionTransformer`."""
     blocks = [f"vit/encoderblock_{i}" for i in range(num_blocks)]
 
     def stacked(name: str) -> np.ndarray:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         found = differences(dict(reference))
     for name, difference in found.items():
         print(f"{name}: {difference:.1e}")
-    # NaN is not below the tolerance.
+    # NaN fails this comparison.
     within = [found[name] <= _TOLERANCE for name in found if name != _WITHOUT_LIMIT]
     return int(not all(within))
 

@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Comparison(NamedTuple):
-    """Two rows, and the operations to compare: `whats` for small sizes, and for the paper's."""
+    """Two rows, and the operations to compare at small sizes and at the paper's sizes."""
 
     first: str
     second: str

@@ -33,7 +33,7 @@ def _replies(
     contender: str, options: dict[str, Any], size: str, threads: int, checkout: str | None
 ) -> Iterator[dict[str, Any]]:
     if checkout is not None:
-        # Only `tfp_realnvp` comes from there: `benchmarks` is already imported.
+        # Only `tfp_realnvp` comes from `checkout`: `benchmarks` is already imported.
         sys.path.insert(0, checkout)
     make = contender_class(contender)
     _set_threads(contender, threads)

@@ -61,7 +61,7 @@ def celeb_a(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
 
 
 def lsun(image: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-    """Resizes the smaller side to 96; returns a random [64, 64, 3] crop, or a central one."""
+    """Resizes the smaller side to 96, and crops to [64, 64, 3], at random if given a seed."""
     image = resize_smaller_side(image, 96)
     if seed is None:
         return tf.image.resize_with_crop_or_pad(image, 64, 64)
@@ -344,7 +344,7 @@ def from_tfds(
     if num_validation:
         if "validation" in splits:
             raise ValueError(f"Expected a dataset without a validation split, got {name!r}.")
-        # TensorFlow Datasets stores images in random order.
+        # The last images are a random choice: TensorFlow Datasets stores images in random order.
         splits["train"] = f"train[:-{num_validation}]"
         splits["validation"] = f"train[-{num_validation}:]"
 

@@ -171,8 +171,8 @@ def small_extractor(rng: np.random.Generator) -> Extractor:
 def pretrained_extractor(name: str) -> Extractor:
     """Returns a function from images to features of a network of Keras Applications.
 
-    The features have one eighth of the resolution. They are the output of the last `Add` layer of
-    this size or, if there is none, of the last `BatchNormalization`, before an activation.
+    At one eighth of the resolution, the features are the output of the last `Add` layer or, if
+    there is none, of the last `BatchNormalization`, before an activation.
     """
     constructor = getattr(keras.applications, name, None)
     if not inspect.isfunction(constructor):

@@ -13,8 +13,8 @@ shifted copies. If the prediction is confident, the flow is trained on new copie
 The script compares with logistic regression and a convolutional network of equal size, which learn
 only from the labeled images.
 
-We chose the options by the accuracy on unlabeled training images. Other images had labels then than
-in the printed results.
+We chose the options by the accuracy on unlabeled training images. For the printed results, other
+images have labels.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def compare_on_digits(axes: Axes) -> None:
 def fit_flow(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tfr.FlowModel:
     """Trains a flow, at first only on labeled images.
 
-    After these epochs, confident predictions become the labels of unlabeled images.
+    After the first epochs, confident predictions become the labels of unlabeled images.
     """
     labeled = np.tile(np.flatnonzero(labels >= 0), _NUM_COPIES)
     rows = np.concatenate([np.arange(len(images)), labeled])

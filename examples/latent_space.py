@@ -217,7 +217,7 @@ def draw_temperatures(figures: Figures, flow: tfd.Distribution, examples: Exampl
 
 
 def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Examples) -> None:
-    """Decodes each image under each class or, without classes, the condition of each image."""
+    """Decodes each image under all classes or, without classes, under all images' conditions."""
     images, conditions = examples
     spec = find_condition_spec(flow)
     targets, title = conditions, "Images under the conditions of all images"
@@ -230,7 +230,7 @@ def draw_condition_swap(figures: Figures, flow: tfd.Distribution, examples: Exam
     )
     rows = np.concatenate([images[:, np.newaxis] + 0.5, swapped], axis=1)
     if spec.event_ndims == 3:
-        # The top row shows the conditions of the columns, and white above the images.
+        # The top row shows the condition of each column. Above the images it is white.
         top = np.full([1, *rows.shape[1:]], figures.num_values - 0.5)
         top[0, 1:] = targets * (figures.num_values - 1) + 0.5
         rows = np.concatenate([top, rows])

@@ -224,7 +224,7 @@ def make_sampler(
 def trace(state: tf.Tensor, results: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the step size and the acceptance rate."""
     del state
-    # In latent space, the results of the transformed kernel contain those of the adaptive kernel.
+    # In latent space, the transformed kernel's results contain the results of the adaptive kernel.
     results = results.inner_results if hasattr(results, "transformed_state") else results
     accepted = tf.cast(results.inner_results.is_accepted, tf.float32)
     return results.new_step_size, tf.reduce_mean(accepted)

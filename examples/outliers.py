@@ -2,11 +2,11 @@
 
     python examples/outliers.py
 
-Outliers are changed digits (inverted, rotated, …), and simplified photographs (blurred, …), which
-the log density does not detect. The script prints the area under the ROC curve of each score: the
-probability that an outlier scores higher than an image like the training data, 0.5 for random
-scores. It also prints the fractions of images with conformal p-values of at most `--alpha`: false
-alarms among new digits, and detections among outliers.
+Outliers are changed digits (inverted, rotated, …), and simplified photographs (blurred, …). The log
+density alone does not detect simplified photographs. The script prints the area under the ROC curve
+of each score: the probability that an outlier scores higher than an image like the training data,
+0.5 for random scores. It also prints the fractions of images with conformal p-values of at most
+`--alpha`: false alarms among new digits, and detections among outliers.
 
 The models are the presets `digits` and `photos`. The test images had no part in training or in the
 choice of weights. Some test images calibrate the p-values; the rest are the new images.

@@ -4,8 +4,8 @@
     python examples/toy_2d.py --dataset=checkerboard --num_bins=8 --num_blocks=2 --num_filters=64
 
 The script prints the mean of -log p of held-out points, in nats, for the flow and for a kernel
-density estimate p. If the density of the points is known (checkerboard, ring, banana), it also
-prints the KL divergence from this density. It writes `flow.jpg`, `toy.png` and `report.json` to the
+density estimate p. If the density of the points is known (checkerboard, ring, banana), the script
+also prints the KL divergence from this density. `flow.jpg`, `toy.png` and `report.json` are in the
 output folder.
 """
 

@@ -271,7 +271,7 @@ def fill_in_defaults() -> datasets.Images:
     defaults = dict(_RECIPES[FLAGS.configuration])
     if FLAGS.limit_minutes:
         del defaults["epochs"]
-    # With a higher rate, the first steps of other couplings and of attention are unstable.
+    # With a higher rate, training with other couplings or attention is unstable in the first steps.
     is_fast = (
         FLAGS.configuration == "compact"
         and FLAGS.transformer in (None, "affine")
@@ -311,7 +311,7 @@ def flag_name(line: str) -> str:
 
 
 def check_same_run(path: pathlib.Path) -> None:
-    """Raises `ValueError` if the flags differ from the flag file, unless they add training."""
+    """Raises `ValueError` if flags differ from the flag file, except for longer training."""
     if not path.exists():
         return
     there, here = (
@@ -348,7 +348,7 @@ def data_settings() -> dict:
 
 def make_model(images: datasets.Images) -> tfr.FlowModel:
     """Builds the model that the flags describe, for these images, with new weights."""
-    # These images can differ from the images of the preset, in shape for example.
+    # These images can differ from the images of the preset, for example in shape.
     arguments = {}
     for name in ("image_shape", "num_values", "num_classes", "conditional_event_shape"):
         if getattr(images, name) is not None:
@@ -513,7 +513,7 @@ class Interruption(keras.callbacks.Callback):
         os.write(1, b"\nstopping after this step; Ctrl-C again to stop without a checkpoint\n")
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        # After a checkpoint between an epoch and its validation, a run would resume without the
+        # A run that resumes from a checkpoint between an epoch and its validation would skip the
         # validation.
         is_last = self.model.stop_training or batch + 1 >= self.params["steps"]
         if self._is_requested and not is_last:

@@ -243,7 +243,7 @@ def hamiltonian_monte_carlo(
 
 
 def columns(posterior: Posterior, parts: Any) -> dict[str, np.ndarray]:
-    """Returns samples [number, size] by variable; scales the standardized effects of schools."""
+    """Returns samples [number, size] by variable; effects of schools replace standardized ones."""
     shapes = posterior.target.event_shape._asdict()
     values = {
         name: np.reshape(part, [-1, shapes[name].num_elements()]).astype(np.float64)

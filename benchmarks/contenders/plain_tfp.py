@@ -1,7 +1,7 @@
 """Measures the same model in plain TFP, as a `tfb.Chain`.
 
-The networks, masks, squeezes and the logit come from this package; the bijectors do not. As in
-`tfb.RealNVP`, each method of a coupling, such as `_inverse`, evaluates the network again.
+The networks, masks, squeezes and the logit come from this package; the couplings and normalizations
+do not. As in `tfb.RealNVP`, each method of a coupling evaluates the network again.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Mode:
 
 class _ImageBijector(tfb.Bijector):
     def __init__(self, **parameters: Any) -> None:
-        # TFP shares a cache among bijectors of equal type and parameters; these must differ.
+        # Parameters must differ: TFP shares a cache among bijectors of equal type and parameters.
         super().__init__(forward_min_event_ndims=3, dtype=tf.float32, parameters=parameters)
 
     @classmethod

@@ -125,7 +125,7 @@ class _Scale(nn.Module):
             for step in self.channelwise:
                 x, log_det = step.inverse(x)
                 log_dets.append(log_det)
-            # One diagonal of each 2×2 square continues, the other is factored out.
+            # One diagonal of each 2×2 square goes to the next scale; the other is factored out.
             a, b, c, d = x.chunk(4, dim=1)
             x, log_det = self.following.inverse(torch.cat([a, d], dim=1))
             log_dets.append(log_det)
@@ -293,7 +293,7 @@ class _RunningNorm(nn.Module):
 
 
 def _squeeze(x: torch.Tensor) -> torch.Tensor:
-    """Space to depth, with sub-pixels row by row, and the colors of a sub-pixel together."""
+    """Space to depth; orders the channels by sub-pixel, row by row, and then by color."""
     x = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -17,10 +17,10 @@ The script compares with
     BIC. A combination with few rows gets the normal distribution of all rows. The probability of a
     combination is its frequency after one row is added to each combination,
 *   adversarial random forests, if `arfpy` is installed, which needs NumPy below 2.4. `arfpy` has no
-    method for densities, so this script sums over the leaves. As in `FlowDensity`, standard
-    deviations in a leaf are at least 0.001 of the column's. In each leaf, 1% of the probability of
-    a column is spread over all categories. Rows outside of all leaves have density 0: the mean
-    omits them, and the script prints their number.
+    method for densities, so this script sums over the leaves. As in `FlowDensity`, a standard
+    deviation in a leaf is at least 0.001 standard deviations of the column. In each leaf, 1% of the
+    probability of a column is spread over all categories. Rows outside of all leaves have density
+    0: the mean omits them, and the script prints their number.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def main() -> None:
     names = arguments.tables.split(",") if arguments.tables else list(tables)
     if unknown := set(names) - set(tables):
         parser.error(f"expected tables out of {', '.join(tables)}, got {', '.join(unknown)}")
-    # Keep the results of the whole set if only a part of it runs.
+    # Results of some tables get their own file, to keep the results of the whole set.
     path = arguments.output_dir / f"{title}{'_part' if arguments.tables else ''}.md"
     lines = [_line(["table", "shape", *header]), f"|{' --- |' * 2}{' ---: |' * len(header)}"]
     print(f"{cpu_name()}, {num_cores()} cores", *lines, sep="\n", flush=True)

@@ -12,12 +12,12 @@ The script removes a fifth of the cells of new rows at random.
 
     python -m benchmarks.tables.imputation gaps wine penguins
 
-This command fits rows with missing cells, over several splits of the rows. It removes 20% of the
-cells of a table at random or, in a second experiment, more cells if the first column is large.
-airquality has missing cells; from it, the command removes nothing, or 10% of the cells. It prints
-the mean log density of the known cells and of all cells of test rows, and the coverage of 90%
-intervals for removed cells in training and test rows. It compares with fits to complete rows only,
-and with fits after scikit-learn's `IterativeImputer`.
+This command fits rows with missing cells, over several splits of the rows. The command removes 20%
+of the cells of a table at random or, in a second experiment, more cells if the first column is
+large. From airquality, which has missing cells, it removes none, or 10%. The command prints the
+mean log density of the known cells and of all cells of test rows, and the coverage of 90% intervals
+for removed cells in training and test rows. It compares with fits to complete rows only, and with
+fits after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.tables.imputation regression Boston diabetes
 
@@ -50,7 +50,7 @@ _NUM_SPLITS = 5
 
 
 def normal_table(seed: int, num_samples: int = 200) -> tuple[float, float, float]:
-    """Returns mean and RMS error of sample means, and the ratio of sample to exact deviations."""
+    """Returns mean and RMS error of sample means, and sample / exact standard deviations."""
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=[5, 5])
     covariance = factors.T @ factors

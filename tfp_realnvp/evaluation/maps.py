@@ -62,8 +62,8 @@ def log_prob_map(
     Args:
       model: a `FlowModel` of images, or its distribution. Its base must be a `tfd.Sample` or
         `tfd.Independent` of distributions of elements or channels, or a `ConditionalBase` that
-        returns one. Valid bijectors are those of this package, TFP's bijectors of elements or
-        channels, and `FlowChain` and `tfb.Invert` of valid bijectors.
+        returns one. Valid bijectors are all bijectors of this package, TFP's bijectors of elements
+        or channels, and `FlowChain` and `tfb.Invert` of valid bijectors.
       data, conditional_input: images [N, H, W, C] and their conditions, as in `log_prob`.
       log_dets: whether maps include the log dets; with `False`, maps are log densities of latents.
       **kwargs: `batch_size`, `steps` and `verbose`, as in `log_prob`. Maps use one noise sample.

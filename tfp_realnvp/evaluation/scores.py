@@ -37,9 +37,9 @@ def log_prob(
     log 1/K sum_k p(x + u_k),   u_k ~ U[0, 1)^D
     ```
 
-    Its expectation is a lower bound on the log probability of the integers (Theis, van den Oord,
-    Bethge 2016, section 3.1). More samples make the bound tighter. The noise of an image depends
-    only on the model's seed and the image. With a `VariationalDequantization` q,
+    In expectation, this is a lower bound on the log probability of the integers (Theis, van den
+    Oord, Bethge 2016, section 3.1). More samples make the bound tighter. The noise of an image
+    depends only on the model's seed and the image. With a `VariationalDequantization` q,
     p(x + u) / q(u | x) replaces p(x + u). Vectors get no noise.
 
     For continuous pixel values, call `distribution.log_prob`. For the mean over a dataset with its
@@ -135,8 +135,8 @@ def map_batches(
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
     `function` takes events in the distribution's dtype, and returns one or several arrays. `data`
-    has any form that `bits_per_dim` takes; `model` tells the events from the condition. Error
-    messages begin with `caller`.
+    has any form that `bits_per_dim` takes. `model` determines which part of the data is the
+    condition. Error messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)

@@ -81,9 +81,9 @@ def bits_per_dim(
     importance_weighted = mean over x of    -1/D log2 mean_k p(x + u_k)
     ```
 
-    The expectations of both are upper bounds on the bits/dim of the integer images,
-    `-1/D log2 ∫ p(x + u) du`. `importance_weighted` is tighter for larger K; for K = 1 both are
-    equal. The noise of an image depends only on the seed and the image. `FlowModel.evaluate`
+    In expectation, `mean` and `importance_weighted` are upper bounds on the bits/dim of the integer
+    images, `-1/D log2 ∫ p(x + u) du`. They are equal for K = 1; `importance_weighted` is tighter
+    for larger K. The noise of an image depends only on the seed and the image. `FlowModel.evaluate`
     computes `mean` for K = 1 and the model's seed.
 
     With a `VariationalDequantization` q, p(x + u) / q(u | x) replaces p(x + u). For a conditional
@@ -146,8 +146,8 @@ def log_likelihood(
     importance_weighted = mean over x of    log mean_k p(x + u_k) / q(u_k | x)
     ```
 
-    with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. The
-    expectations of both are lower bounds on the log probability of integers; the second is tighter.
+    with K noise samples u₁ … u_K from q(u | x), whose density is 1 for uniform noise. For integers,
+    both are lower bounds on the log probability in expectation; `importance_weighted` is tighter.
 
     #### Example
 

@@ -69,12 +69,12 @@ def encode(
       flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, its `FlowModel`,
         or the result of `tfr.condition`, which fixes the condition.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
-        `encode` adds 0.5 to gray levels, the center of the interval of a level.
+        `encode` adds 0.5 to gray levels: level n becomes the center of the interval [n, n + 1).
       batch_size: number of images or vectors per batch.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
-        declares its condition. Leading shapes of conditions and events broadcast. A
-        `ClusterMixture` encodes each event given the cluster with the nearest center. With labels,
-        it chooses among the clusters of the class.
+        declares its condition. Leading shapes of conditions and events broadcast. For a
+        `ClusterMixture`, the condition is the cluster with the nearest center or, with labels, the
+        nearest cluster of the class.
 
     Returns:
       Latents of the shape of the images or vectors, broadcast with the conditions.
@@ -191,7 +191,7 @@ def reconstruct(
       flow, images, batch_size, conditional_input: as in `encode`.
 
     Returns:
-      A `Reconstruction`. For gray levels, its error is the distance from their centers.
+      A `Reconstruction`. For gray levels, the error is the distance from n + 0.5, as in `encode`.
     """
     flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
@@ -253,7 +253,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """Returns the flow of a `ClusterMixture` and nearest clusters; else the unchanged arguments."""
+    """Returns a `ClusterMixture`'s flow and nearest clusters; or other flows and the condition."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input

@@ -69,13 +69,13 @@ def complete(
     event to an acceptance rate of 75%.
 
     R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
-    of chains with the variance within halves. It is 1 for chains that have mixed. Above 1.1, the
+    of chains with the variance within halves. R-hat is 1 for chains that have mixed. Above 1.1,
     samples depend on where the chains started. A `UserWarning` then recommends values of
 
     *   `num_leapfrog_steps`: π / ε for the step size ε, if this is more than the present number. A
         trajectory of length π is half a period in a standard normal density;
-    *   `num_samples`: the number that gives an R-hat of 1.1, if R-hat² - 1 is inversely
-        proportional to it. More samples do not help chains that are stuck in different modes.
+    *   `num_samples`: enough for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to the
+        number of samples. More samples do not help chains that are stuck in different modes.
 
     Each chain makes `num_burnin_steps + num_samples / num_chains` draws. A draw computes on average
     `num_leapfrog_steps / 2` gradients of the log density. Chains mix best with networks that are
@@ -183,7 +183,7 @@ class _Support:
         self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
     def forward_and_log_det(self, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns x [..., N, D] and the log det [..., N], without its constant."""
+        """Returns x [..., N, D] and the log det [..., N], up to a constant."""
         bounded = self._low + self._width * tf.sigmoid(t)
         x = tf.where(self._is_bounded, bounded, tf.where(self.is_known, self._low, t))
         fldj = tf.where(self._is_bounded, -tf.nn.softplus(t) - tf.nn.softplus(-t), 0)

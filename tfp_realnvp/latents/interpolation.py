@@ -89,8 +89,8 @@ def manifold(
 
     If `num_angles` n is a multiple of 4, the four images are at (0, 0), (0, n/4), (n/4, 0) and
     (n/4, n/4) of the result. The squares of the four weights add up to one, so combinations of
-    independent standard normal latents are standard normal. The squares are also the weights of
-    the average of embedded conditions.
+    independent standard normal latents are standard normal. Embedded conditions are averaged with
+    the squared weights.
 
     #### Example
 
@@ -173,7 +173,7 @@ def _path(
 
 
 def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
-    """Sums the four corners with products of weights from two circles, [R, R, ...]."""
+    """Returns weighted sums of four corners, [R, R, ...]; weights are products from `circle`."""
     corners = corners.reshape(2, 2, *corners.shape[1:])
     return np.einsum("ir,jc,ij...->rc...", circle, circle, corners)
 

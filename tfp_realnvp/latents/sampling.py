@@ -228,5 +228,5 @@ def _statistics(z: np.ndarray) -> ScaleStatistics:
 
 
 def stateless_seed(seed: int | Sequence[int]) -> tf.Tensor:
-    """Converts one or two integers to the seed of a stateless operation, two integers."""
+    """Converts one or two integers to the seed of a stateless operation, a tensor of two."""
     return tf.constant([seed, 0] if np.ndim(seed) == 0 else list(np.asarray(seed)), tf.int32)

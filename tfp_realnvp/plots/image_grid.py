@@ -107,7 +107,7 @@ def heat_map(
     high: float | None = None,
     num_values: int = 256,
 ) -> np.ndarray:
-    """Draws a score for each position on gray images; colors go from red to yellow (highest).
+    """Colors gray images by their scores at each position, from red to yellow for high scores.
 
     Args:
       images: `[N, H, W, C]`, as in `image_grid`.

@@ -30,10 +30,10 @@ class Interval(NamedTuple):
     """The map of a bounded column to the real line. One bound can be infinite.
 
     The map is Φ⁻¹(F(x)), where F is the CDF of a truncated normal distribution, fitted by maximum
-    likelihood. Far from the bounds the map is nearly affine. It makes uniform, exponential and half
-    normal columns normal.
+    likelihood. Far from the bounds the map is nearly affine. The map makes uniform, exponential and
+    half normal columns normal.
 
-    If columns depend on each other linearly, the affine map `straight` is better.
+    The affine map `straight` is better if columns depend on each other linearly.
     """
 
     low: float

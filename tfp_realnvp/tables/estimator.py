@@ -52,14 +52,14 @@ class TableEstimator(Options, EstimatorWithGaps):
         raise NotImplementedError
 
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
-        """Computes the properties of columns [N, D], with random known cells in missing cells."""
+        """Computes the properties of columns [N, D]; fills missing cells with random known ones."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
         return Columns.of(rows, self.dequantize, self._name, limits)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any
     ) -> list[StackFit]:
-        """Fits all densities but flows to y [N, D] given standardized x [N, C], by group."""
+        """Fits p(y [N, D] | standardized x [N, C]) to each group, by all densities except flows."""
         numbers = range(int(groups.max()) + 1)
         is_empty = np.any([np.isnan(y[groups == i]).all(axis=0) for i in numbers], axis=0)
         expected = f"{self._name}: expected a known cell in each column and class"
@@ -121,7 +121,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
         conditions = self._x_columns.standardized(x)
-        # `fit` saw at most one value of these columns, and cannot tell what other values mean.
+        # `fit` saw at most one value of these columns. The effect of other values is unknown.
         conditions[..., self._x_columns.is_constant] = 0.0
         return conditions
 

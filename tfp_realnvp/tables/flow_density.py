@@ -25,8 +25,8 @@ from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
 _CHUNK_SIZE = 2**18
-# A density averages over proposals. It needs fewer proposals than samples, which are drawn from
-# the proposals.
+# `score_samples` averages over proposals, and needs fewer of them than `impute`, which draws
+# samples from them.
 _PROPOSALS_OF_SCORES, _PROPOSALS_OF_SAMPLES = 32, 128
 _LEAST_EFFECTIVE_SIZE, _POOR_SHARE, _STACK_LEVEL = 5, 0.2, 5
 
@@ -35,8 +35,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     r"""A scikit-learn estimator of the density of table rows, with Real NVP.
 
     `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
-    Bayes' rule, with the frequencies of the classes as p(y), and `score_samples` returns log p(x)
-    with p(x) = Σ p(x | y) p(y).
+    Bayes' rule with the frequencies of the classes as p(y). `score_samples` returns log p(x), where
+    p(x) = Σ p(x | y) p(y).
 
     The estimator suits tables of tens to tens of thousands of rows. Columns can have any units.
     The estimator splits the rows into folds, as cross-validation does. For each fold, it fits
@@ -62,21 +62,21 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     Equal rows are always in the same fold. Standard errors use Kish's effective number of distinct
     rows, (Σ w)² / Σ w², with row weights w.
 
-    The likelihood of rounded numbers has no upper bound: peaks at the values can be arbitrarily
-    narrow. For coarsely rounded columns, the training of flows therefore adds uniform noise of the
-    rounding width, and normal mixtures get the variance of this noise; see `dequantize`.
-    Component variances are at least 1e-6 of the variance of the (mapped) column. A rounded column
-    "takes few values" if at least 90% of its rows, not counting the most frequent value, have
-    values that occur in at least five distinct rows. For such a column, `fit` also tries normal
-    mixtures without the rounding variance, and issues a warning. `score_samples` then returns log
-    heights of narrow peaks at these values. A height depends on the width of the peak. It can
-    exceed 1, and is not a probability.
+    The likelihood of rounded numbers has no upper bound: a density can have arbitrarily narrow
+    peaks at the numbers. For coarsely rounded columns, the training of flows therefore adds uniform
+    noise of the rounding width, and normal mixtures get the variance of this noise; see
+    `dequantize`. Component variances are at least 1e-6 of the variance of the (mapped) column. A
+    rounded column "takes few values" if at least 90% of its rows, not counting the most frequent
+    value, have values that occur in at least five distinct rows. For such a column, `fit` also
+    tries normal mixtures without the rounding variance, and issues a warning. `score_samples` then
+    returns the log height of narrow peaks at these values. The height of a peak depends on its
+    width, can exceed 1, and is not a probability.
 
     The CDF of a truncated normal distribution, followed by the normal quantile function, maps a
     column with `bounds` to the real line. The truncation lies outside of the bounds, by half the
     rounding width or 0.001 standard deviations, so the density at the bounds is finite. Samples
-    beyond a bound are clipped to the bound. The density of a periodic column sums a density on the
-    real line over three periods.
+    beyond a bound are clipped to the bound. For a periodic column, the density at x is the sum of a
+    density on the real line at x and at its images one period below and above.
 
     With categorical columns c, the density is p(c) p(numbers | c). p(c) is a latent class model: a
     mixture of distributions with independent columns. Held-out likelihood selects the number of its
@@ -155,9 +155,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         Returns:
           The estimator, with these attributes:
 
-          *   `score_held_out_`: mean log density of held-out rows in nats; of p(x | y) with labels.
-              This mean is slightly too high, since these rows also determine the mixture weights
-              and early stopping. In rows with missing cells, it includes the imputed values.
+          *   `score_held_out_`: mean log density of held-out rows in nats: log p(x), or with labels
+              log p(x | y). The mean is slightly too high, because these rows also determine mixture
+              weights and early stopping. For missing cells, the mean includes the imputed values.
           *   `score_start_`: the mean log density of held-out rows under the mixture without flows.
           *   `flow_gain_`: a pair: `score_held_out_ - score_start_`, in nats per held-out row, and
               its standard error. (0.0, 0.0) without flows.
@@ -271,9 +271,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows [N, D], float64. After a fit to a `DataFrame`, the result is a `DataFrame` with its
-          column names and dtypes, and integer columns are rounded. An array with categories that
-          are not numbers has dtype object.
+          Rows [N, D], float64. After a fit to a `DataFrame`, the result is a `DataFrame` with the
+          same column names and dtypes, and integer columns are rounded. An array with categories
+          that are not numbers has dtype object.
         """
         check_is_fitted(self)
         n_samples = validation.count(n_samples, "n_samples", 1, "FlowDensity")
@@ -315,8 +315,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
           random_state: as in scikit-learn.
 
         Returns:
-          Rows without missing cells, [S, N, D], float64. With `None` they are [N, D], or for a
-          `DataFrame` X a `DataFrame` with the dtypes of the fit.
+          Rows without missing cells, [S, N, D], float64. If `n_samples` is `None`, the shape is
+          [N, D], and a `DataFrame` X gives a `DataFrame` with the dtypes of the fit.
         """
         number = validation.count(1 if n_samples is None else n_samples, "n_samples", 1, self._name)
         rng = generator(random_state)
@@ -368,11 +368,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _units(
         self, encoded: np.ndarray, num_proposals: int
     ) -> Iterator[tuple[Any, Any, list[Any], Any]]:
-        """Conditions the densities on encoded rows, for N rows that miss the same cells at a time.
+        """Conditions the densities on encoded rows, in chunks of N rows that miss the same cells.
 
-        Yields the indices of the rows, [N]; E completions of each row, [E, N, H + D], with all
-        missing categories and neighboring periods, and NaN for missing numbers; U pairs of a class
-        index and a `Given` for all E N completions; and log p(x, y), [U, E, N].
+        Yields row indices [N], completions [E, N, H + D], U pairs of a class index and a `Given`
+        for all completions, and log p(x, y), [U, E, N]. The E completions of a row enumerate its
+        missing categories and neighboring periods; missing numbers stay NaN.
         """
         progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)

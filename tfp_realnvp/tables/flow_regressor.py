@@ -36,19 +36,19 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     *   Linear regression with Student t errors. Held-out rows select the ridge penalty.
     *   Mixtures of 1 to 32 normal distributions of (x, y), conditioned on x. Further mixtures model
-        x and the errors of the linear regression; these suit a y that is nearly linear in x.
+        x and the errors of the linear regression, which suits a y that is nearly linear in x.
     *   For a single y and at least 100 rows, boosted trees: scikit-learn's
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
         held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
         m(x) and log s(x).
-    *   Flows conditioned on x. They start as the linear regression or, with trees, as the Student t
-        density of the errors. The mixture has no flows if there are fewer than 150 rows, or if the
-        first flow improves the mean log density by at most one standard error, or with trees by at
-        most 0.01 nats. With trees and the default `num_flows`, flows need 2,000 rows: in our
-        measurements they added nothing on smaller tables.
+    *   Flows conditioned on x. A flow starts as the linear regression or, with trees, as the
+        Student t density of the errors. The mixture has no flows if there are fewer than 150 rows,
+        or if the first flow improves the mean log density by at most one standard error, or with
+        trees by at most 0.01 nats. With trees and the default `num_flows`, flows need 2,000 rows:
+        in our measurements they added nothing on smaller tables.
 
-    Categories in X become indicators, see `categorical_features`. Periodic columns become their
-    cosine and sine. Equal rows are always in the same fold.
+    Indicators replace categories in X, see `categorical_features`. Cosine and sine of the angle
+    replace periodic columns. Equal rows are always in the same fold.
 
     Missing cells of X, NaN, become their means given the other cells under a normal mixture. Each
     column with missing cells in `fit` also gets a missingness indicator. The estimator thus learns
@@ -151,7 +151,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         Args:
           X: rows [N, C].
           y: numbers [N], or rows [N, D] as in `fit`. For `None`, the result is the negative entropy
-            of p(y | x), a mean of log p(y | x) over 256 samples: the lower, the less certain is y.
+            of p(y | x), a mean of log p(y | x) over 256 samples. It is lower if y is less certain.
         """
         if y is None:
             log_probs = [
@@ -274,7 +274,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return np.column_stack([numbers, np.sin(angles), indicators])
 
     def _rows(self, X: Any, y: Any) -> np.ndarray:
-        """Returns rows of the stack, conditions and standardized y, [N, C + D]."""
+        """Returns rows for a `TableStack`, conditions and standardized y, [N, C + D]."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:

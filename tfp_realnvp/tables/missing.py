@@ -43,10 +43,10 @@ def mixture_with_gaps(
     """Fits a normal mixture to standardized rows with NaN in missing cells.
 
     Each iteration of stochastic expectation maximization samples the missing cells from the current
-    mixture, and fits a new mixture to the completed rows. `columns` round the samples to existing
-    values. The first iterations fit one component, which extrapolates to rows whose neighbors miss
-    the same cells. A component of N rows [D] gets (N + D) / (N - D) times its covariance: by this
-    factor, the squared errors of a linear regression are larger on new rows than on training rows.
+    mixture, and fits a new mixture to the completed rows. Each of `columns` rounds its samples to
+    existing values. The first iterations fit one component, which extrapolates to rows whose
+    neighbors miss the same cells. With N rows [D] per component, covariances are multiplied by
+    (N + D) / (N - D): by this factor, a linear regression has larger squared errors on new rows.
 
     Source: Celeux, Diebolt: The SEM algorithm: a probabilistic teacher algorithm derived from the
     EM algorithm for the mixture problem, 1985.

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from tfp_realnvp.internal import validation
 
-# Defaults for few rows, and for at least this many rows. Many rows get only one, larger flow: a
-# held-out tenth of the rows suffices for early stopping and for the mixture weights.
+# Pairs of defaults: for fewer rows, and for at least this many rows. Many rows get only one, larger
+# flow: a held-out tenth of the rows suffices for early stopping and for the mixture weights.
 _MIN_MANY_ROWS = 50_000
 _DEFAULTS = {
     "num_flows": (5, 1),
@@ -47,8 +47,8 @@ class Options:
         distributions, which prevents narrow peaks.
       dequantize: whether training adds noise to coarsely rounded columns. A column is coarsely
         rounded if at least 3/4 of its distinct values are multiples of a step 1, 0.5, 0.1,
-        0.05, ..., 1e-8, 5e-9, and the step is at least a tenth of its standard deviation. The
-        step is the width of the noise.
+        0.05, ..., 1e-8, 5e-9, and the step is at least a tenth of the column's standard
+        deviation. The step is the width of the noise.
       bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
         means no limit. Limits are inclusive. Numbers out of bounds raise an error in `fit`.
         Later, `FlowDensity` gives them density 0, and `FlowRegressor` clips them.
@@ -107,7 +107,7 @@ class Options:
 
 
 def _checked(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Wraps the constructor: errors for unknown arguments name the estimator."""
+    """Wraps the constructor, so that errors for unknown arguments name the estimator."""
 
     @functools.wraps(constructor)
     def construct(self: Options, *args: Any, **kwargs: Any) -> None:

@@ -120,7 +120,7 @@ def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[Student
             shrunk = (1 - shrinkage) * variances + shrinkage
             log_prob = -(df + 1) / 2 * np.log1p(squares / shrunk / df) - np.log(shrunk) / 2
             log_likelihoods[i] += held_out.weights @ log_prob.sum(axis=1)
-    # A single row leaves nothing to hold out, and no covariance. Use the identity.
+    # A single row has no covariance, and leaves no row to hold out. Use the identity.
     shrinkage = _SHRINKAGES[log_likelihoods.argmax()] if _is_held_out(splits) else 1.0
     starts = []
     for mean, slope, variances, axes in fits:
@@ -376,8 +376,8 @@ def fit_normal_mixtures(
             part = part.mapped(starts[index].with_latents)
             variance = least_variance @ starts[index].matrix ** 2
         variances = np.append(np.full(num_conditions, _LEAST_CONDITION_VARIANCE), variance)
-        # The seed decides which peaks at repeated values a mixture finds. The splits use different
-        # seeds to average over this.
+        # The peaks at repeated values that a mixture finds depend on the seed. Different seeds for
+        # the splits average over the choice of peaks.
         mixture = NormalMixture.fit(part, number, is_diagonal, variances, seed + index)
         if starts:
             mixture = starts[index].mixture_of_events(mixture)

@@ -50,7 +50,7 @@ class TableStack(NamedTuple):
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
-        """Prepends predictions of `trees` to conditions, for use in the other methods."""
+        """Prepends predictions of `trees` to conditions, as the other methods expect."""
         if self.trees is None:
             return conditions
         return np.column_stack([self.trees.predictions(conditions), conditions])
@@ -84,8 +84,8 @@ class StackFit:
     """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
     Each candidate for the mixture is a list of densities, one per fold, fitted to the other folds.
-    The mixture contains flows only if the first flow improves it by more than one standard error,
-    on the fold that this flow holds out.
+    The mixture contains flows only if the first flow improves the mixture on its held-out fold by
+    more than one standard error.
 
     For a single y of `FlowRegressor`, boosted trees predict its mean and scale, and some densities
     model the standardized errors. All densities get the predictions as two more conditions. The
@@ -128,7 +128,7 @@ class StackFit:
             views = [GivenTrees(None, 2), None, GivenTrees(None, rows.values.shape[1] - 1)]
         self.splits = _splits(rows, folds, columns, num_flows, rng)
         self._candidates: list[list[Any]] = []
-        for view in views:  # The third view gets no normal mixtures, only Student t and flows.
+        for view in views:  # The third view, which initializes flows, gets no normal mixtures.
             self._fit_view(view, widths, least_variances if view in views[:2] else [])
         self._log_probs = np.stack([*map(self._held_out_log_prob, self._candidates)], axis=1)
         # Without conditions, affine couplings could only shift and scale a single column.
@@ -140,7 +140,7 @@ class StackFit:
         self.history: list[dict[str, Any]] = []
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
-        """Fits densities to rows, mapped by a `view` or as they are; the last view starts flows."""
+        """Fits densities to rows, which a `view` can map; the last view also initializes flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
             self._seen = [

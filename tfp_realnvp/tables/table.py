@@ -252,7 +252,7 @@ class Columns(NamedTuple):
         return self._replace(center=center, scale=scale, slopes=slopes, domains=domains)
 
     def _normal_score(self, rows: Rows) -> float:
-        """Returns the mean log density of rows under a fitted normal, up to a constant."""
+        """Returns the mean log density of rows under a normal distribution, up to a constant."""
         _, covariance = rows.mapped(self.standardized).covariance()
         np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
         log_slopes = self.log_slopes(rows.values).sum(axis=1)
@@ -353,7 +353,7 @@ class Columns(NamedTuple):
 
 
 def _rounding_width(column: np.ndarray) -> float:
-    """Returns the largest step that divides 3/4 of a column's distinct values, or 0 for no step.
+    """Returns the largest step that divides at least 3/4 of a column's distinct values, else 0.
 
     Steps are powers of ten and their halves. Each value counts once: frequent exact zeros, such as
     hours without rain, do not show how other values are rounded.
