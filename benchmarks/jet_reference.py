@@ -77,7 +77,7 @@ def loaded_flow(reference: Mapping[str, np.ndarray], dtype: str) -> tfr.ImageFlo
 def _renamed(
     weights: Mapping[str, np.ndarray], num_blocks: int, width: int
 ) -> dict[str, np.ndarray]:
-    """Converts the weights of a network to the names and shapes of `VisionTransformer`."""
+    """Renames and stacks the weights of a network as in `VisionTransformer`."""
     blocks = [f"vit/encoderblock_{i}" for i in range(num_blocks)]
 
     def stacked(name: str) -> np.ndarray:

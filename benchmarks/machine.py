@@ -49,7 +49,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def matrix_rates() -> dict[str, float]:
-    """Returns GFLOP/s of a matrix product in float32 and bfloat16, a bound for all contenders.
+    """Returns GFLOP/s of a matrix product in float32 and bfloat16; no contender can be faster.
 
     A separate process measures the rate, so that the caller does not import TensorFlow.
     """
@@ -62,7 +62,7 @@ def bfloat16_pays(rates: dict[str, float]) -> bool:
     """Returns whether bfloat16 is likely to save time, given the result of `matrix_rates`.
 
     On processors without bfloat16 instructions, convolutions in bfloat16 are ten times slower than
-    in float32. Some processors with such instructions do not gain from bfloat16 either.
+    in float32. Some processors with bfloat16 instructions do not gain from bfloat16 either.
     """
     return rates["bfloat16"] > 1.2 * rates["float32"]
 

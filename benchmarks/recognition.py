@@ -16,8 +16,8 @@ independent pixels, the script prints
 *   `distance`: the median distance to the nearest training image, divided by the same median for
     the test images. The distance is 0 for a flow that copies training images.
 
-Distances are computed in pixel space and, in brackets, in the space of the networks' last features,
-which suits photographs.
+Distances are computed in pixel space and, in brackets, in the space of the networks' last features.
+Feature space suits photographs.
 
 ```
 python examples/sample.py --results_dir=results/digits --num_images=1000 --output=samples.npy

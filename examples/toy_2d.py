@@ -5,8 +5,8 @@
 
 The script prints the mean of -log p of held-out points, in nats, for the flow and for a kernel
 density estimate p. If the density of the points is known (checkerboard, ring, banana), the script
-also prints the KL divergence from this density. `flow.jpg`, `toy.png` and `report.json` are in the
-output folder.
+also prints the KL divergence from this density. The script writes `flow.jpg`, `toy.png` and
+`report.json` to the output folder.
 """
 
 from __future__ import annotations

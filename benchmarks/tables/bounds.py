@@ -33,7 +33,7 @@ from tfp_realnvp.tables import stack
 
 __all__ = ["load", "main"]
 
-# Package, table, and columns. If no column is named, all numeric columns.
+# Package, table and columns; all numeric columns if no columns are named.
 _TABLES = {
     "airquality": "datasets airquality",
     "mtcars": "datasets mtcars",

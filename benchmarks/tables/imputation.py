@@ -14,10 +14,10 @@ The script removes a fifth of the cells of new rows at random.
 
 This command fits rows with missing cells, over several splits of the rows. The command removes 20%
 of the cells of a table at random or, in a second experiment, more cells if the first column is
-large. From airquality, which has missing cells, it removes none, or 10%. The command prints the
-mean log density of the known cells and of all cells of test rows, and the coverage of 90% intervals
-for removed cells in training and test rows. It compares with fits to complete rows only, and with
-fits after scikit-learn's `IterativeImputer`.
+large. From airquality, which has missing cells, the command removes none or 10%. It prints the mean
+log density of the known cells and of all cells of test rows, and the coverage of 90% intervals for
+removed cells in training and test rows. The command compares with fits to complete rows only, and
+with fits after scikit-learn's `IterativeImputer`.
 
     python -m benchmarks.tables.imputation regression Boston diabetes
 

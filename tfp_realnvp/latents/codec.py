@@ -253,7 +253,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """Returns a `ClusterMixture`'s flow and nearest clusters; or other flows and the condition."""
+    """For a `ClusterMixture`, returns its flow and nearest clusters; else the arguments."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input

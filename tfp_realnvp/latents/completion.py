@@ -113,7 +113,7 @@ def complete(
       UserWarning: if R-hat of an event is above 1.1.
 
     Returns:
-      A `Completion`. Means and quantiles of its samples over the first axis estimate the unknown
+      A `Completion`. Means and quantiles of the samples over the first axis estimate the unknown
       values. R-hat is the square root of `tfp.mcmc.potential_scale_reduction`.
 
     Raises:

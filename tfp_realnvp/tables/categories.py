@@ -31,8 +31,8 @@ class CategoryMixture(NamedTuple):
     def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> CategoryMixture:
         """Fits the mixture by expectation maximization.
 
-        Each component gets one pseudo-row, half distributed like the categories of the rows and
-        half uniform, so no category has probability 0.
+        Each component gets pseudocounts of one row: half in proportion to the frequencies of the
+        categories, half uniform. No category thus has probability 0.
         """
         values, weights = Rows.merged(*rows)
         weights = weights * rows.number / weights.sum()

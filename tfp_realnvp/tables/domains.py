@@ -82,8 +82,8 @@ class Interval(NamedTuple):
 class Circle(NamedTuple):
     """The map of a periodic column to the real line, cut at a seam where rows are rarest.
 
-    The numbers x + k period are the same value for all integers k. Training uses the number in
-    [seam, seam + period). The density of x is a sum over neighboring periods.
+    Numbers that differ by multiples of the period are the same value. Training uses the number in
+    [seam, seam + period). The density is a sum over neighboring periods.
     """
 
     period: float

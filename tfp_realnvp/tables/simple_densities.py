@@ -360,8 +360,8 @@ def fit_normal_mixtures(
     """Selects mixtures by held-out likelihood on the first split, and fits them on all splits.
 
     `starts` has one affine map per split, from events to latents. With `starts`, the mixtures model
-    conditions and latents instead of conditions and events. The conditional density of events can
-    then be as narrow as the errors of the map. Without `starts`, its variance is larger by
+    conditions and latents instead of conditions and events, so the conditional density of events
+    can be as narrow as the errors of the map. Without `starts`, the variance of events is larger by
     `_LEAST_CONDITION_VARIANCE` times the squared slopes.
     """
     if not _is_held_out(splits):
