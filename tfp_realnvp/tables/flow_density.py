@@ -37,6 +37,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     `fit(X)` estimates p(x). `fit(X, y)` estimates p(x | y) for each class y. `predict` then applies
     Bayes' rule with the frequencies of the classes as p(y). `score_samples` returns log p(x), where
     p(x) = Σ p(x | y) p(y).
+
     The estimator suits tables of tens to tens of thousands of rows. Columns can have any units.
     The estimator splits the rows into folds, as cross-validation does. For each fold, it fits
     several kinds of densities to the other folds. The result is their mixture:
