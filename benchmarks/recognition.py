@@ -1,8 +1,8 @@
 """Measures the quality of image samples: `python -m benchmarks.recognition samples.npy`.
 
 Three small convolutional networks, trained on labeled images and never on samples of the flow,
-classify images. An additional class consists of images of independent pixels with the same
-frequencies of levels. For each file of samples, for the test images, and for new images of
+classify images. An additional class consists of images of independent pixels, each with the levels
+of a pixel of the training images. For each file of samples, for the test images, and for new images of
 independent pixels, the script prints
 
 *   `recognized`: the fraction of images to which the networks assign a class with a mean

@@ -13,8 +13,8 @@ shifted copies. If the prediction is confident, the flow is trained on new copie
 The script compares with logistic regression and a convolutional network of equal size, which learn
 only from the labeled images.
 
-We chose the options by the accuracy on unlabeled training images. For the printed results, other
-images have labels.
+We chose the options by the accuracy on unlabeled training images. The choice used labels of other
+images than the printed results use.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def _column(table: Any, i: int) -> np.ndarray:
 
 
 def _numbers(rows: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Converts a column, of rows and of samples, to numbers; categories become indices of names."""
+    """Converts a column of rows, and of samples, to numbers; categories become integer codes."""
     try:
         return rows.astype(np.float64), samples.astype(np.float64), []
     except (TypeError, ValueError):

@@ -140,7 +140,7 @@ class StackFit:
         self.history: list[dict[str, Any]] = []
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
-        """Fits densities to rows, which a `view` can map; the last view also initializes flows."""
+        """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
             self._seen = [
