@@ -1,9 +1,9 @@
 """Measures the quality of image samples: `python -m benchmarks.recognition samples.npy`.
 
 Three small convolutional networks, trained on labeled images and never on samples of the flow,
-classify images. An additional class consists of images of independent pixels, each with the levels
-of a pixel of the training images. For each file of samples, for the test images, and for new images of
-independent pixels, the script prints
+classify images. An additional class consists of images of independent pixels, whose levels are as
+frequent as in the training images. For each file of samples, for the test images, and for new
+images of independent pixels, the script prints
 
 *   `recognized`: the fraction of images to which the networks assign a class with a mean
     probability above 0.9. (A flow that repeats a single digit would also score well.)
