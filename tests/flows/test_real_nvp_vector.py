@@ -132,6 +132,15 @@ def test_zero_start_with_a_condition():
         np.testing.assert_allclose(with_condition, without, atol=1e-6)
 
 
+@pytest.mark.parametrize("condition", [{"num_classes": 4}, {"conditional_event_shape": [2]}])
+def test_seed_of_all_weights(condition):
+    one, other, new = (tfr.RealNVPVector(3, **_SMALL, **condition, seed=s) for s in (5, 5, 6))
+    for v, w in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_array_equal(v, w, err_msg=v.name)
+    of_embeddings = [flow.condition_embedding.trainable_variables[0] for flow in (one, new)]
+    assert np.abs(np.subtract(*of_embeddings)).max() > 0.01
+
+
 def test_learns_a_density():
     # x₂ | x₁ ~ N(x₁², 0.5²): the loss is the entropy plus the KL divergence.
     keras.utils.set_random_seed(0)

@@ -52,8 +52,9 @@ class ConditionEmbedding(keras.layers.Layer):
         """Creates the variables; ignores `input_shape`."""
         num_classes = self.spec.num_classes
         if num_classes is not None:
+            normal = keras.initializers.RandomNormal(seed=initial_seed())
             shape = num_classes, self.size
-            self.table = self.add_weight(name="table", shape=shape, initializer="random_normal")
+            self.table = self.add_weight(name="table", shape=shape, initializer=normal)
         elif self.spec.event_ndims == 1:
             self.dense = [self._dense("dense1", "swish"), self._dense("dense2", None)]
             self.dense[0].build([None, *self.spec.event_shape])
