@@ -130,3 +130,13 @@ def test_after_fit_with_labels():
     model.fit(ft.grey_levels(4), labels, batch_size=4, verbose=0)
     del model, embedding
     _assert_freed(references)
+
+
+@pytest.mark.parametrize(("condition", "label"), [({}, None), ({"num_classes": 3}, 2)])
+def test_after_latents(condition, label):
+    flow = ft.randomize(tfr.RealNVPImage(_SHAPE, 1, 0, num_filters=2, **condition))
+    references = {part.name: weakref.ref(part) for part in [flow, *flow.submodules]}
+    first, second = ft.grey_levels(2)
+    tfr.latents.interpolate(flow, first, second, 3, conditional_input=label)
+    del flow
+    _assert_freed(references)

@@ -102,6 +102,13 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
                 self.storage.pop(reference, None)
 
 
+def forget_results() -> None:
+    """Forgets the results of the current graph, whose keys keep the bijectors alive."""
+    graph = tf.compat.v1.get_default_graph()
+    if hasattr(graph, _STORAGES):
+        delattr(graph, _STORAGES)
+
+
 class _Storage(private_api.EphemeralDict):
     """TFP's storage of cached results. Freeing a tensor whose key is missing raises no error."""
 

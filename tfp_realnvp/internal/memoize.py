@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal.bijector_cache import forget_results
 
 
 def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +62,11 @@ def _traced(
 
 
 def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.Tensor) -> Any:
-    return function(owner(), *options, *tensors)
+    try:
+        return function(owner(), *options, *tensors)
+    finally:
+        # The graph lives until its owner is freed, and must not keep the owner alive.
+        forget_results()
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
