@@ -50,15 +50,9 @@ def test_a_row_for_each_class(load, sample_grid):
     distribution = _flow(images)
     grid = sample_grid(distribution, images, "test", 4, seed=1)
     assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
-    # Latents whose images under the label of a row are those in the row.
-    bijector = distribution.bijector
     samples = tfr.condition(distribution, np.arange(20)).sample(4, seed=(0, 1))
-    latents = bijector.inverse(samples, conditional_input=np.arange(20))
-    for row, images_of_row in enumerate(grid):
-        decoded = bijector.forward(latents[:, row], conditional_input=row)
-        assert np.abs(tfr.to_uint8(decoded) - images_of_row.astype(int)).max() <= 1
-        other = bijector.forward(latents[:, row], conditional_input=(row + 1) % 20)
-        assert np.abs(tfr.to_uint8(other) - images_of_row.astype(int)).max() > 9
+    np.testing.assert_array_equal(grid, tfr.to_uint8(samples).swapaxes(0, 1))
+    assert (grid[0] != grid[1]).any()
 
 
 def test_rows_of_image_conditions(load, sample_grid):
