@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import inspect
-import types
 
 import pytest
 
@@ -17,13 +16,6 @@ def test_dir_is_what_is_public():
     assert "FlowDensity" in names
     assert names.isdisjoint({"bijectors", "internal", "training", "importlib", "Any"})
     assert all(getattr(tfr, name) is not None for name in names)
-
-
-@pytest.mark.parametrize("name", ["data", "evaluation", "latents", "outliers", "plots"])
-def test_modules(name):
-    module = getattr(tfr, name)
-    assert isinstance(module, types.ModuleType) and module.__name__ == f"tfp_realnvp.{name}"
-    assert all(hasattr(module, public) for public in module.__all__)
 
 
 def test_arguments_are_alike_in_all_functions():

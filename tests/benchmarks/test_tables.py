@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -72,32 +73,20 @@ def test_peers_are_densities(name):
     assert -entropy - 0.5 < log_prob(new).mean() < -entropy + 0.2
 
 
-class _LineWithoutErrors:
-    """The regression that made the table below, and its density with a wrong variance."""
-
-    def __init__(self, random_state, verbose):
-        pass
-
-    def fit(self, x, y):
-        return self
-
-    def predict(self, x):
-        return 3 * x[:, 0]
-
-    def score_samples(self, x, y):
-        return -0.5 * (y - self.predict(x)) ** 2 - 0.5 * math.log(2 * math.pi)
-
-    def predict_interval(self, x, coverage):
-        return self.predict(x) - 9, self.predict(x) + 9
-
-
 def test_regression(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     x = rng.normal(size=[600, 2])
     y = 3 * x[:, 0] + 0.5 * rng.normal(size=600)
     table = np.column_stack([y, x])
     monkeypatch.setattr(data, "REGRESSION", {"line": lambda: table})
-    monkeypatch.setattr(tfr, "FlowRegressor", _LineWithoutErrors, raising=False)
+    # The regression that made the table, and its density with a wrong variance.
+    line = SimpleNamespace(
+        fit=lambda x, y: line,
+        predict=lambda x: 3 * x[:, 0],
+        score_samples=lambda x, y: stats.norm.logpdf(y, 3 * x[:, 0]),
+        predict_interval=lambda x, coverage: (3 * x[:, 0] - 9, 3 * x[:, 0] + 9),
+    )
+    monkeypatch.setattr(tfr, "FlowRegressor", lambda random_state, verbose: line, raising=False)
     path = tmp_path / "regression.md"
     lines = _lines(monkeypatch, capsys, path, "--regression", "--seeds=2")
     figures = {line[2].strip(): line[3:] for line in lines}
