@@ -11,7 +11,7 @@ from sphinx.util.inspect import stringify_signature
 
 def markdown_to_rst(text: str) -> str:
     """Converts the headings, tables, fenced blocks and code of a docstring."""
-    # The list repeats three items: prose, the indentation of a fenced block, and the block.
+    # The items alternate: prose, the indentation of a fenced block, the block, prose, and so on.
     parts = re.split(r"^( *)```\w*\n(.*?)^ *``` *$", text, flags=re.MULTILINE | re.DOTALL)
     converted = [_prose(part) for part in parts[::3]]
     for i, (indent, block) in enumerate(zip(parts[1::3], parts[2::3], strict=True)):

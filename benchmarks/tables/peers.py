@@ -5,7 +5,7 @@ function from rows [N, D] to log densities [N]. Columns are standardized.
 
 * `mixture`: scikit-learn's `GaussianMixture` with full or diagonal covariances and 1 to 20
   components, selected by BIC, with at least D + 1 rows (full) or 4 rows (diagonal) per component.
-  With fewer rows, BIC can select components of a few rows, which give other rows almost no density.
+  Otherwise BIC can select components of a few rows, and other rows get almost no density.
 * `kernels`: `KernelDensity` of scikit-learn with normal kernels. Cross-validation on at most 5,000
   rows selects the bandwidth. For more rows, the bandwidth shrinks by Scott's rule.
 * `zuko NSF`: a neural spline flow of zuko, as in its README: three transforms, networks of three

@@ -167,8 +167,8 @@ class SpatialMask(Mask, Configurable):
     | `'vertical_stripes'` | an even column |
     | `'horizontal_stripes'` | an even row |
 
-    `split` fills the two images [H, W, C/2] row by row: each position of C channels becomes two
-    neighboring positions of C/2 channels.
+    `split` reads the positions of each half row by row, and writes the C channels of a position to
+    two neighboring positions of an image [H, W, C/2].
 
     Attributes:
       pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.

@@ -87,7 +87,7 @@ class LearnedAffine(ChannelVariables):
 
     @property
     def is_known_to_be_set(self) -> bool:
-        """Whether a batch has set the variables; `False` if the flag's value is unknown here."""
+        """Whether a batch has set the variables; `False` if a graph hides the flag's value."""
         if not self.built:
             return False
         with tf.init_scope():

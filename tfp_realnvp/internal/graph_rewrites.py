@@ -42,7 +42,7 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
 
 @functools.cache
 def _few(names: tuple[str, ...], executor: str | None, serialized: bytes | None) -> Any:
-    """Returns function call options with these optimizers, or `None` if the user set some."""
+    """Returns call options with these optimizers; `None` if the user has set optimizers."""
     config = tf.compat.v1.ConfigProto.FromString(serialized or b"")
     rewrites = config.graph_options.rewrite_options
     if serialized is None or rewrites.ByteSize():

@@ -149,8 +149,8 @@ def average(variables: Sequence[tf.Variable]) -> None:
 class ReplicatedMean(keras.metrics.Mean):
     """A `Mean` that all replicas update with the same values.
 
-    Reading other Keras metrics sums over replicas, so a worker that saves the model alone would
-    wait for the other workers forever.
+    To read another Keras metric, a worker sums over all replicas. A worker that saves the model
+    alone would wait for the other workers forever.
     """
 
     def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:

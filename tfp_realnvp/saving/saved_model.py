@@ -471,8 +471,8 @@ class ServedFlow:
 class Progress:
     """Prints the progress of exports that take more than 5 seconds.
 
-    After each line, waits for half of the elapsed time. `verbose=True` always prints the path at
-    the end, and `verbose=False` prints nothing.
+    Each line waits for 1.5 times the elapsed time of the line before. `verbose=True` always prints
+    the path at the end, and `verbose=False` prints nothing.
     """
 
     def __init__(self, caller: str, verbose: bool | None) -> None:

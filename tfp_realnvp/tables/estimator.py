@@ -121,7 +121,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
         conditions = self._x_columns.standardized(x)
-        # `fit` saw at most one value of these columns. The effect of other values is unknown.
+        # `fit` saw at most one value in each of these columns, so it learned no effect of others.
         conditions[..., self._x_columns.is_constant] = 0.0
         return conditions
 

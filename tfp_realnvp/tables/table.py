@@ -104,7 +104,7 @@ class Rows(NamedTuple):
     def repeated(self) -> Rows:
         """Splits heavy rows with missing cells into lighter copies, for several imputations.
 
-        A copy weighs about as much as the lightest row. At most 10,000 copies are added.
+        Each copy gets about the weight of the lightest row. At most 10,000 copies are added.
         """
         least = max(self.weights.min(), self.weights.sum() / _MAX_ROWS_ADDED)
         has_gaps = np.isnan(self.values).any(axis=1)

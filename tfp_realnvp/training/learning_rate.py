@@ -137,8 +137,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, `(1 - cos(π r)) / 2` replaces the last factor r.
 
-    By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. A
-    budget of seconds counts the warm-up from the end of the first step, which is mostly tracing.
+    By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. With
+    a budget of seconds, this share begins after the first step, which is mostly tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
     within one execution; a budget of seconds reads the clock once per execution. After each epoch
