@@ -348,6 +348,14 @@ def counting(network_fn):
     return counted, layers
 
 
+def counts(layers, call, *arguments):
+    """Returns the numbers of evaluations of counting layers in a call, as a set."""
+    for layer in layers:
+        layer.count = 0
+    call(*arguments)
+    return {layer.count for layer in layers}
+
+
 def resnet(*, input_channels, output_channels, conditional_event_shape=None, **_):
     """A `network_fn` of a small residual network that takes a condition."""
     options = {"num_blocks": 0, "conditional_event_shape": conditional_event_shape}

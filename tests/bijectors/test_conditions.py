@@ -92,22 +92,24 @@ def test_it_starts_as_the_flow_without_condition(kind, name):
 # Leading shapes.
 
 
-def _plain_coupling(kind):
-    shape = ft.CONDITIONS[kind]["conditional_event_shape"]
-    network = ft.network(2, 4, checkerboard_parity=0, conditional_event_shape=shape)
+def _coupling(**kwargs):
+    network = ft.network(2, 4, checkerboard_parity=0, **kwargs)
     return ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network))
 
 
+def _given_vectors(kind="vectors"):
+    return _coupling(conditional_event_shape=[3])
+
+
 def _factor_out(kind):
-    shape = ft.CONDITIONS[kind]["conditional_event_shape"]
-    network = ft.network(1, 2, conditional_event_shape=shape)
+    network = ft.network(1, 2, conditional_event_shape=[3])
     inner = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
     return ft.randomize(tfr.FlowChain([tfr.FactorOut(inner), tfr.BatchNormalization()]))
 
 
 _BROADCAST = {
     **{kind: (kind, _flow) for kind in ("labels", "images")},
-    "coupling_given_vectors": ("vectors", _plain_coupling),
+    "coupling_given_vectors": ("vectors", _given_vectors),
     "factor_out": ("vectors", _factor_out),
 }
 
@@ -263,7 +265,7 @@ def test_a_variable_as_condition(mode):
 
 def test_the_gradient_of_a_condition_through_a_frozen_flow():
     # Also after a call that no tape saw.
-    flow, condition = _plain_coupling("vectors"), ft.condition("vectors")
+    flow, condition = _given_vectors(), ft.condition("vectors")
     flow.network.trainable = False
     frozen = flow.copy(scale=keras.Variable(0.5, trainable=False))
     assert not frozen.trainable_variables
@@ -338,11 +340,6 @@ def test_mixed_bfloat16(network):
 # Errors.
 
 
-def _coupling(**kwargs):
-    network = ft.network(2, 4, checkerboard_parity=0, **kwargs)
-    return tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-
-
 @pytest.mark.parametrize(
     ("make", "condition", "match"),
     [
@@ -364,7 +361,3 @@ def _coupling(**kwargs):
 def test_conditions_that_do_not_fit(make, condition, match):
     with pytest.raises(ValueError, match=match):
         make().inverse(ft.pixels([2, *_SHAPE]), conditional_input=condition)
-
-
-def _needs_no_condition(**_):
-    return keras.layers.Conv2D(4, 3, padding="same")

@@ -17,19 +17,6 @@ def _distribution(size=3, **kwargs):
     return ft.vector_distribution(size, **{"num_filters": 6, "num_blocks": 0, **kwargs})
 
 
-def _network(*, input_channels, output_channels, **_):
-    network = tfr.DenseResNet(output_channels, 1, 4)
-    network.build((None, input_channels))
-    return network
-
-
-def _counts(layers, call):
-    for layer in layers:
-        layer.count = 0
-    call()
-    return {layer.count for layer in layers}
-
-
 # Joint distributions.
 
 
@@ -63,39 +50,27 @@ def test_samplers_of_joint_distributions_use_the_latents():
     np.testing.assert_allclose(bijector.forward([z])[0], prior.bijector.forward(z), rtol=1e-5)
 
 
-@pytest.fixture
-def split_flow():
-    """A posterior over a structure, and its networks."""
-    joint = tfd.JointDistributionCoroutineAutoBatched(_model)
-    target = joint.experimental_pin(y=0.5)
-    network_fn, layers = ft.counting(_network)
+def test_split_flow():
+    # A posterior over a structure.
+    def model():
+        stddev = yield tfd.HalfNormal(1.0, name="stddev")
+        mean = yield tfd.Sample(tfd.Normal(0.0, stddev), 2, name="mean")
+        yield tfd.Normal(mean[0] * mean[1], 1.0, name="y")
+
+    target = tfd.JointDistributionCoroutineAutoBatched(model).experimental_pin(y=0.5)
+    network_fn, layers = ft.counting(tfr.network_of(tfr.DenseResNet, num_blocks=1))
     surrogate = tfp.experimental.vi.build_split_flow_surrogate_posterior(
         target.event_shape,
         trainable_bijector=ft.vector_flow(3, network_fn=network_fn),
         constraining_bijector=target.experimental_default_event_space_bijector(),
     )
-    return target, surrogate, layers
-
-
-def _model():
-    stddev = yield tfd.HalfNormal(1.0, name="stddev")
-    mean = yield tfd.Sample(tfd.Normal(0.0, stddev), 2, name="mean")
-    yield tfd.Normal(mean[0] * mean[1], 1.0, name="y")
-
-
-def test_split_flow(split_flow):
-    target, surrogate, layers = split_flow
-    results = []
-
-    def sample():
-        results.extend(surrogate.experimental_sample_and_log_prob(6, seed=(0, 1)))
-
-    assert _counts(layers, sample) == {1}
+    results, sample = [], surrogate.experimental_sample_and_log_prob
+    assert ft.counts(layers, lambda: results.extend(sample(6, seed=(0, 1)))) == {1}
     parts, log_prob = results
     assert parts.stddev.shape == [6] and parts.mean.shape == [6, 2]
     assert np.min(parts.stddev) > 0
     copies = tf.nest.map_structure(tf.identity, parts)
-    assert _counts(layers, lambda: results.append(surrogate.log_prob(copies))) == {1}
+    assert ft.counts(layers, lambda: results.append(surrogate.log_prob(copies))) == {1}
     np.testing.assert_allclose(results[-1], log_prob, rtol=1e-4)
     assert target.unnormalized_log_prob(parts).shape == [6]
     expected = len(surrogate.bijector.bijectors[-1].trainable_variables)

@@ -21,40 +21,30 @@ tfd = tfp.distributions
 _SHAPE = (4, 4, 2)
 
 
-def _image():
-    """A `RealNVPImage` of two scales, and the layers that count its four networks' calls."""
-    network_fn, layers = ft.counting(ft.convolution)
-    flow = tfr.RealNVPImage(_SHAPE, num_scales=2, num_couplings=1, network_fn=network_fn)
-    return ft.randomize(flow), layers
+def _image(network_fn):
+    return tfr.RealNVPImage(_SHAPE, num_scales=2, num_couplings=1, network_fn=network_fn)
 
 
-def _counted_coupling(parity=0):
-    layer = ft.CountingLayer(ft.convolution(input_channels=2, output_channels=4))
-    return ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(parity), layer)), layer
+def _coupling(network_fn, parity=0):
+    network = network_fn(input_channels=2, output_channels=4)
+    return tfr.AffineCoupling(tfr.CheckerboardMask(parity), network)
 
 
-def _coupling(wrap=lambda bijector: bijector):
-    bijector, layer = _counted_coupling()
-    return wrap(bijector), [layer]
+def _invert(network_fn):
+    return tfb.Invert(_coupling(network_fn))
 
 
-def _invert():
-    return _coupling(tfb.Invert)
+def _chain(network_fn):
+    one, two = _coupling(network_fn), _coupling(network_fn, parity=1)
+    return tfb.Chain([tfb.Softplus(), one, tfb.Scale(2.0), tfb.Invert(two)])
 
 
-def _chain():
-    (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
-    return tfb.Chain([tfb.Softplus(), one, tfb.Scale(2.0), tfb.Invert(two)]), [layer1, layer2]
+def _flow_chain(network_fn):
+    return tfr.FlowChain([_coupling(network_fn), tfb.Invert(_coupling(network_fn, parity=1))])
 
 
-def _flow_chain():
-    (one, layer1), (two, layer2) = _counted_coupling(0), _counted_coupling(1)
-    return tfr.FlowChain([one, tfb.Invert(two)]), [layer1, layer2]
-
-
-def _image_given_label():
-    network_fn, layers = ft.counting(ft.resnet)
-    return ft.conditional_flow("labels", image_shape=_SHAPE, network_fn=network_fn), layers
+def _image_given_label(network_fn):
+    return ft.conditional_flow("labels", image_shape=_SHAPE, network_fn=network_fn)
 
 
 _SETUPS = [_image, _coupling, _invert, _chain, _flow_chain, _image_given_label]
@@ -62,20 +52,16 @@ _SETUPS = [_image, _coupling, _invert, _chain, _flow_chain, _image_given_label]
 
 @functools.cache
 def _made(setup):
-    """Returns a bijector, which the tests share, and the layers that count."""
-    return setup()
+    """Returns a bijector, which the tests share, and its networks, which count their calls."""
+    network_fn, layers = ft.counting(ft.resnet if setup is _image_given_label else ft.convolution)
+    return ft.randomize(setup(network_fn)), layers
 
 
 def _assert_one_pass(layers, call, mode, *arguments):
     """Checks that each layer is evaluated once, eagerly or in the graph of a function."""
-    for layer in layers:
-        layer.count = 0
-    if mode == "eager":
-        call(*arguments)
-    else:
-        # Tracing runs the Python code once: the counts are of evaluations in the graph.
-        tf.function(call, autograph=False).get_concrete_function(*arguments)
-    assert [layer.count for layer in layers] == [1] * len(layers)
+    # Tracing runs the Python code once: the counts are of evaluations in the graph.
+    traced = tf.function(call, autograph=False).get_concrete_function
+    assert ft.counts(layers, call if mode == "eager" else traced, *arguments) == {1}
 
 
 def _sample_and_log_prob(flow, data):
@@ -140,12 +126,11 @@ def test_the_public_pair_is_one_pass(setup, direction, training, mode):
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_each_call_of_the_public_pair_is_a_pass(direction):
-    bijector, layer = _counted_coupling()
-    value = ft.normal([3, *_SHAPE])
-    layer.count = 0
+    bijector, layers = _made(_coupling)
+    value, results = ft.normal([3, *_SHAPE]), []
     method = getattr(bijector, f"{direction}_and_log_det")
-    first, second = method(value), method(value)
-    assert layer.count == 2
+    assert ft.counts(layers, lambda: results.extend([method(value), method(value)])) == {2}
+    first, second = results
     ft.assert_equal(first, second)
     # The four hooks give the same.
     np.testing.assert_array_equal(getattr(bijector, direction)(value), first[0])
@@ -168,9 +153,7 @@ def test_log_det_first_then_value():
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_a_graph_that_nobody_needs_is_gone(direction):
     # TensorFlow itself keeps each graph in which there is a `tf.custom_gradient`.
-    network = ft.convolution(input_channels=2, output_channels=4)
-    flow = ft.randomize(tfr.AffineCoupling(tfr.CheckerboardMask(0), network))
-    graphs = []
+    flow, graphs = ft.randomize(_coupling(ft.convolution)), []
 
     @tf.function
     def both(x):

@@ -159,14 +159,6 @@ def test_a_declared_condition_broadcasts_and_is_saved(tmp_path):
     np.testing.assert_allclose(actual, log_prob[0, 0])
 
 
-def test_a_function_that_cannot_be_saved(tmp_path):
-    template = tfb.real_nvp_default_template([4])
-    coupling = tfr.real_nvp_coupling(num_masked=2, shift_and_log_scale_fn=template)
-    model = tfr.FlowModel(_distribution(coupling))
-    with pytest.raises(TypeError, match="network cannot be saved"):
-        model.save(tmp_path / "flow.keras")
-
-
 def test_a_bijector_fn():
     def bijector_fn(x, output_units):
         slopes = tf.nn.softplus(tf.stack([x[..., :1] + i for i in range(3)], axis=-1))

@@ -230,8 +230,7 @@ def test_errors():
 
 def _model(labels=None, **kwargs):
     keras.utils.set_random_seed(0)
-    model = ft.compiled(_mixture(labels=labels, **kwargs))
-    return model
+    return ft.compiled(_mixture(labels=labels, **kwargs))
 
 
 @pytest.mark.parametrize("labels", [None, _LABELS])
@@ -281,9 +280,8 @@ def test_labels_for_a_mixture_without_classes():
 
 
 def test_learned_noise():
-    mixture = _mixture()
-    dequantizer = tfr.VariationalDequantization(_SHAPE, num_filters=4)
-    model = ft.compiled(mixture, dequantizer=dequantizer)
+    noise = tfr.VariationalDequantization(_SHAPE, num_filters=4)
+    model = ft.compiled(_mixture(), dequantizer=noise)
     model.fit(_images(), batch_size=8, epochs=1, verbose=0)
     result = tfr.evaluation.bits_per_dim(model, _images(), num_samples=2)
     assert np.isfinite(result.mean)
@@ -293,22 +291,20 @@ def test_learned_noise():
 
 
 @pytest.mark.parametrize("labels", [None, _LABELS])
-@pytest.mark.parametrize("form", ["preset", "keras"])
-def test_saved(labels, form, tmp_path):
-    model, images = _model(labels), _images()
-    data = (images,) if labels is None else (images, labels)
-    model.fit(*data, batch_size=8, epochs=1, verbose=0)
-    if form == "preset":
-        model.save_to_preset(tmp_path)
-        loaded = tfr.FlowModel.from_preset(tmp_path)
-    else:
-        model.save(tmp_path / "model.keras")
-        loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(tfr.log_prob(loaded, *data), tfr.log_prob(model, *data), rtol=1e-6)
-    options = {} if labels is None else {"conditional_input": 1}
-    samples, expected = (m.sample(3, 1, guidance=0.2, **options) for m in (loaded, model))
-    np.testing.assert_allclose(samples, expected)
-    assert loaded.distribution.clusters.num_classes == model.distribution.clusters.num_classes
+def test_saved(labels, tmp_path):
+    model, options = _model(labels), {} if labels is None else {"conditional_input": 1}
+    data = (_images(),) if labels is None else (_images(), labels)
+    model.save_to_preset(tmp_path / "preset")
+    model.save(tmp_path / "model.keras")
+    for loaded in (
+        tfr.FlowModel.from_preset(tmp_path / "preset"),
+        keras.models.load_model(tmp_path / "model.keras"),
+    ):
+        log_probs, expected = (tfr.log_prob(m, *data) for m in (loaded, model))
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-6)
+        samples, expected = (m.sample(3, 1, guidance=0.2, **options) for m in (loaded, model))
+        np.testing.assert_allclose(samples, expected)
+        assert loaded.distribution.clusters.num_classes == model.distribution.clusters.num_classes
 
 
 # Latents and maps.

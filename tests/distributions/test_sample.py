@@ -57,14 +57,6 @@ def test_guidance_extrapolates_the_parameters_of_each_coupling(kind, network):
     assert np.abs(actual - plain).max() > 1e-2
 
 
-def test_a_guidance_of_minus_one_is_the_flow_without_a_condition():
-    flow = _conditional().bijector
-    z, labels = ft.normal([3, *_SHAPE]), ft.condition("labels", [3])
-    with surround_with(guidance=tf.constant(-1.0)):
-        actual = flow.forward(z, conditional_input=labels)
-    np.testing.assert_allclose(actual, flow.forward(tf.identity(z)), rtol=1e-4, atol=1e-4)
-
-
 def test_guidance_with_recomputed_networks_and_gradients():
     z, labels = ft.normal([3, *_SHAPE]), ft.condition("labels", [3])
     gradients = []
@@ -74,8 +66,7 @@ def test_guidance_with_recomputed_networks_and_gradients():
         with tf.GradientTape() as tape, surround_with(guidance=tf.constant(0.5)):
             loss = tf.reduce_sum(flow.forward(z, conditional_input=labels) ** 2)
         gradients.append(tape.gradient(loss, flow.trainable_variables))
-    for first, second in zip(*gradients, strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4)
+    ft.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_needs_parameters():
@@ -92,47 +83,33 @@ def test_guidance_needs_parameters():
 
 
 def test_they_are_samples_of_the_distribution():
-    model = _model()
-    labels = ft.condition("labels", [5])
-    for options in ({}, {"conditional_input": labels}):
-        actual = model.sample(5, 3, **options)
-        kwargs = {"bijector_kwargs": options} if options else {}
-        expected = model.distribution.sample(5, seed=tf.constant([3, 0]), **kwargs)
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
-
-
-def test_temperature_and_guidance_take_effect():
-    model = _model()
-    label = 2
-    z = model.distribution.distribution.sample(5, seed=tf.constant([3, 0]))
+    model, seed = _model(), tf.constant([3, 0])
+    flow = model.distribution
+    for options in ({}, {"conditional_input": ft.condition("labels", [5])}):
+        expected = flow.sample(5, seed=seed, bijector_kwargs=options)
+        np.testing.assert_allclose(model.sample(5, 3, **options), expected, rtol=1e-4, atol=1e-3)
+    z = flow.distribution.sample(5, seed=seed)
     with surround_with(guidance=0.5):
-        expected = model.distribution.bijector.forward(0.7 * z, conditional_input=label)
-    actual = model.sample(5, 3, temperature=0.7, guidance=0.5, conditional_input=label)
+        expected = flow.bijector.forward(0.7 * z, conditional_input=2)
+    actual = model.sample(5, 3, temperature=0.7, guidance=0.5, conditional_input=2)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_the_graph_is_traced_once(monkeypatch):
-    model = _model(network="user")
-    layers = {
-        layer.name: layer for layer in model.layers_of_bijectors if hasattr(layer, "image_layer")
-    }
-    calls = []
-    for layer in layers.values():
-        monkeypatch.setattr(
-            layer, "call", lambda *a, f=layer.call, **k: calls.append(1) or f(*a, **k)
-        )
-    first = model.sample(3, 0, guidance=0.1, conditional_input=1)
-    num_calls = len(calls)
-    assert num_calls == 2 * len(layers)
+def test_the_graph_is_traced_once():
+    network_fn, layers = ft.counting(ft.resnet)
+    model, options = _model(network_fn=network_fn), {"guidance": 0.1, "conditional_input": 1}
+    results = []
+    # With the condition and without it.
+    assert ft.counts(layers, lambda: results.append(model.sample(3, 0, **options))) == {2}
+    [first] = results
     for n, guidance, temperature in ((3, 0.1, 1.0), (4, 0.2, 0.9), (1, 1.0, 1.0)):
         model.sample(n, n, guidance=guidance, temperature=temperature, conditional_input=[2])
-    assert len(calls) == num_calls
     # Nothing is kept from other calls, and later weights count.
-    np.testing.assert_array_equal(model.sample(3, 0, guidance=0.1, conditional_input=1), first)
+    np.testing.assert_array_equal(model.sample(3, 0, **options), first)
     for variable in model.trainable_variables:
         variable.assign(0.9 * variable)
-    changed = model.sample(3, 0, guidance=0.1, conditional_input=1)
-    assert np.abs(changed - first).max() > 1e-3 and len(calls) == num_calls
+    assert np.abs(model.sample(3, 0, **options) - first).max() > 1e-3
+    assert {layer.count for layer in layers} == {2}
 
 
 def test_seeds():

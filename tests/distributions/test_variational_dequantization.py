@@ -141,9 +141,6 @@ def test_another_bijector():
     assert copy.variables == dequantizer.variables
     values, _ = dequantizer.dequantize(_images(4), (1, 2))
     np.testing.assert_array_equal(tf.floor(values), _images(4))
-    for option in ({"num_filters": 8}, {"recompute": True}):
-        with pytest.raises(ValueError, match="only without a bijector, got"):
-            tfr.VariationalDequantization(_SHAPE, bijector=bijector, **option)
 
 
 @pytest.mark.full

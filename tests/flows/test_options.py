@@ -106,30 +106,17 @@ def test_an_option_that_says_what_is_the_case_is_taken(make):
 
 
 @pytest.mark.parametrize(
-    ("make", "option"),
-    [
-        (lambda: _image(masks=[tfr.ChannelMask()]), "masks"),
-        (lambda: _image(use_scale=False), "use_scale"),
-        (lambda: _vector(momentum=0.5), "momentum"),
-        (lambda: tfr.RealNVPImage.jet(_SHAPE, patch_size=2, split_prior=True), "split_prior"),
-        (lambda: _multi_scale(num_classes=3, num_heads=2), "num_heads"),
-        (lambda: _noise(alpha=0.05), "alpha"),
-    ],
-)
-def test_an_option_that_a_model_does_not_have(make, option):
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
-        make()
-
-
-@pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: _image(masks=[tfr.ChannelMask()]), "unexpected keyword argument 'masks'"),
+        (lambda: _image(use_scale=False), "unexpected keyword argument 'use_scale'"),
+        (lambda: _vector(momentum=0.5), "unexpected keyword argument 'momentum'"),
+        (lambda: tfr.RealNVPImage.jet(_SHAPE, split_prior=1), "unexpected .*nt 'split_prior'"),
+        (lambda: _multi_scale(num_classes=3, num_heads=2), "unexpected .* argument 'num_heads'"),
+        (lambda: _noise(alpha=0.05), "unexpected keyword argument 'alpha'"),
         (lambda: _vector(hidden_layers=[64]), "RealNVPVector got .*'hidden_layers'.*num_filters"),
         (lambda: _vector(num_coupling=8), "'num_coupling', did you mean 'num_couplings'"),
-        (
-            lambda: tfr.FlowModel(None, dequantise=True),
-            "FlowModel got .*, did you mean 'dequantize'",
-        ),
+        (lambda: tfr.FlowModel(None, dequantise=1), "FlowModel got .*, did you mean 'dequantize'"),
         (lambda: _image(num_class=8), "RealNVPImage got .*'num_class', did you mean 'num_classes'"),
         (lambda: tfr.RealNVPImage.compact(_SHAPE, nfilters=8), "compact got .*'num_filters'"),
         (lambda: tfr.RealNVPImage.jet(_SHAPE, depth=8), r"\.jet got .*'depth'\. It takes .*width"),
@@ -152,9 +139,8 @@ def test_the_models_are_compositions_of_the_same_functions():
     composed = tfr.multi_scale((8, 8, 1), 2, layer, num_couplings=1, prior=prior, pixels=pixels)
     assert len(composed.variables) == len(compact.variables)
     x = ft.pixels([2, 8, 8, 1])
-    results = [ft.randomize(flow).inverse_and_log_det(x) for flow in (compact, composed)]
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    ft.assert_equal(*[ft.randomize(flow).inverse_and_log_det(x) for flow in (compact, composed)])
+    assert isinstance(compact, tfr.RealNVPImage)
 
 
 def test_options_of_a_layer_reach_its_parts():
@@ -186,10 +172,3 @@ def test_a_subclass_with_its_own_constructor(make):
     x = ft.pixels([3, 4, 4, 1]) if make is _Square else ft.normal([3, 2])
     np.testing.assert_array_equal(copy.inverse(x), flow.inverse(tf.identity(x)))
     assert {v.ref() for v in copy.variables} == {v.ref() for v in flow.variables}
-
-
-def test_models_are_instances_of_their_class():
-    options = {"num_filters": 4}
-    assert isinstance(tfr.RealNVPImage((4, 4, 1), num_blocks=0, **options), tfr.RealNVPImage)
-    assert isinstance(tfr.RealNVPImage.compact((8, 8, 1), **options), tfr.RealNVPImage)
-    assert isinstance(tfr.RealNVPVector(2, **options), tfr.RealNVPVector)

@@ -1,5 +1,4 @@
 import flow_testing as ft
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -90,16 +89,6 @@ def test_no_condition(kind):
     for gradient in tape.gradient(loss, variables):
         gradient = tf.convert_to_tensor(gradient)
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
-
-
-@each_kind
-def test_serialization(kind):
-    embedding = _embedding(kind, dropout=0.25, dtype="float64", name="condition")
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(embedding))
-    assert again.get_config() == embedding.get_config()
-    again.set_weights(embedding.get_weights())
-    condition = embedding.spec.as_tensor(_condition(kind, (2,), tf.float64), "test")
-    np.testing.assert_array_equal(again(condition), embedding(condition))
 
 
 # Others, by the bijectors that take them: `tests/bijectors/test_conditions.py`.

@@ -218,22 +218,6 @@ def _given(condition, x):
 
 
 @each_network_and_condition
-def test_serialization(name, condition):
-    options = {"conditional_event_shape": _CONDITION_SHAPES[condition]}
-    layer = _network(name, name="network", dtype="float64", **options)
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    assert type(again) is type(layer) and again.get_config() == layer.get_config()
-    again.set_weights(layer.get_weights())
-    x = ft.normal([2, 4, 4, 2], tf.float64)
-    given = _given(condition, x)
-    outputs = layer(x, **given)
-    np.testing.assert_array_equal(again(x, **given), outputs)
-    if given:
-        moved = layer(x, conditional_input=given["conditional_input"] + 1)
-        assert np.abs(outputs - moved).max() > 1e-3
-
-
-@each_network_and_condition
 @pytest.mark.parametrize("training", [False, True])
 def test_mixed_precision(name, condition, training):
     options = {"conditional_event_shape": _CONDITION_SHAPES[condition]}
