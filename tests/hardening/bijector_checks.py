@@ -8,14 +8,10 @@ import tensorflow as tf
 # Sentences of Python, TensorFlow and Keras about types that no constructor here looks at itself.
 _OTHERS = (
     "must be a string",
-    "name_scope must be a string",
     "is not a valid root scope name",
     "is not a valid module name",
     "to a TensorFlow DType",
     "Attempt to convert a value",
-    "Could not interpret optimizer",
-    "`learning_rate` should be float",
-    "expected str, bytes or os.PathLike object, not",
 )
 
 
