@@ -186,6 +186,7 @@ def test_kinds_of_categories(kind):
     assert np.isfinite(density.score(table))
 
 
+@pytest.mark.usefixtures("few_components")
 def test_categories_of_arrays():
     frame = _frame(300)
     numbers = np.column_stack([frame["length"], frame["code"].astype(int), frame["width"]])
