@@ -11,16 +11,15 @@ from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 tfd = tfp.distributions
 
 
-def _options():
-    """Returns the options of rewrites that a call of a function on this thread has."""
+def _config():
+    """Returns the configuration that a call of a function on this thread has."""
     serialized = private_api.eager_context().function_call_options.config_proto_serialized
-    config = tf.compat.v1.ConfigProto.FromString(serialized)
-    return config.graph_options.rewrite_options
+    return tf.compat.v1.ConfigProto.FromString(serialized)
 
 
 def _rewrites():
-    """Returns the optimizers of these options; none means all."""
-    return list(_options().optimizers)
+    """Returns the optimizers of its rewrites; none means all."""
+    return list(_config().graph_options.rewrite_options.optimizers)
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def without_gpu(monkeypatch):
 def test_the_context_ends_with_what_was_before():
     with few_graph_rewrites():
         assert _rewrites() == ["function", "dependency"]
-        assert _options().meta_optimizer_iterations == 1
+        assert _config().graph_options.rewrite_options.meta_optimizer_iterations == 1
     assert _rewrites() == []
     with pytest.raises(ZeroDivisionError), few_graph_rewrites():
         raise ZeroDivisionError
@@ -47,29 +46,21 @@ def test_a_gpu_keeps_all_rewrites(monkeypatch):
 
 @pytest.mark.usefixtures("without_gpu")
 def test_what_the_user_chose_stays(monkeypatch):
-    context = private_api.eager_context()
-    before = context.function_call_options
-    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
+    context, config = private_api.eager_context(), _config()
     config.graph_options.rewrite_options.optimizers.append("remap")
-    context.function_call_options = private_api.FunctionCallOptions(config_proto=config)
-    try:
-        with few_graph_rewrites():
-            assert _rewrites() == ["remap"]
-    finally:
-        context.function_call_options = before
+    options = private_api.FunctionCallOptions(config_proto=config)
+    monkeypatch.setattr(context, "function_call_options", options)
+    with few_graph_rewrites():
+        assert _rewrites() == ["remap"]
 
 
-def test_calls_have_the_options_of_the_context():
-    context = private_api.eager_context()
-    before = context.function_call_options
-    square = tf.function(lambda x: x * x)
-    config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
-    context.function_call_options = private_api.FunctionCallOptions("no such executor", config)
-    try:
+def test_calls_have_the_options_of_the_context(monkeypatch):
+    context, square = private_api.eager_context(), tf.function(lambda x: x * x)
+    options = private_api.FunctionCallOptions("no such executor", _config())
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "function_call_options", options)
         with pytest.raises(tf.errors.OpError, match="no such executor"):
             square(tf.constant(3.0))
-    finally:
-        context.function_call_options = before
     assert float(square(tf.constant(3.0))) == 9.0
 
 

@@ -35,10 +35,6 @@ def _model(distribution=None, *, seed=0, dequantize=True, **kwargs):
     return model
 
 
-def _assert_equal(actual, expected):
-    ft.assert_equal(actual, expected)
-
-
 _IMAGES = ft.grey_levels(8)
 
 
@@ -68,21 +64,7 @@ def test_fit_changes_every_trainable_variable(jit_compile):
     model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0)
     for variable, value in zip([*trained, *moving], before, strict=True):
         assert np.abs(variable - value).max() > 0, variable.name
-    # It is the very distribution that was passed.
     assert model.distribution is distribution
-    assert base.distribution.loc is trained[-2] or any(base.distribution.loc is v for v in trained)
-
-
-@pytest.mark.eager
-def test_a_frozen_network_stays():
-    distribution = _distribution()
-    model = _model(distribution)
-    frozen, other = (coupling.network for coupling in _couplings(model))
-    frozen.trainable = False
-    other_before = ft.values(other.variables)
-    with ft.unchanged(frozen):
-        model.fit(_IMAGES, batch_size=4, verbose=0)
-    assert np.abs(other.variables[0] - other_before[0]).max() > 0
 
 
 @pytest.mark.eager
@@ -99,6 +81,9 @@ def test_the_variables_of_a_frozen_model_and_of_its_distribution():
             of_model = {variable.value.ref() for variable in model.trainable_variables}
             assert of_model == (everything if trainable else expected)
             assert {v.ref() for v in distribution.trainable_variables} == of_model
+    frozen.trainable = False
+    with ft.unchanged(frozen):
+        model.fit(_IMAGES, batch_size=4, verbose=0)
 
 
 def _unset():
@@ -190,26 +175,6 @@ def _both_kinds(model):
     return model.trainable_variables, model.non_trainable_variables
 
 
-def test_the_graph_of_a_step_does_not_set_normalizations():
-    distribution, norms = _unset()
-    model = _model(distribution)
-    model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
-    step = tf.function(model.train_step, autograph=False)
-    step = step.get_concrete_function(tf.constant(ft.grey_levels(8)))
-    handles = {id(v.handle) for norm in norms for v in norm.variables if not v.trainable}
-    captured = {id(outer) for outer, _ in step.graph.captures}
-    assert handles and not handles & captured
-
-
-def test_a_first_batch_that_is_not_finite_sets_nothing():
-    distribution, _ = _unset()
-    model = _model(distribution, dequantize=False)
-    images = np.full([8, *_SHAPE], np.nan, "float32")
-    match = "expected finite images, got 8 of 8 with a NaN"
-    with ft.unchanged(distribution), pytest.raises(ValueError, match=match):
-        model.fit(tf.data.Dataset.from_tensors(images), verbose=0)
-
-
 def test_an_error_in_the_first_batch_sets_nothing(monkeypatch):
     distribution, _ = _unset()
     model = _model(distribution)
@@ -253,23 +218,6 @@ def test_bits_per_dim_is_the_loss_in_other_units():
     np.testing.assert_allclose(
         history["bits_per_dim"], np.array(history["loss"]) / (16 * math.log(2)), rtol=1e-5
     )
-    results = model.evaluate(_IMAGES, verbose=0, return_dict=True)
-    assert results["bits_per_dim"] == pytest.approx(results["loss"] / (16 * math.log(2)), rel=1e-5)
-
-
-@pytest.mark.eager
-def test_the_loss_is_that_of_predict_and_log_prob():
-    model = _model()
-    results = model.evaluate(_IMAGES[:7], batch_size=4, verbose=0, return_dict=True)
-    log_prob = model.predict(_IMAGES[:7], batch_size=4, verbose=0)
-    # The mean over images, not over batches of different sizes.
-    assert results["loss"] == pytest.approx(-log_prob.mean(), rel=1e-5)
-    # And for values that need no noise, of the distribution.
-    values = ft.pixels([8, *_SHAPE])
-    raw = _model(model.distribution, dequantize=False)
-    expected = model.distribution.log_prob(tf.identity(values))
-    np.testing.assert_allclose(raw.predict(values.numpy(), verbose=0), expected, rtol=1e-5)
-    np.testing.assert_allclose(model(values), expected, rtol=1e-5)
 
 
 # Seeds.
@@ -296,9 +244,6 @@ def test_noise_is_fresh_at_each_step():
     model = _model(_distribution(normalization=None), optimizer=keras.optimizers.SGD(0.0))
     history = model.fit(_IMAGES, batch_size=8, epochs=3, shuffle=False, verbose=0).history
     assert len(set(history["loss"])) == 3
-    raw = _model(model.distribution, optimizer=keras.optimizers.SGD(0.0), dequantize=False)
-    history = raw.fit(_IMAGES + 0.5, batch_size=8, epochs=3, shuffle=False, verbose=0).history
-    np.testing.assert_allclose(history["loss"], history["loss"][0], rtol=1e-6)
 
 
 # Compile.
@@ -317,43 +262,8 @@ def test_defaults_of_compile():
 _POINTS = ft.normal([8, 2]).numpy()
 
 
-def _vectors(**kwargs):
-    model = tfr.FlowModel(tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [2]))
-    model.compile(**kwargs)
-    return model
-
-
-def _trained_on_points(steps_per_execution, callbacks=(), **options):
-    """Returns the variables after two epochs of seven steps, which no execution of four divides."""
-    keras.utils.set_random_seed(0)
-    flow = tfr.RealNVPVector(2, 1, 0, 2, normalization="batch")
-    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
-    model.compile(steps_per_execution=steps_per_execution, **options)
-    data = ft.normal([14, 2]).numpy()
-    options = {"batch_size": 2, "epochs": 2, "shuffle": False, "verbose": 0}
-    model.fit(data, **options, callbacks=list(callbacks))
-    return ft.values(model.distribution.variables), int(model.optimizer.iterations)
-
-
-@pytest.mark.parametrize(
-    ("callbacks", "num_steps"),
-    [
-        (lambda: [], 14),
-        *ft.full(
-            # The end of the budget is within an execution.
-            (lambda: [tfr.LearningRateBudget(0.1, steps=9, warmup=0.3, hold=0.1, cosine=True)], 9),
-            (lambda: [tfr.LearningRateBudget(0.1, steps=50)], 14),
-        ),
-    ],
-    ids=["default", "cosine", "long"],
-)
-def test_steps_per_execution_do_not_change_training(callbacks, num_steps):
-    values, number = _trained_on_points(1, callbacks())
-    others, other_number = _trained_on_points(4, callbacks())
-    assert number == other_number == num_steps
-    ft.assert_close(values, others, rtol=1e-5, atol=1e-7)
-    constant, _ = _trained_on_points(1, optimizer=tfr.FusedAdam(1e-3, global_clipnorm=100.0))
-    assert max(np.abs(a - b).max() for a, b in zip(values, constant, strict=True)) > 1e-4
+def _vectors():
+    return ft.compiled(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
 
 
 def test_compiling_again():
@@ -375,18 +285,11 @@ def bfloat16():
 
 @pytest.mark.eager
 def test_mixed_bfloat16(bfloat16):
-    distribution = _resnets()
-    model = _model(distribution)
+    model = _model(_resnets())
     assert {part.network.compute_dtype for part in _couplings(model)} == {"bfloat16"}
     history = model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert model.predict(_IMAGES, verbose=0).dtype == np.float32
-    assert distribution.log_prob(ft.pixels([2, *_SHAPE])).dtype == tf.float32
-    assert {v.dtype for v in distribution.trainable_variables} == {tf.float32}
-    # An exact inverse, whatever the precision of the networks.
-    values = ft.pixels([2, *_SHAPE])
-    x = distribution.bijector.inverse(values)
-    np.testing.assert_allclose(distribution.bijector.forward(tf.identity(x)), values, atol=1e-2)
 
 
 @pytest.mark.eager
@@ -450,42 +353,23 @@ def _failing_model(way, optimizer=None, **kwargs):
 @pytest.mark.parametrize(
     ("way", "optimizer"),
     [
-        *[("graph", "adam"), ("eager", None)],
-        *ft.full(("xla", None), ("recompute", None), ("xla", "sgd")),
+        *[("graph", "adam"), ("eager", None), ("several_steps", None)],
+        *ft.full(("xla", None), ("recompute", None), ("xla", "sgd"), ("several_steps_xla", None)),
     ],
 )
 def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     bad, good = (_failing_model(way, optimizer) for _ in range(2))
-    # In the second of three batches: the third must not be trained on.
-    images = _with_nan(ft.grey_levels(12), 5)
+    # In the second of four batches: the third must not be trained on, even in the same execution.
+    images = _with_nan(ft.grey_levels(16), 5)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
         bad.fit(_dataset(images), verbose=0)
     assert (error.value.step, error.value.part) == (1, "the data")
     good.fit(_dataset(images[:4]), verbose=0)
-    _assert_equal(_all_state(bad), _all_state(good))
+    rtol = 1e-6 if "several" in way else 0
+    ft.assert_close(_all_state(bad), _all_state(good), rtol=rtol)
     # And training can go on.
     history = bad.fit(images[:4], batch_size=4, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-
-
-@pytest.mark.eager
-def test_a_nan_in_the_last_batch_is_found():
-    model = _model(dequantize=False)
-    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        model.fit(_dataset(_with_nan(_IMAGES, 7)), verbose=0)
-
-
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.full)])
-def test_a_nan_within_one_execution_of_several_steps(jit_compile):
-    way = "several_steps_xla" if jit_compile else "several_steps"
-    bad, good = (_failing_model(way) for _ in range(2))
-    images = _with_nan(ft.grey_levels(16), 5)
-    with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-        bad.fit(_dataset(images), verbose=0)
-    # The steps that came after it in the same execution were not made.
-    assert int(bad.optimizer.iterations) == 1
-    good.fit(_dataset(images[:4]), verbose=0)
-    ft.assert_close(_all_state(bad), _all_state(good), rtol=1e-6)
 
 
 def _couplings(model):
@@ -556,7 +440,7 @@ def test_what_is_not_finite_is_named(fail, way):
 
 
 def test_the_graph_that_runs_names_the_part():
-    model = ft.compiled(tfd.Sample(tfd.Normal(tf.Variable(0.3), 1.0), [2]))
+    model = _vectors()
     model.fit(_dataset(_POINTS), verbose=0)
     # The graph with weights has another first part.
     model.fit(_dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
@@ -569,9 +453,6 @@ def test_the_log_density_of_a_model():
     model = tfr.FlowModel(_distribution(num_classes=3, network_fn=None, num_blocks=0))
     expected = tfr.log_prob(model, images, labels)
     np.testing.assert_allclose(model.log_prob(images, labels), expected, rtol=1e-5)
-    model, values = tfr.FlowModel(ft.vector_distribution(2)), ft.normal([5, 2]).numpy()
-    expected = model.distribution.log_prob(values)
-    np.testing.assert_allclose(model.log_prob(values), expected, rtol=1e-5)
 
 
 def test_predict_leaves_evaluate_its_parts():

@@ -55,50 +55,28 @@ def _assert_freed(references):
     assert not alive
 
 
-def _log_prob(distribution):
-    tf.function(distribution.log_prob)(ft.pixels([2, *_SHAPE]))
-
-
 def _gradient(distribution):
-    @tf.function
-    def gradients(x):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(distribution.log_prob(x))
-        return tape.gradient(loss, distribution.trainable_variables)
-
-    gradients(ft.pixels([2, *_SHAPE]))
-
-
-def _sample(distribution):
-    tf.function(lambda: distribution.sample(2, seed=(0, 1)))()
-
-
-each_recompute = pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
-
-
-@each_recompute
-def test_after_eager_calls(recompute):
-    distribution = _distribution(recompute)
-    references = _references(distribution)
-    x = ft.pixels([2, *_SHAPE])
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(distribution.log_prob(x))
-    tape.gradient(loss, distribution.trainable_variables)
-    # The cache holds results for as long as their input lives.
-    del distribution, tape, loss, x
-    _assert_freed(references)
+        loss = -tf.reduce_mean(distribution.log_prob(ft.pixels([2, *_SHAPE])))
+    return tape.gradient(loss, distribution.trainable_variables)
 
 
 # Gradients include what a density leaves behind.
-@each_recompute
+_USES = {
+    "eager gradient": _gradient,
+    "gradient": lambda distribution: tf.function(lambda: _gradient(distribution))(),
+    "sample": lambda distribution: tf.function(lambda: distribution.sample(2, seed=(0, 1)))(),
+}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
 @pytest.mark.parametrize(
-    ("wrap", "use"),
-    [*(("flow", f) for f in (_log_prob, _gradient, _sample)), ("invert", _gradient)],
+    ("wrap", "use"), [*(("flow", use) for use in _USES), ("invert", "gradient")]
 )
-def test_after_a_function(wrap, use, recompute):
+def test_after_calls(wrap, use, recompute):
     distribution = _distribution(recompute, wrap)
     references = _references(distribution)
-    use(distribution)
+    _USES[use](distribution)
     del distribution
     _assert_freed(references)
 

@@ -48,32 +48,24 @@ def _dataset(*parts):
     return tf.data.Dataset.from_tensor_slices(parts).batch(6)
 
 
+def _weighted(x, weight):
+    return x, None, weight
+
+
 _DICT = {"image": _X, "sample_weight": _WEIGHTS}
 
 
-class _Sequence(keras.utils.PyDataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        return _DICT
-
-
+# Data, and options of `fit`.
 _FORMS = {
-    "array": lambda model: _trained(model, _X, sample_weight=_WEIGHTS),
-    "column": lambda model: _trained(model, _X, sample_weight=_WEIGHTS[:, np.newaxis]),
-    "list": lambda model: _trained(model, _X, sample_weight=_WEIGHTS.tolist()),
-    "pandas": lambda model: _trained(model, pd.DataFrame(_X), sample_weight=pd.Series(_WEIGHTS)),
-    "tuple": lambda model: _trained(model, (_X, None, _WEIGHTS)),
-    "dictionary": lambda model: _trained(model, _DICT),
-    "dataset": lambda model: _trained(
-        model, _dataset(_X, _WEIGHTS).map(lambda x, weight: (x, None, weight))
-    ),
-    "dataset of dictionaries": lambda model: _trained(
-        model, tf.data.Dataset.from_tensor_slices(_DICT).batch(6)
-    ),
-    "PyDataset": lambda model: _trained(model, _Sequence()),
-    "generator": lambda model: _trained(model, ((_DICT,) for _ in range(2)), steps_per_epoch=1),
+    "array": lambda: (_X, {"sample_weight": _WEIGHTS}),
+    "column": lambda: (_X, {"sample_weight": _WEIGHTS[:, np.newaxis]}),
+    "list": lambda: (_X, {"sample_weight": _WEIGHTS.tolist()}),
+    "pandas": lambda: (pd.DataFrame(_X), {"sample_weight": pd.Series(_WEIGHTS)}),
+    "tuple": lambda: ((_X, None, _WEIGHTS), {}),
+    "dictionary": lambda: (_DICT, {}),
+    "dataset": lambda: (_dataset(_X, _WEIGHTS).map(_weighted), {}),
+    "dataset of dictionaries": lambda: (tf.data.Dataset.from_tensors(_DICT), {}),
+    "generator": lambda: (((_DICT,) for _ in range(2)), {"steps_per_epoch": 1}),
 }
 
 
@@ -92,7 +84,8 @@ _ALIKE = ("column", "list", "tuple", "dataset of dictionaries")
     "form", [*(form for form in _FORMS if form not in _ALIKE), *ft.full(*_ALIKE)]
 )
 def test_weights_in_each_form_of_data(form, repeated):
-    _assert_same(_FORMS[form](_vector_model()), repeated)
+    data, options = _FORMS[form]()
+    _assert_same(_trained(_vector_model(), data, **options), repeated)
 
 
 @pytest.mark.graph
@@ -134,7 +127,7 @@ def test_metrics_are_weighted_means():
         options = {"batch_size": batch_size, "verbose": 0}
         loss = model.evaluate(_X, sample_weight=_WEIGHTS, **options)
         assert loss == pytest.approx(expected, rel=1e-5)
-    dataset = _dataset(_X, _WEIGHTS).map(lambda x, w: (x, None, w)).unbatch().batch(4)
+    dataset = _dataset(_X, _WEIGHTS).map(_weighted).unbatch().batch(4)
     assert model.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-5)
     # Images, with noise.
     images = ft.grey_levels(6, (4, 4, 1))
@@ -215,6 +208,6 @@ def test_bad_weights(method, weights):
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("weights", [-_WEIGHTS, np.ones([6, 2])], ids=["negative", "shape"])
 def test_bad_weights_in_a_dataset(weights, method):
-    dataset = _dataset(_X, weights).map(lambda x, weight: (x, None, weight))
+    dataset = _dataset(_X, weights).map(_weighted)
     with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
         getattr(_vector_model(), method)(dataset, verbose=0)
