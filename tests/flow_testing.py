@@ -187,6 +187,12 @@ def grey_levels(number, image_shape=(4, 4, 1), seed=0):
     return rng.integers(0, 256, [number, *image_shape], dtype=np.uint8)
 
 
+def by_rows(images):
+    """Returns the images in the order of their pixels."""
+    flat = images.reshape(len(images), -1)
+    return flat[np.lexsort(flat.T)]
+
+
 def jacobian(function, event, num_outputs=None):
     """Returns the Jacobian of `function`, which treats the events of a batch independently.
 

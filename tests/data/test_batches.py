@@ -103,7 +103,3 @@ def test_strategies():
     expected = next(iter(batches(_images(), batch_size=8)))
     distributed = strategy.experimental_distribute_dataset(batches(_images(), batch_size=8))
     np.testing.assert_array_equal(next(iter(distributed)), expected)
-    from_function = strategy.distribute_datasets_from_function(
-        lambda context: batches(_images(), batch_size=8, context=context)
-    )
-    np.testing.assert_array_equal(next(iter(from_function)), expected)

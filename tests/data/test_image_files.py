@@ -9,12 +9,6 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp.data import list_images, load_arrays
 
-
-def _by_rows(images):
-    flat = images.reshape(len(images), -1)
-    return flat[np.lexsort(flat.T)]
-
-
 # NumPy files.
 
 
@@ -141,7 +135,7 @@ def test_files_are_split_identically_on_every_call(tmp_path):
     assert (len(arrays.train), len(arrays.test)) == (18, 2)
     assert (arrays.num_values, arrays.flip, arrays.num_classes) == (256, False, 3)
     expected = np.stack([_image(index) for index in range(20)])
-    np.testing.assert_array_equal(_by_rows(_all(arrays)), _by_rows(expected))
+    np.testing.assert_array_equal(ft.by_rows(_all(arrays)), ft.by_rows(expected))
     np.testing.assert_array_equal(arrays.test, load_arrays(folder).test)
     # In the order of the files, with their classes.
     for split, paths in list_images(folder).items():
@@ -191,7 +185,7 @@ def test_grayscale_images(tmp_path, mode):
     arrays = load_arrays(tmp_path)
     assert arrays.image_shape == (8, 8, 1)
     expected = np.stack([np.asarray(image.convert("L")) for image in images])
-    np.testing.assert_array_equal(_by_rows(_all(arrays)), _by_rows(expected))
+    np.testing.assert_array_equal(ft.by_rows(_all(arrays)), ft.by_rows(expected))
 
 
 def test_transparency_is_dropped_and_grayscale_is_converted_to_rgb(tmp_path):
@@ -213,7 +207,7 @@ def test_16_bit_images_keep_their_levels(tmp_path):
         _write(tmp_path / f"{index}.png", image[..., 0])
     arrays = load_arrays(tmp_path)
     assert arrays.train.dtype == np.uint16 and arrays.num_values == 4096
-    np.testing.assert_array_equal(_by_rows(_all(arrays)), _by_rows(levels))
+    np.testing.assert_array_equal(ft.by_rows(_all(arrays)), ft.by_rows(levels))
     halved = load_arrays(tmp_path, image_size=4)
     assert halved.image_shape == (4, 4, 1) and halved.train.dtype == np.uint16
     assert np.abs(_all(halved).mean() - levels.mean()) < 100

@@ -1,16 +1,12 @@
 import sys
 from types import SimpleNamespace
 
+import flow_testing as ft
 import numpy as np
 import pytest
 from sklearn import datasets
 
 from tfp_realnvp.data import load_arrays
-
-
-def _by_rows(images):
-    flat = images.reshape(len(images), -1)
-    return flat[np.lexsort(flat.T)]
 
 
 @pytest.mark.parametrize(
@@ -22,8 +18,7 @@ def _by_rows(images):
 )
 def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
     arrays, again = load_arrays(name), load_arrays(name)
-    np.testing.assert_array_equal(arrays.train, again.train)
-    np.testing.assert_array_equal(arrays.test, again.test)
+    ft.assert_equal((arrays.train, arrays.test), (again.train, again.test))
     assert (arrays.name, arrays.num_values, arrays.flip) == (name, num_values, flip)
     assert (arrays.train.shape, arrays.test.shape) == (train_shape, test_shape)
     assert arrays.image_shape == train_shape[1:]
@@ -35,7 +30,7 @@ def test_digits_are_all_of_scikit_learns_digits():
     digits = load_arrays("digits")
     images = np.concatenate([digits.train, digits.test])
     expected = datasets.load_digits().images.astype(np.uint8)
-    np.testing.assert_array_equal(_by_rows(images), _by_rows(expected))
+    np.testing.assert_array_equal(ft.by_rows(images), ft.by_rows(expected))
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -82,7 +77,7 @@ def test_held_out_images():
     assert (len(held_out.train), len(held_out.train_labels)) == (1200, 1200)
     np.testing.assert_array_equal(held_out.validation, digits.hold_out(300).validation)
     together = np.concatenate([held_out.train, held_out.validation])
-    np.testing.assert_array_equal(_by_rows(together), _by_rows(digits.train))
+    np.testing.assert_array_equal(ft.by_rows(together), ft.by_rows(digits.train))
     np.testing.assert_array_equal(held_out.test, digits.test)
     known = dict(zip(map(bytes, digits.train), digits.train_labels, strict=True))
     labels = [known[bytes(image)] for image in held_out.validation]

@@ -22,16 +22,12 @@ FULL_DISK = """
 import pathlib, resource, sys
 import flow_testing as ft
 import keras, numpy as np
-import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 
-folder, tfd = pathlib.Path(sys.argv[1]), tfp.distributions
+folder = pathlib.Path(sys.argv[1])
 
 def make(seed):
-    flow = ft.randomize(tfr.RealNVPVector(2, 1, 1, num_filters=64), seed=seed)
-    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
-    model.compile()
-    return model
+    return ft.compiled(ft.vector_distribution(2, num_filters=64, weights_seed=seed))
 
 model = make(0)
 checkpoint = tfr.TrainingCheckpoint(folder, model)
