@@ -721,7 +721,8 @@ def gaussian_bits_per_dim(
 def histogram_bits_per_dim(train: np.ndarray, images: np.ndarray, num_values: int) -> float:
     """Returns the bits/dim of images under independent histograms, one for each pixel and channel.
 
-    If n of the N training images have a level, its probability is (n + 1) / (N + num_values).
+    If n of the N training images have a gray level at a pixel and channel, the histogram gives this
+    level the probability (n + 1) / (N + num_values) there.
     """
     counts, train_counts = (
         np.stack([np.bincount(column, minlength=num_values) for column in columns])

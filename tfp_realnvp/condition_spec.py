@@ -26,8 +26,8 @@ class ConditionSpec:
     Attributes:
       event_shape: [K], or [H, W, K] where H and W can be `None`; [] for labels.
       num_classes: K, for labels.
-      dropout: probability that `FlowModel.fit` drops the condition of an event. `None` means that
-        conditions may not be missing.
+      dropout: probability that `FlowModel.fit` drops the condition of an event. With `None`,
+        every event needs a condition.
 
     Raises:
       ValueError: if both or none of `event_shape` and `num_classes` are given, or one is invalid.

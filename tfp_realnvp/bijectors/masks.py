@@ -159,7 +159,7 @@ class ChannelMask(Mask, Configurable):
 
 @dataclasses.dataclass(unsafe_hash=True)
 class SpatialMask(Mask, Configurable):
-    """Keeps half of the positions, and packs both halves into images of C/2 channels.
+    """Keeps half of the H W positions. Packs each half, H W / 2 positions, in an image [H, W, C/2].
 
     | pattern | parity 0 keeps the positions of |
     | --- | --- |

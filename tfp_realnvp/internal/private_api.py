@@ -21,8 +21,8 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 # unchanged.
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter, can_convert_arrays
 
-# `tf.config.optimizer` sets options of the whole process, the eager context only for calls in one
-# thread.
+# `tf.config.optimizer` sets options for the whole process. The eager context can set them for the
+# calls of one thread.
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
 

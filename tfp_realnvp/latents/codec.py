@@ -253,7 +253,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
 def _in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
-    """For a `ClusterMixture`, returns its flow and nearest clusters; else the arguments."""
+    """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input

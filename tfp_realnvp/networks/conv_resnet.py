@@ -274,8 +274,8 @@ def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[t
 
 
 def _skip_is_joined(images: tf.Tensor, num_filters: int) -> bool:
-    # Multiplying the kernels costs as much as a 1×1 convolution at 9 * num_filters positions.
-    # Joining pays off for five or more images of at least 2 * num_filters positions each.
+    # To join two convolutions, their kernels are multiplied, which costs as much as a 1×1
+    # convolution at 9 * num_filters positions. Five images of 2 * num_filters positions repay it.
     positions = images.shape[1:3].num_elements()
     return positions is not None and positions >= 2 * num_filters
 
@@ -304,7 +304,7 @@ def _is_halved(images: tf.Tensor) -> bool:
 def _sum_at_changed_positions(
     terms: list[tuple[tf.Tensor, tf.Tensor]], bias: tf.Tensor, parity: int
 ) -> list[tf.Tensor]:
-    """Returns the sum of convolutions and the bias, at changed positions only."""
+    """Adds convolutions and a bias, only at the positions that the coupling transforms."""
     # One convolution of concatenated feature maps replaces all 1×1 convolutions.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)

@@ -366,7 +366,7 @@ def events_and_weights(
 def record_of_data(
     model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
 ) -> FiniteRecord:
-    """Returns a `FiniteRecord` with the checks of a batch that run within the graph of a step."""
+    """Checks a batch within the graph of a step, and returns the results in a `FiniteRecord`."""
     record, spec = FiniteRecord(), model.condition_spec
     if condition is not None and spec is not None and spec.num_classes is not None:
         expected = f"FlowModel: expected a conditional_input of {spec.description}"
