@@ -456,7 +456,7 @@ class FlowBijector(tfb.Bijector):
         surrounding: Pass | None = None,
         has_events: bool = False,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Maps `value` for the bijector that the user calls; returns the result and `{"ildj": ...}`.
+        """Maps `value` by the bijector that the user calls; returns the result and `{"ildj": ...}`.
 
         `has_events=True` promises that the batch is not empty, which saves operations.
         """

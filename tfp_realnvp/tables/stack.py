@@ -193,7 +193,7 @@ class StackFit:
             (weight / len(each), part) for weight, each in candidates if weight for part in each
         ]
         shares, densities = zip(*parts, strict=True)
-        # If only some folds have a flow, scale the weights of their held-out rows to the total weight.
+        # If only some folds have a flow, scale the weights of their held-out rows up to the total.
         total = sum(part.weights.sum() for _, part in self.splits)
         held_out = held_out._replace(weights=held_out.weights * total / held_out.weights.sum())
         stack = TableStack(list(densities), np.array(shares), self._width, self._trees)
