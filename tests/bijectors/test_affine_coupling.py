@@ -11,40 +11,24 @@ pytestmark = pytest.mark.quick
 _SHAPE = (4, 2, 4)
 
 
-def _explicit_mask(mask):
-    """`b` of eq. 9, element by element."""
-    b = np.zeros(_SHAPE)
-    for row, column, channel in np.ndindex(_SHAPE):
-        if isinstance(mask, tfr.CheckerboardMask):
-            kept = (row + column) % 2 == 1
-        else:
-            kept = channel < _SHAPE[-1] // 2
-        b[row, column, channel] = kept != bool(mask.parity)
-    return b
-
-
-def _s_and_t(coupling, x, b):
-    """The network's outputs as whole images, zero wherever the coupling keeps."""
-    t, s = np.zeros_like(x), np.zeros_like(x)
-    kept = b * x if isinstance(coupling.mask, tfr.CheckerboardMask) else x[..., b[0, 0] == 1]
-    changed = slice(None) if kept.shape == x.shape else b[0, 0] == 0
-    output = coupling.network(tf.constant(kept)).numpy()
-    if coupling.scale is None:
-        t[..., changed] = output
-        return s, t
-    t[..., changed], s[..., changed] = np.split(output, 2, axis=-1)
-    return float(coupling.scale) * np.tanh(s), t
-
-
 @pytest.mark.parametrize("use_scale", [True, False])
 @pytest.mark.parametrize("kind", [tfr.CheckerboardMask, tfr.ChannelMask])
 @pytest.mark.parametrize("parity", [0, 1])
 def test_both_directions_are_equation_9(kind, parity, use_scale):
     mask = kind(parity)
     coupling = ft.randomize(ft.coupling(mask, 4, tf.float64, use_scale=use_scale))
-    x, b = ft.normal([3, *_SHAPE], tf.float64).numpy(), _explicit_mask(mask)
-    s, t = _s_and_t(coupling, x, b)
-    assert np.abs((1 - b) * t).max() > 0.1 and (np.abs((1 - b) * s).max() > 0.05) == use_scale
+    x = ft.normal([3, *_SHAPE], tf.float64)
+    kept, _ = mask.split(x)
+
+    def whole(changed):
+        """Returns an image that is zero where the coupling keeps."""
+        return mask.merge(tf.zeros_like(kept), mask.restrict(changed)).numpy()
+
+    # `test_masks.py` has the elements of b.
+    t, *s = tf.split(coupling.network(kept), 1 + use_scale, axis=-1)
+    s = float(coupling.scale) * tf.tanh(s[0]) if use_scale else tf.zeros_like(t)
+    x, b, s, t = x.numpy(), 1 - whole(tf.ones_like(t)), whole(s), whole(t)
+    assert np.abs(t).max() > 0.1 and (np.abs(s).max() > 0.05) == use_scale
     assert coupling.is_constant_jacobian == (coupling.scale is None) == (not use_scale)
     for results, changed, log_det in (
         (coupling.inverse_and_log_det(x), x * np.exp(s) + t, s),

@@ -23,14 +23,6 @@ def _flow(kind, network="shallow", **kwargs):
     return ft.conditional_flow(kind, network, _SHAPE, **kwargs)
 
 
-def _kernel(network):
-    """Returns what a network multiplies its condition by."""
-    if isinstance(network, ft.ConditionedNetwork):
-        return network.condition_layer.kernel
-    is_image = isinstance(network, tfr.ShallowConv) and network.takes_image
-    return network.condition_conv.kernel if is_image else network.condition_kernel
-
-
 @pytest.mark.parametrize(
     ("kind", "network"),
     [
@@ -39,13 +31,8 @@ def _kernel(network):
     ],
 )
 def test_it_reaches_every_network(kind, network):
-    flow = _flow(kind, network, num_scales=2)
-    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
-    assert len(couplings) == 4
-    kernels = [_kernel(coupling.network) for coupling in couplings]
-    embedding = flow.condition_embedding.trainable_variables
-    variables = [variable.value for variable in (*kernels, *embedding)]
-    condition = ft.condition(kind, [3])
+    flow, condition = _flow(kind, network, num_scales=2), ft.condition(kind, [3])
+    variables = list(flow.trainable_variables)
     with tf.GradientTape() as tape:
         if kind != "labels":
             tape.watch(condition)
@@ -154,15 +141,9 @@ def test_leading_shapes_broadcast(name, condition_batch, batch, hook):
 @each_kind
 def test_leading_shapes_in_a_function(kind):
     # Nothing is known but ranks, and the same trace serves other sizes.
-    flow, event = _flow(kind), ft.condition(kind).shape
-
-    dtype = tf.int32 if kind == "labels" else tf.float32
-    specs = [tf.TensorSpec([None, None, None, 2]), tf.TensorSpec([None, None, *event], dtype)]
-
-    @tf.function(input_signature=specs)
-    def both(x, condition):
-        return flow.inverse_and_log_det(x, conditional_input=condition)
-
+    flow, one = _flow(kind), ft.condition(kind)
+    specs = tf.TensorSpec([None] * 3 + [2]), tf.TensorSpec([None, None, *one.shape], one.dtype)
+    both = tf.function(lambda x, c: flow.inverse_and_log_det(x, conditional_input=c), specs)
     # Images as conditions have the size of the data.
     last = (1, 4, 4) if kind == "images" else (1, 8, 4)
     for shape, batch in (((5, 4, 4), (3, 1)), ((5, 4, 4), (1, 5)), (last, (2, 2))):
@@ -319,22 +300,18 @@ def test_no_condition(kind):
 
 @each_network
 def test_mixed_bfloat16(network):
-    single = _flow("labels", network)
-    flow = _flow("labels", network, network_dtype="mixed_bfloat16")
+    # What does not depend on a condition: `test_flow_model.py`.
+    single, flow = (
+        _flow("labels", network, network_dtype=policy) for policy in ("float32", "mixed_bfloat16")
+    )
     assert flow.condition_embedding.compute_dtype == "float32"
-    couplings = [part for part in flow.submodules if isinstance(part, tfr.AffineCoupling)]
-    assert {part.network.compute_dtype for part in couplings} == {"bfloat16"}
-    assert {variable.dtype for variable in flow.variables} == {tf.float32}
     for to, value in zip(flow.variables, single.variables, strict=True):
         to.assign(value)
     x, given = ft.pixels([3, *_SHAPE]), {"conditional_input": [3, 1, 0]}
-    z, ildj = flow.inverse_and_log_det(x, **given)
+    (z, ildj), expected = (each.inverse_and_log_det(x, **given) for each in (flow, single))
     assert z.dtype == ildj.dtype == tf.float32
-    # Inverse of itself, whatever the networks round.
-    np.testing.assert_allclose(flow.forward(tf.identity(z), **given), x, atol=1e-2)
-    expected, expected_ildj = single.inverse_and_log_det(x, **given)
-    np.testing.assert_allclose(z, expected, atol=0.1)
-    np.testing.assert_allclose(ildj, expected_ildj, atol=0.3)
+    np.testing.assert_allclose(z, expected[0], atol=0.1)
+    np.testing.assert_allclose(ildj, expected[1], atol=0.3)
 
 
 # Errors.

@@ -30,9 +30,8 @@ def test_is_the_matrix_at_each_position():
     expected = 3 * 4 * np.linalg.slogdet(matrix)[1]
     assert abs(expected) > 0.1
     np.testing.assert_allclose(ildj, [expected, expected], rtol=1e-9)
-    np.testing.assert_allclose(
-        matrix @ bijector.factors.inverse_matrix(), np.eye(5), rtol=1e-9, atol=1e-9
-    )
+    identity = matrix @ bijector.factors.inverse_matrix()
+    np.testing.assert_allclose(identity, np.eye(5), rtol=1e-9, atol=1e-9)
 
 
 # An `ActNorm` and an `InvertibleConv1x1` next to it are computed as one affine map of channels.
@@ -82,8 +81,7 @@ def test_values_log_dets_and_gradients_are_those_of_both(shape, direction):
 
 
 def test_a_large_shift_costs_no_digits():
-    options = {"dtype": tf.float32}
-    norm, conv = _parts(1, mean=1e4, **options)
+    norm, conv = _parts(1, mean=1e4, dtype=tf.float32)
     norm64, conv64 = _parts(1, mean=1e4)
     for one, other in zip((norm, conv), (norm64, conv64), strict=True):
         for variable, exact in zip(one.variables, other.variables, strict=True):

@@ -5,26 +5,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.quick
 
-tfd = tfp.distributions
-
-
-def _flow(**kwargs):
-    flow = tfr.RealNVPVector(1, num_couplings=2, num_filters=8, dtype=tf.float64, **kwargs)
-    return tfd.TransformedDistribution(ft.standard_normal([1], tf.float64), ft.randomize(flow))
-
 
 @pytest.mark.parametrize("number", [0, 1, 256])
 def test_log_prob_in_a_function(number):
     # In float32: oneDNN aborts the process where a kernel has no rows.
-    flow = tfr.RealNVPVector(1)
-    distribution = tfd.TransformedDistribution(ft.standard_normal([1]), ft.randomize(flow))
-    x = ft.normal([number, 1])
+    distribution, x = ft.vector_distribution(1), ft.normal([number, 1])
     log_prob = tf.function(distribution.log_prob)(x)
     assert log_prob.shape == [number]
     np.testing.assert_allclose(log_prob, distribution.log_prob(x), rtol=1e-4, atol=1e-5)
@@ -33,7 +23,7 @@ def test_log_prob_in_a_function(number):
 @pytest.mark.parametrize("transformer", ["affine", "rational_quadratic_spline"])
 @pytest.mark.parametrize("condition", [{}, {"conditional_event_shape": [2]}, {"num_classes": 3}])
 def test_all_variables_have_gradients(transformer, condition):
-    flow = _flow(transformer=transformer, **condition)
+    flow = ft.vector_distribution(1, transformer=transformer, dtype=tf.float64, **condition)
     given = {} if not condition else {"conditional_input": np.array([0, 2, 1, 1])}
     if "conditional_event_shape" in condition:
         given = {"conditional_input": ft.normal([4, 2], tf.float64, seed=1)}

@@ -117,10 +117,7 @@ def test_each_network_is_evaluated_once(setup, call, mode):
 @pytest.mark.parametrize("setup", [_image, _coupling, _flow_chain], ids=_name)
 def test_the_public_pair_is_one_pass(setup, direction, training, mode):
     bijector, layers = _made(setup)
-
-    def call(value):
-        return getattr(bijector, f"{direction}_and_log_det")(value, training=training)
-
+    call = functools.partial(getattr(bijector, f"{direction}_and_log_det"), training=training)
     _assert_one_pass(layers, call, mode, ft.pixels([3, *_SHAPE]))
 
 

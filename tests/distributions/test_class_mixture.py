@@ -15,7 +15,10 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
-pytestmark = pytest.mark.eager
+pytestmark = [
+    pytest.mark.eager,
+    pytest.mark.filterwarnings("ignore:.*labeled events are classified"),
+]
 
 _IMAGES, _VECTORS = (4, 4, 1), (3,)
 _PROBS = [0.5, 0.3, 0.2]
@@ -83,7 +86,6 @@ def test_samples(shape):
 
 
 @pytest.mark.graph
-@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
 def test_few_labels_in_fit():
     # One step of gradient descent, on labeled and unlabeled rows.
     flow, rate = _flow(_VECTORS), 1e-3
@@ -119,14 +121,13 @@ def _equal_means(shape):
     return model, means
 
 
-@pytest.mark.filterwarnings("ignore:.*labeled events")
 @pytest.mark.parametrize(("shape", "kind"), [(_IMAGES, "dataset"), (_VECTORS, "budget")])
-def test_equal_means_move_apart(shape, kind):
+def test_equal_means_move_apart(shape, kind, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.spatial.distance", None)  # SciPy is not required.
     model, means = _equal_means(shape)
     x = (ft.pixels if shape == _IMAGES else ft.normal)([6, *shape]).numpy()
     labels = np.array([0, -1, 2, 2, -1, 0])
-    data, options = (x, labels), {"batch_size": 6, "epochs": 8}
-    seen = []
+    data, options, seen = (x, labels), {"batch_size": 6, "epochs": 8}, []
 
     def record(epoch, logs):
         seen.append((means.numpy(), model.distribution.bijector.inverse(x).numpy()))
@@ -194,9 +195,7 @@ def test_labels_of_sorted_rows(kind):
     data, options = (x, _SORTED), {"batch_size": 220, "shuffle": False}
     if kind == "dataset":
         data, options = (tf.data.Dataset.from_tensor_slices(data).batch(220),), {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*labeled events are classified")
-        model.fit(*data, epochs=4, verbose=0, **options)
+    model.fit(*data, epochs=4, verbose=0, **options)
     means = model.distribution.distribution.loc.numpy()
     z = model.distribution.bijector.inverse(x).numpy()
     centers = np.stack([z[label == _SORTED].mean(axis=0) for label in range(3)])
@@ -213,16 +212,13 @@ def test_labels_of_endless_datasets_and_of_events_that_count():
     x, labels = ft.normal([6, 3]).numpy(), np.array([0, -1, 2, 2, 1, 1])
     weights = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     data = tf.data.Dataset.from_tensor_slices((x, labels, weights)).batch(6).repeat()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*labeled events are classified")
-        model.fit(data, steps_per_epoch=4, verbose=0)
+    model.fit(data, steps_per_epoch=4, verbose=0)
     z = model.distribution.bijector.inverse(x).numpy()
     expected = z[4] - (z[0] + (z[2] + z[3]) / 2 + z[4]) / 3
     cosine = np.vdot(means[1], expected) / np.linalg.norm(means[1]) / np.linalg.norm(expected)
     assert cosine > 1 - 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
 def test_word_of_classes_without_labels():
     model, _ = _equal_means(_VECTORS)
     x = ft.normal([6, 3]).numpy()
@@ -235,8 +231,7 @@ def test_warning_where_all_rows_or_the_first_1000_have_a_label():
         model = ft.compiled(_flow(_VECTORS), keras.optimizers.SGD(0.0))
         x = ft.normal([1_005, 3]).numpy()
         model.fit(x, np.full(1_005, -1), verbose=0)  # sets the normalizations
-        labels = tfr.class_log_probs(model, x).numpy().argmax(-1)
-        labels = (labels + 1) % 3
+        labels = (tfr.class_log_probs(model, x).numpy().argmax(-1) + 1) % 3
         labels[1_005 - num_unlabeled :] = -1
         with pytest.warns(UserWarning, match="labeled events are classified as another"):
             model.fit(x, labels, shuffle=False, verbose=0)
@@ -265,20 +260,10 @@ def test_warning_of_means_of_the_users_own():
             assert re.search(expected, messages[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*labeled events are classified")
-def test_needs_no_scipy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.spatial.distance", None)
-    model, means = _equal_means(_VECTORS)
-    model.fit(ft.normal([6, 3]).numpy(), [0, 1, 2, 0, 1, 2], epochs=4, batch_size=6, verbose=0)
-    assert np.ptp(means.numpy(), axis=0).all()
-
-
 @pytest.mark.full
 def test_saved_and_loaded(tmp_path):
-    flow = _flow(_VECTORS)
-    model = tfr.FlowModel(flow)
-    x = flow.sample(4, seed=(0, 1)).numpy()
-    expected = model.call((x, np.array(_LABELS)))
+    model, data = tfr.FlowModel(_flow(_VECTORS)), (ft.normal([4, 3]), np.array(_LABELS))
+    expected = model.call(data)
     model.save(tmp_path / "model.keras")
     model.save_to_preset(tmp_path / "preset")
     for loaded in (
@@ -286,13 +271,13 @@ def test_saved_and_loaded(tmp_path):
         tfr.FlowModel.from_preset(tmp_path / "preset"),
     ):
         assert isinstance(loaded.distribution.distribution, tfr.ClassMixture)
-        np.testing.assert_allclose(loaded.call((x, np.array(_LABELS))), expected, rtol=1e-5)
+        np.testing.assert_allclose(loaded.call(data), expected, rtol=1e-5)
     model.export(tmp_path / "1")
     served = tf.saved_model.load(tmp_path / "1")
-    labels = tf.constant(_LABELS)
-    np.testing.assert_allclose(served.log_prob(x, labels)["log_prob"], expected, rtol=1e-5)
-    log_probs = tfr.class_log_probs(flow, x)
-    np.testing.assert_allclose(served.classify(x)["log_probs"], log_probs, rtol=1e-4, atol=1e-5)
+    actual = served.log_prob(data[0], tf.constant(_LABELS))["log_prob"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    actual, expected = served.classify(data[0])["log_probs"], tfr.class_log_probs(model, data[0])
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_errors():
@@ -307,7 +292,6 @@ def test_errors():
     with pytest.raises(ValueError, match=r"expected labels .* all class means .* are equal"):
         model.fit(ft.normal([4, 3]).numpy(), np.full(4, -1))
     # A flow whose networks take the label has no density without one.
-    bijector = tfr.RealNVPVector(3, num_couplings=2, num_filters=4, num_classes=3)
-    flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0.0, 1.0), [3]), bijector)
+    flow = ft.vector_distribution(3, num_classes=3)
     with pytest.raises(ValueError, match=r"integer labels in \[0, 3\), got \[-1\]"):
         tfr.condition(flow, [0, -1])

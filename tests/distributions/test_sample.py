@@ -27,10 +27,10 @@ def _model(**kwargs):
 
 
 @pytest.mark.parametrize("kind", ft.CONDITIONS)
-@pytest.mark.parametrize("network", ["resnet", "shallow"])
+@pytest.mark.parametrize("network", [tfr.ConvResNet, tfr.ShallowConv])
 def test_guidance_extrapolates_the_parameters_of_each_coupling(kind, network):
-    resnet = tfr.network_of(tfr.ConvResNet, num_blocks=1)
-    layer = tfr.coupling_layer(resnet if network == "resnet" else ft.shallow_conv, 4)
+    options = {"num_blocks": 1} if network is tfr.ConvResNet else {}
+    layer = tfr.coupling_layer(tfr.network_of(network, **options), 4)
     options = {"num_couplings": 1, **ft.CONDITIONS[kind], "condition_dropout": 0.1}
     flow = ft.randomize(tfr.multi_scale(_SHAPE, 1, layer, **options))
     couplings = [part for part in flow.submodules if isinstance(part, tfr.Coupling)]
@@ -147,9 +147,8 @@ def test_vectors_and_other_distributions():
     ],
 )
 def test_errors(options, match):
-    model = _model()
     with pytest.raises(ValueError, match=match):
-        model.sample(**{"num_samples": 3, **options})
+        _model().sample(**{"num_samples": 3, **options})
 
 
 def test_arguments_that_a_model_cannot_honor():

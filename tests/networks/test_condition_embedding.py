@@ -56,25 +56,15 @@ def test_vectors_by_hand():
     np.testing.assert_allclose(embedding(condition), expected, rtol=1e-12)
 
 
-def _without_condition(kind):
-    """Returns a batch of three, of which only the first is a condition, and that one alone."""
-    condition = _condition(kind, (3,)).numpy()
-    if kind == "labels":
-        condition[1:] = -1
-    else:
-        # One NaN is enough.
-        condition[1:].reshape(2, -1)[:, -1] = np.nan
-    return condition, condition[0]
-
-
 @each_kind
 def test_no_condition(kind):
-    embedding = _embedding(kind, dropout=0.3)
-    condition, given = _without_condition(kind)
+    embedding, condition = _embedding(kind, dropout=0.3), _condition(kind, (3,)).numpy()
+    # Only the first of three is a condition: one NaN is enough.
+    condition[1:].reshape(2, -1)[:, -1] = -1 if kind == "labels" else np.nan
     with tf.GradientTape() as tape:
         embedded = embedding(embedding.spec.as_tensor(condition, "test"))
         loss = tf.reduce_sum(embedded**2)
-    given = embedding.spec.as_tensor(given, "test")
+    given = embedding.spec.as_tensor(condition[0], "test")
     np.testing.assert_allclose(embedded[0], embedding(given), rtol=1e-6)
     no_condition = tf.reshape(embedding.no_condition, [1] * (embedded.shape.rank - 2) + [-1])
     left_out = embedding.spec.without(given[tf.newaxis], tf.constant([True]))

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp.networks import conv_resnet
+from tfp_realnvp.networks.functional import batch_norm, weight_norm
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
@@ -13,9 +14,7 @@ _MAKERS = {
     "resnet": lambda **kwargs: tfr.ConvResNet(4, 1, 6, **kwargs),
     "resnet_board": lambda **kwargs: tfr.ConvResNet(4, 2, 6, checkerboard_parity=1, **kwargs),
     "resnet_no_block": lambda **kwargs: tfr.ConvResNet(4, 0, 6, **kwargs),
-    "resnet_attention": lambda **kwargs: tfr.ConvResNet(
-        *(4, 1, 6), num_heads=2, checkerboard_parity=0, **kwargs
-    ),
+    "resnet_attention": lambda **kwargs: tfr.ConvResNet(4, 1, 6, num_heads=2, **kwargs),
     "shallow": lambda **kwargs: tfr.ShallowConv(4, 6, **kwargs),
     "shallow_board": lambda **kwargs: tfr.ShallowConv(4, 6, checkerboard_parity=0, **kwargs),
     "shallow_attention": lambda **kwargs: tfr.ShallowConv(4, 6, num_heads=2, **kwargs),
@@ -32,10 +31,6 @@ def _network(name, /, **kwargs):
     return _built(_MAKERS[name](**kwargs))
 
 
-def _training(name):
-    return {"training": True} if "resnet" in name else {}
-
-
 def _board(images, parity):
     """Returns the mask of the kept positions, number by number."""
     board = np.zeros([*images.shape[:-1], 1])
@@ -45,8 +40,9 @@ def _board(images, parity):
 
 
 class _Reference:
-    """A `ConvResNet` layer by layer, from its variables and operations of TensorFlow alone.
+    """A `ConvResNet` layer by layer, from its variables.
 
+    `test_functional.py` and `test_attention.py` compare its functions with their definitions.
     Calling it returns the outputs and the moving statistics after it, in the order of the layers.
     """
 
@@ -72,7 +68,6 @@ class _Reference:
             h = h + x + v.block_biases[block]
             total += self._skip(h, block + 1)
         if v.num_heads:
-            # Against its definition in `test_attention.py`.
             total = v.attention(total)
         x = self._activation(total, 2 * v.num_blocks)
         outputs = self._pointwise(x, v.output_kernel, v.output_scales) + v.output_bias
@@ -80,8 +75,7 @@ class _Reference:
 
     def _conv(self, x, kernel, scale):
         kernel, scale = tf.convert_to_tensor(kernel), tf.convert_to_tensor(scale)
-        norm = tf.sqrt(tf.reduce_sum(kernel**2, [0, 1, 2]))
-        return tf.nn.conv2d(x, scale * kernel / norm, 1, "SAME")
+        return tf.nn.conv2d(x, weight_norm(kernel, scale), 1, "SAME")
 
     def _pointwise(self, x, kernel, scale):
         return self._conv(x, kernel[None, None], scale)
@@ -103,19 +97,11 @@ class _Reference:
         return tf.nn.relu(x)
 
     def _norm(self, x, offset, mean, variance):
-        mean, variance = tf.convert_to_tensor(mean), tf.convert_to_tensor(variance)
-        rho = self.network.momentum
-        if self.training:
-            batch_mean = tf.reduce_mean(x, [0, 1, 2])
-            batch_variance = tf.reduce_mean((x - batch_mean) ** 2, [0, 1, 2])
-            count = np.prod(x.shape[:-1])
-            unbiased = batch_variance * count / (count - 1)
-            moved = rho * mean + (1 - rho) * batch_mean, rho * variance + (1 - rho) * unbiased
-            mean, variance = batch_mean, batch_variance
-        else:
-            moved = mean, variance
+        options = {"training": self.training, "momentum": self.network.momentum}
+        vectors = map(tf.convert_to_tensor, (offset, mean, variance))
+        x, *moved = batch_norm(x, *vectors, epsilon=self.network.epsilon, **options)
         self.moved.append(moved)
-        return (x - mean) / tf.sqrt(variance + self.network.epsilon) + offset
+        return x
 
 
 def _statistics(network):
@@ -137,11 +123,11 @@ def _value_and_gradients(function, sources, variables):
 _CONDITION_SHAPES = {"none": None, "vector": (3,), "image": (None, None, 2)}
 
 
-def _conditions(kind, images):
-    """Returns a list with the condition of [B, H, W, C] images, empty without one."""
+def _given(kind, images):
+    """Returns the keyword arguments of a call with a kind of condition, for [B, H, W, C] images."""
     batch, height, width, _ = images.shape
-    shape = {"vector": [batch, 3], "image": [batch, height, width, 2]}
-    return [ft.normal(shape[kind], images.dtype, seed=4)] if kind in shape else []
+    shape = {"none": None, "vector": [batch, 3], "image": [batch, height, width, 2]}[kind]
+    return {"conditional_input": ft.normal(shape, images.dtype, seed=4)} if shape else {}
 
 
 _BOARDS = [(None, 2), (0, 0), (0, 2), (1, 0)]
@@ -166,14 +152,13 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
     variables = [variable.value for variable in network.trainable_variables]
     reference = _Reference(network, training)
 
-    def call(x, *conditions):
-        options = {"conditional_input": conditions[0]} if conditions else {}
-        return network(x, training=training, **options)
+    def call(x, conditional_input=None):
+        return network(x, training=training, conditional_input=conditional_input)
 
     # With many positions or few, and with an even or an odd side, inference takes other ways.
     for shape in [(4, 6)] if training else [(4, 6), (2, 4), (2, 2), (5, 3), (1, 3)]:
         x = ft.normal([3, *shape, 2], tf.float64)
-        sources = [x, *_conditions(condition, x)]
+        sources = [x, *_given(condition, x).values()]
         expected, expected_gradients = _value_and_gradients(
             lambda *sources: reference(*sources)[0], sources, variables
         )
@@ -191,7 +176,7 @@ def test_against_layer_by_layer(condition, parity, num_blocks, num_heads, traini
 @each_network
 def test_shapes(name):
     layer, unbuilt = _network(name), _MAKERS[name]()
-    unbuilt(ft.normal([1, 4, 4, 2]), **_training(name))
+    unbuilt(ft.normal([1, 4, 4, 2]))
     assert len(unbuilt.variables) == len(layer.variables)
     assert layer.compute_output_shape((None, 8, 6, 2)) == (None, 8, 6, 4)
     late = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 2], tf.float32)])
@@ -206,18 +191,11 @@ def test_shapes(name):
 _CONDITIONAL = [
     (name, kind) for name in ("resnet_board", "shallow") for kind in ("vector", "image")
 ]
-each_conditional = pytest.mark.parametrize(("name", "condition"), _CONDITIONAL)
-each_network_and_condition = pytest.mark.parametrize(
+
+
+@pytest.mark.parametrize(
     ("name", "condition"), [*((name, "none") for name in _MAKERS), *_CONDITIONAL]
 )
-
-
-def _given(condition, x):
-    """Returns the keyword arguments of a call of a network with a kind of condition."""
-    return dict(zip(["conditional_input"], _conditions(condition, x), strict=False))
-
-
-@each_network_and_condition
 @pytest.mark.parametrize("training", [False, True])
 def test_mixed_precision(name, condition, training):
     options = {"conditional_event_shape": _CONDITION_SHAPES[condition]}
@@ -225,7 +203,8 @@ def test_mixed_precision(name, condition, training):
     assert {str(variable.dtype) for variable in layer.variables} == {"float32"}
     x = ft.normal([2, 4, 4, 2])
     single.set_weights(layer.get_weights())
-    options = {**(_training(name) if training else {}), **_given(condition, x)}
+    options = {"training": True} if training and "resnet" in name else {}
+    options |= _given(condition, x)
     outputs, expected = layer(x, **options), single(x, **options)
     assert outputs.dtype == tf.bfloat16
     error = np.abs(tf.cast(outputs, tf.float32) - expected)
@@ -258,7 +237,7 @@ def test_shallow_against_layer_by_layer(condition, parity, num_heads):
     options["conditional_event_shape"] = _CONDITION_SHAPES[condition]
     network = _built(tfr.ShallowConv(4, 6, **options))
     x = ft.normal([3, 4, 6, 2], tf.float64)
-    conditions = _conditions(condition, x)
+    given = _given(condition, x)
     inputs = x if parity is None else tf.concat([x, _board(x, parity)], axis=-1)
     weights = {variable.path.split("/", 1)[1]: variable.numpy() for variable in network.variables}
 
@@ -269,23 +248,24 @@ def test_shallow_against_layer_by_layer(condition, parity, num_heads):
         if condition != "vector":
             return x
         factor, shift = (
-            (conditions[0] @ weights["condition_kernel"][:, 2 * index + i])[:, None, None]
+            (given["conditional_input"] @ weights["condition_kernel"][:, 2 * index + i])[
+                :, None, None
+            ]
             for i in range(2)
         )
         return (1 + factor) * x + shift
 
     h = conv(inputs, "conv1")
     if condition == "image":
-        h += tf.nn.conv2d(conditions[0], weights["condition_conv/kernel"], 1, "SAME")
+        h += tf.nn.conv2d(given["conditional_input"], weights["condition_conv/kernel"], 1, "SAME")
     h = tf.nn.relu(modulated(h, 0))
     h = tf.nn.relu(modulated(conv(h, "conv2"), 1))
     if num_heads:
         h = network.attention(h)
-    options = {"conditional_input": conditions[0]} if conditions else {}
-    np.testing.assert_allclose(network(x, **options), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(network(x, **given), conv(h, "conv3"), rtol=1e-10, atol=1e-12)
 
 
-@each_conditional
+@pytest.mark.parametrize(("name", "condition"), _CONDITIONAL)
 def test_a_missing_condition(name, condition):
     layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[condition])
     with pytest.raises(ValueError, match=r"expected a conditional_input \[batch, ...\].*got None"):

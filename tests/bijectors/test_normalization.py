@@ -1,13 +1,113 @@
+import warnings
+
 import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.quick
 
+tfd = tfp.distributions
+
 _SHAPE = (4, 2, 3)
+
+# ActNorm.
+
+
+def test_the_first_training_batch_sets_act_norm():
+    bijector = tfr.ActNorm(dtype=tf.float64, epsilon=1e-12)
+    y = 3 * ft.normal([5, *_SHAPE], tf.float64) + [1.0, 2.0, -4.0]
+    # Evaluation does not.
+    np.testing.assert_array_equal(bijector.inverse(y), y)
+    x, ildj = bijector.inverse_and_log_det(y, training=True)
+    np.testing.assert_allclose(x.numpy().mean((0, 1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(x.numpy().var((0, 1, 2)), 1, rtol=1e-9)
+    expected = -0.5 * 8 * np.log(y.numpy().var((0, 1, 2))).sum()
+    np.testing.assert_allclose(ildj, np.full(5, expected), rtol=1e-9)
+    # And no later one.
+    other = ft.normal([5, *_SHAPE], tf.float64, seed=3)
+    with ft.unchanged(bijector):
+        training = bijector.inverse(other, training=True)
+    np.testing.assert_allclose(training, bijector.inverse(tf.identity(other)), rtol=1e-12)
+
+
+def test_a_batch_that_is_not_finite_does_not_set_it():
+    bijector = tfr.ActNorm()
+    y = 3 * ft.normal([5, *_SHAPE]) + 1
+    bijector.inverse(tf.where(y > 4, np.nan, y), training=True)
+    assert not bijector.learned.is_known_to_be_set
+    x = bijector.inverse(y, training=True)
+    np.testing.assert_allclose(x.numpy().mean((0, 1, 2)), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_a_tape_that_records_it_unset(mode):
+    flow = tfr.RealNVPVector(2, num_couplings=2, num_filters=4)
+    flow = tfd.TransformedDistribution(ft.standard_normal([2]), flow)
+    rows = 300 + ft.normal([64, 2])
+
+    def loss(rows, **options):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(flow.log_prob(rows, bijector_kwargs=options))
+        return loss, tape.gradient(loss, flow.trainable_variables)
+
+    loss = tf.function(loss) if mode == "function" else loss
+    with pytest.warns(UserWarning, match=r"bijector_kwargs=\{'training': True\}"):
+        loss(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        flow.log_prob(rows)
+        value, _ = loss(rows, training=True)
+        loss(rows)
+    assert float(value) < 20
+
+
+def test_a_chain_whose_variables_the_first_call_creates():
+    chain = tfr.FlowChain([tfr.ActNorm()])
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), chain)
+    y = ft.normal([5, *_SHAPE])
+    before = flow.log_prob(y).numpy()
+    for variable in chain.trainable_variables:
+        variable.assign_add(tf.ones(variable.shape))
+    after = flow.log_prob(y)
+    np.testing.assert_allclose(after, flow.log_prob(tf.identity(y)), rtol=1e-6)
+    assert np.abs(after - before).min() > 1
+
+
+def test_gradients_in_the_very_step_that_sets_it():
+    bijector = tfr.ActNorm(num_channels=3, dtype=tf.float64)
+    flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE, tf.float64), bijector)
+    y = 3 * ft.normal([5, *_SHAPE], tf.float64) + 1
+
+    def gradient(value, **options):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(flow.log_prob(value, bijector_kwargs=options))
+        return tape.gradient(loss, flow.trainable_variables)
+
+    first = gradient(y, training=True)
+    # They are those of the affine map with the values that were set.
+    ft.assert_close(first, gradient(tf.identity(y)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_a_graph_that_is_traced_before_or_after_it_is_set(is_set):
+    bijector = tfr.ActNorm(num_channels=3)
+    first, second = 3 * ft.normal([5, *_SHAPE]) + 1, ft.normal([5, *_SHAPE], seed=3)
+    expected = tfr.ActNorm(num_channels=3).inverse(first, training=True)
+    if is_set:
+        bijector.inverse(first, training=True)
+    step = tf.function(lambda y: bijector.inverse(y, training=True))
+    np.testing.assert_allclose(step(first), expected, rtol=1e-5, atol=1e-5)
+    operations = step.get_concrete_function(second).graph.get_operations()
+    assert [op.type for op in operations].count("AssignVariableOp") == (0 if is_set else 3)
+    with ft.unchanged(bijector):
+        step(second)
+
+
+# BatchNormalization.
 
 
 class _AppendixE:
@@ -35,11 +135,10 @@ class _AppendixE:
         return (y - mean) / np.sqrt(variance), np.full([len(y)], ildj)
 
 
-def _batches(count=3):
-    return [
-        (step + 1.5) * ft.normal([5, *_SHAPE], tf.float64, seed=step) + 2 * step - 1
-        for step in range(count)
-    ]
+_BATCHES = [
+    (step + 1.5) * ft.normal([5, *_SHAPE], tf.float64, seed=step) + 2 * step - 1
+    for step in range(3)
+]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +150,7 @@ def test_three_steps(statistics, mode):
     expected = _AppendixE(0.8, **options)
     step = lambda y: bijector.inverse_and_log_det(y, training=True)  # noqa: E731
     step = tf.function(step) if mode == "function" else step
-    for number, y in enumerate(_batches()):
+    for number, y in enumerate(_BATCHES):
         ft.assert_close(step(y), expected.step(y.numpy()), rtol=1e-10)
         moments = bijector.moving.mean, bijector.moving.variance
         ft.assert_close(moments, (expected.mean, expected.variance), rtol=1e-10)
@@ -68,7 +167,7 @@ def test_gradients_go_through_the_current_batch_only(statistics):
     # The derivative by finite differences of the NumPy calculation, in which the moving values of
     # before are constants and the batch's moments are not.
     momentum, epsilon = 0.7, 1e-3
-    first, second, _ = _batches()
+    first, second, _ = _BATCHES
     weights = ft.normal(second.shape, tf.float64, seed=7).numpy()
     options = {"epsilon": epsilon, "statistics": statistics, "dtype": tf.float64}
     bijector = tfr.BatchNormalization(momentum, **options)
@@ -116,10 +215,7 @@ def test_statistics_are_made_once_also_in_a_function():
     bijector = tfr.BatchNormalization()
     assert bijector.moving.num_channels is None and not bijector.variables
 
-    @tf.function
-    def step(y):
-        return bijector.inverse(y, training=True)
-
+    step = tf.function(lambda y: bijector.inverse(y, training=True))
     step(ft.normal([2, *_SHAPE]))
     step(ft.normal([3, 8, 8, 3]))
     assert bijector.moving.num_channels == 3 and len(bijector.variables) == 3

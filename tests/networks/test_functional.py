@@ -3,9 +3,89 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_realnvp.networks.functional import batch_norm
+from tfp_realnvp.networks.functional import batch_norm, weight_norm
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
+
+# Weight normalization.
+
+_SHAPES = {
+    "matrix": ([3, 5], [5]),
+    "kernel": ([3, 3, 2, 5], [5]),
+    "stack": ([4, 3, 3, 2, 5], [4, 5]),
+    "two_axes": ([2, 4, 1, 1, 2, 5], [2, 4, 5]),
+}
+
+
+def _kernel_and_scale(name, dtype=tf.float64):
+    kernel_shape, scale_shape = _SHAPES[name]
+    scale = 0.5 + tf.abs(ft.normal(scale_shape, dtype, seed=1))
+    return ft.normal(kernel_shape, dtype), scale * tf.sign(ft.normal(scale_shape, dtype, seed=2))
+
+
+def _weight_norm(kernel, scale):
+    axes = list(range(scale.shape.rank - 1, kernel.shape.rank - 1))
+    norm = tf.sqrt(tf.reduce_sum(kernel * kernel, axes, keepdims=True))
+    return tf.reshape(scale, tf.shape(norm)) * kernel / norm
+
+
+@pytest.mark.parametrize("name", _SHAPES)
+def test_weight_norm_against_the_definition(name):
+    arguments = _kernel_and_scale(name)
+    upstream = ft.normal(arguments[0].shape, tf.float64, seed=3)
+
+    def value_and_gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            result = function(*arguments)
+        return result, *tape.gradient(result, arguments, output_gradients=upstream)
+
+    results = map(value_and_gradients, (weight_norm, _weight_norm))
+    for actual, expected in zip(*results, strict=True):
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_second_derivatives_of_weight_norm():
+    arguments = _kernel_and_scale("stack")
+    weights = [ft.normal(each.shape, tf.float64, seed=4 + i) for i, each in enumerate(arguments)]
+    upstream = ft.normal(arguments[0].shape, tf.float64, seed=3)
+
+    def weighted_gradient(kernel, scale):
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, scale])
+            result = tf.reduce_sum(upstream * weight_norm(kernel, scale) ** 2)
+        gradients = tape.gradient(result, [kernel, scale])
+        return tf.add_n([tf.reduce_sum(w * g) for w, g in zip(weights, gradients, strict=True)])
+
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = weighted_gradient(*arguments)
+    gradients = tape.gradient(value, arguments)
+    for index, gradient in enumerate(gradients):
+        direction = ft.normal(gradient.shape, tf.float64, seed=6)
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = list(arguments)
+            moved[index] += step * direction
+            ends.append(weighted_gradient(*moved))
+        expected = float(ends[0] - ends[1]) / 2e-6
+        assert abs(expected) > 0.1
+        np.testing.assert_allclose(tf.reduce_sum(gradient * direction), expected, rtol=1e-6)
+
+
+def test_a_filter_of_zeros_stays_zero():
+    kernel, scale = _kernel_and_scale("stack", tf.float32)
+    kernel *= tf.constant([1.0, 0.0, 1.0, 1.0, 1.0])
+    with tf.GradientTape() as tape:
+        tape.watch([kernel, scale])
+        result = weight_norm(kernel, scale)
+    np.testing.assert_array_equal(result[..., 1], tf.zeros_like(result[..., 1]))
+    assert np.abs(result[..., 0]).min() > 0
+    assert all(np.isfinite(gradient).all() for gradient in tape.gradient(result, [kernel, scale]))
+
+
+# Batch normalization.
 
 _OPTIONS = {"momentum": 0.8, "epsilon": 1e-3}
 
@@ -20,7 +100,7 @@ def _arguments(channels, dtype=tf.float32, shape=(4, 5, 6)):
     return [x, offset, mean, tf.exp(0.3 * log_variance)]
 
 
-def _definition(x, offset, moving_mean, moving_variance, training):
+def _batch_norm(x, offset, moving_mean, moving_variance, training):
     """Returns the outputs and the moving statistics after them."""
     if not training:
         y = (x - moving_mean) / tf.sqrt(moving_variance + _OPTIONS["epsilon"]) + offset
@@ -48,7 +128,7 @@ _TOLERANCES = {tf.float32: 1e-5, tf.bfloat16: 2e-2, tf.float64: 1e-12}
 # One channel, a few, a vector of them, and more than one vector: the kernels differ.
 @pytest.mark.parametrize("channels", [1, 3, 16, 24])
 @pytest.mark.parametrize("training", [True, False])
-def test_against_the_definition(channels, dtype, training):
+def test_batch_norm_against_the_definition(channels, dtype, training):
     arguments = _arguments(channels, dtype)
     exact = [tf.cast(each, tf.float64) for each in arguments]
     upstream = tf.cast(ft.normal(arguments[0].shape, tf.float64, seed=4), dtype)
@@ -58,7 +138,7 @@ def test_against_the_definition(channels, dtype, training):
     gradients = tape.gradient(outputs, arguments[:2], output_gradients=upstream)
     with tf.GradientTape() as tape:
         tape.watch(exact)
-        y, *moving = _definition(*exact, training)
+        y, *moving = _batch_norm(*exact, training)
     expected = tape.gradient(y, exact[:2], output_gradients=tf.cast(upstream, tf.float64))
     assert outputs.dtype == dtype
     for actual, value in zip([outputs, *gradients], [y, *expected], strict=True):
@@ -86,5 +166,5 @@ def test_second_derivatives_while_training(dtype):
     function = lambda x: batch_norm(x, *vectors, training=True, **_OPTIONS)[0]  # noqa: E731
     actual = second(function, x, weights)
     x, weights, *exact = (tf.cast(each, tf.float64) for each in (x, weights, *vectors))
-    expected = second(lambda x: _definition(x, *exact, True)[0], x, weights)
+    expected = second(lambda x: _batch_norm(x, *exact, True)[0], x, weights)
     _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)
