@@ -1,0 +1,82 @@
+"""Compares `compact` with and without clusters after equal time: `python -m benchmarks.clusters`.
+
+Each command trains one flow on one core, then prints its bits/dim and writes samples, which
+`python -m benchmarks.recognition` evaluates. Run both commands at the same time:
+
+```
+taskset -c 0 python -m benchmarks.clusters --data=images.npz --clusters=0 --output=one_normal
+taskset -c 1 python -m benchmarks.clusters --data=images.npz --clusters=100 --output=clusters
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+from benchmarks.batches import training_batches
+from benchmarks.machine import bfloat16_pays, matrix_rates
+
+__all__ = ["main"]
+
+tfd = tfp.distributions
+
+_LEARNING_RATE, _DROPOUT, _NUM_HELD_OUT = 4e-3, 0.1, 1_000
+_GUIDANCE = (0.0, 0.15, 0.5)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Trains, writes samples, prints and returns the number of steps and bits/dim."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="photos", help="name or file, as in load_arrays")
+    parser.add_argument("--clusters", type=int, default=0, help="0: one normal distribution")
+    parser.add_argument("--num_filters", type=int, default=32, help="feature maps of the networks")
+    parser.add_argument("--seconds", type=float, default=3_300, help="of training")
+    parser.add_argument("--num_samples", type=int, default=1_000, help="multiple of 100")
+    parser.add_argument("--output", required=True, help="first part of the names of the files")
+    flags = parser.parse_args(arguments)
+    keras.utils.set_random_seed(0)
+    data = tfr.data.load_arrays(flags.data)
+    if data.validation is None:
+        data = data.hold_out(min(_NUM_HELD_OUT, len(data.train) // 10))
+    if bfloat16_pays(matrix_rates()):
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    options = {}
+    if flags.clusters:
+        clusters = tfr.Clusters.of(data.train, num_clusters=flags.clusters)
+        options = {"num_classes": flags.clusters, "condition_dropout": _DROPOUT}
+    bijector = tfr.RealNVPImage.compact(
+        data.image_shape, num_values=data.num_values, num_filters=flags.num_filters, **options
+    )
+    base = tfd.Sample(tfd.Normal(0.0, 1.0), data.image_shape)
+    flow = tfd.TransformedDistribution(base, bijector)
+    if flags.clusters:
+        flow = tfr.ClusterMixture(flow, clusters)
+    model = tfr.FlowModel(flow, seed=0)
+    model.compile(tfr.Muon(_LEARNING_RATE, global_clipnorm=100.0))
+    budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=flags.seconds)
+    batches = training_batches(data.train, 16, flip=data.flip)
+    model.fit(batches, steps_per_epoch=1_000, epochs=10**6, callbacks=[budget], verbose=2)
+    outcome = {"steps": int(model.optimizer.iterations)}
+    for name, images in {"validation": data.validation, "test": data.test}.items():
+        outcome[name] = tfr.evaluation.bits_per_dim(model, images).mean
+    print(outcome)
+    for guidance in _GUIDANCE if flags.clusters else _GUIDANCE[:1]:
+        parts = [
+            tfr.to_uint8(model.sample(100, seed, guidance=guidance), data.num_values)
+            for seed in range(flags.num_samples // 100)
+        ]
+        np.save(f"{flags.output}_{guidance}.npy", tf.concat(parts, axis=0).numpy())
+    return outcome
+
+
+if __name__ == "__main__":
+    main()
