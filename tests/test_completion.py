@@ -183,7 +183,7 @@ def test_samples_depend_on_the_seed():
         ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got \(1, 3\)"),
         ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, r"\(3,\) .*shape \(1,2\)"),
         ([[1.0, np.nan]], {"conditional_input": [0]}, "only for a distribution that takes"),
-        ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four of each chain, 16"),
+        ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four per chain, 16"),
         ([[1e30, np.nan]], {}, "finite log densities where chains start, got"),
     ],
 )

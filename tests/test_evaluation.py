@@ -330,7 +330,7 @@ def test_log_likelihood_of_integer_vectors():
     result = evaluation.log_likelihood(density, zero, num_samples=1_000, dequantize=True)
     assert result.mean == pytest.approx(3 * (math.log(2) - 1), abs=0.15)
     assert result.importance_weighted == pytest.approx(0, abs=0.1)
-    with pytest.raises(ValueError, match=r"one noise sample .* dequantize=True .* got 2"):
+    with pytest.raises(ValueError, match=r"num_samples=1 unless dequantize=True .* got 2"):
         evaluation.log_likelihood(density, zero + 0.5, num_samples=2)
 
 

@@ -320,7 +320,7 @@ def test_a_conditioned_distribution(flows, kind):
         np.testing.assert_array_equal(call(conditioned, _IMAGES), call(flow, _IMAGES, **options))
     ends = latents.interpolate(conditioned, _IMAGES, _IMAGES[::-1], 2)
     _same(ends[:, 0], _IMAGES + 0.5)
-    with pytest.raises(ValueError, match="only for a flow without the condition of"):
+    with pytest.raises(ValueError, match=r"only if `tfr.condition`"):
         latents.encode(conditioned, _IMAGES, **options)
 
 

@@ -93,7 +93,7 @@ _IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: outliers.typicality([0.0] * 5, [0.0], 2), "multiple of group_size = 2.*got 5"),
+        (lambda: outliers.typicality([0.0] * 5, [0.0], 2), "divisible by group_size=2.*got 5"),
         (lambda: outliers.typicality([0.0], []), r"of shape \[R\], got \(0,\)"),
         (lambda: outliers.typicality([0.0], [-np.inf]), "finite reference_log_probs, .*-inf"),
         (lambda: outliers.typicality([0.0, np.nan], [0.0]), r"got nan at index \[1\]"),

@@ -115,8 +115,8 @@ class ConditionSpec:
         self.check(value, caller)
         if len(value.shape) != 1 + self.event_ndims:
             raise ValueError(
-                f"{caller}: expected conditions {self.description}, one for each event, got shape "
-                f"{tuple(value.shape)}{self._advice(tf.as_dtype(value.dtype))}."
+                f"{caller}: expected conditions of {self.description}, one for each event, got "
+                f"shape {tuple(value.shape)}{self._advice(tf.as_dtype(value.dtype))}."
             )
         return value
 

@@ -74,7 +74,7 @@ def typicality(log_probs: Any, reference_log_probs: Any, group_size: int = 1) ->
     log_probs = _log_probs("typicality", log_probs, "shape [N]")
     reference = _log_probs("typicality", reference_log_probs, "shape [R]")
     size = validation.count(group_size, "group_size", 1, "typicality")
-    expected = f"typicality: expected a multiple of group_size = {size} log densities"
+    expected = f"typicality: expected a number of log_probs divisible by group_size={size}"
     validation.require(len(log_probs) % size == 0, expected, len(log_probs))
     expected = "typicality: expected finite reference_log_probs, without densities of 0"
     validation.require(bool(np.isfinite(reference).all()), expected, reference.min())

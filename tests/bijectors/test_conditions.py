@@ -327,7 +327,7 @@ def test_mixed_bfloat16(network):
         (lambda: _flow("labels"), [3, 5], r"real_nvp_image: .*labels in \[0, 5\).*got \[5\]"),
         (lambda: _flow("vectors"), [[1.0, 2.0]], r"vectors \[..., 3\], got float\d\d .*\(1, 2\)"),
         (lambda: _flow("images"), np.zeros([2, 2, 2]), r"images \[..., 4, 4, 2\], got"),
-        (lambda: _flow("labels"), [1, 2, 3], r"expected leading shapes.* that broadcast, got .*"),
+        (lambda: _flow("labels"), [1, 2, 3], r"batch shapes that broadcast, got shapes .*"),
         (lambda: _flow("vectors"), np.zeros([3, 3]), r"\(2, 4, 4, 2\) with 3 and \(3, 3\) with 1"),
         (lambda: _coupling(conditional_event_shape=[3]), None, r"\[..., 3\], got None"),
         (lambda: _coupling(conditional_event_shape=[3]), np.zeros([4]), r"3\], got .*\(4,\)"),

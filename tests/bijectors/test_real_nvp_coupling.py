@@ -175,16 +175,16 @@ _SAME = lambda x, n: x  # noqa: E731
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ValueError, "expected one of num_masked and fraction_masked, and one function"),
+        ({}, ValueError, r"expected one of num_masked and fraction_masked, and one \*_fn"),
         ({"num_masked": 1, "fraction_masked": 0.5}, ValueError, "expected one of num_masked"),
-        ({"num_masked": 1, "bijector_fn": len}, ValueError, "and one function"),
-        ({"num_masked": 0}, ValueError, "expected num_masked of at least 1"),
-        ({"fraction_masked": 1.0}, ValueError, "or fraction_masked below 1"),
+        ({"num_masked": 1, "bijector_fn": len}, ValueError, r"and one \*_fn"),
+        ({"num_masked": 0}, ValueError, r"expected \|num_masked\| of at least 1"),
+        ({"fraction_masked": 1.0}, ValueError, r"or \|fraction_masked\| below 1"),
         ({"num_masked": 1.5}, ValueError, "expected num_first, a whole number"),
         ({"num_masked": 5}, ValueError, "expected a channel to transform, got 5"),
         ({"num_masked": -6}, ValueError, "expected a channel to transform, got 5"),
         ({"num_masked": 1, "shift_and_log_scale_fn": 3}, TypeError, "3 is not a callable"),
-        ({"num_masked": 1, "shift_and_log_scale_fn": _SAME}, ValueError, "or shift and log scale"),
+        ({"num_masked": 1, "shift_and_log_scale_fn": _SAME}, ValueError, r"\(shift, log_scale\)"),
     ],
 )
 def test_errors(options, error, message):

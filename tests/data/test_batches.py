@@ -90,7 +90,7 @@ def test_workers_partition_each_batch():
     ("options", "message"),
     [
         ({"batch_size": 51}, r"at least batch_size 51, got \[50\]"),
-        ({"batch_size": 8, "condition": np.arange(49)}, r"one length, .* got \[50, 49\]"),
+        ({"batch_size": 8, "condition": np.arange(49)}, r"equal length, .* got \[50, 49\]"),
     ],
 )
 def test_errors(options, message):

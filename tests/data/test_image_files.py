@@ -72,7 +72,7 @@ _ZEROS = np.zeros([4, 8, 8, 3], np.uint8)
         ({"images": np.zeros([4, 8, 8, 3])}, "images in .*a.npz of dtype uint8 .* got float64"),
         ({"images": _ZEROS[..., 0]}, r"\[N, H, W, C\], got uint8 of shape \(4, 8, 8\).*Grayscale"),
         ({"train": _ZEROS[:0], "test": _ZEROS}, r"train in .* got uint8 of shape \(0, 8, 8, 3\)"),
-        ({"x_train": _ZEROS}, r"train and test, or images, in .* got \['x_train'\]"),
+        ({"x_train": _ZEROS}, r"images, or arrays named train and test, in .* got \['x_train'\]"),
         ({"train": _ZEROS, "test": _ZEROS[:, 1:]}, r"one shape .*\(8, 8, 3\).*\(7, 8, 3\)"),
         ({"images": np.array([None] * 4)}, "Cannot read .*a.npz: Object arrays"),
         ({"images": _ZEROS, "labels": np.arange(5)}, r"shape \[4\] as labels .* got .*3, 4\]"),

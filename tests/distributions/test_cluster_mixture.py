@@ -89,9 +89,9 @@ def test_number_of_clusters():
         ({"events": np.full([3, 2], np.nan)}, "finite images or vectors"),
         ({"events": np.zeros(3)}, "finite images or vectors"),
         ({"events": np.zeros([0, 2]), "labels": []}, "finite images or vectors"),
-        ({"events": np.zeros([3, 2]), "labels": [0, 1]}, "3 integer labels from 0 on"),
-        ({"events": np.zeros([3, 2]), "labels": [0, -1, 1]}, "3 integer labels from 0 on"),
-        ({"events": np.zeros([3, 2]), "labels": [0.5, 0, 1]}, "3 integer labels from 0 on"),
+        ({"events": np.zeros([3, 2]), "labels": [0, 1]}, "3 non-negative integer labels"),
+        ({"events": np.zeros([3, 2]), "labels": [0, -1, 1]}, "3 non-negative integer labels"),
+        ({"events": np.zeros([3, 2]), "labels": [0.5, 0, 1]}, "3 non-negative integer labels"),
         ({"events": np.zeros([3, 2]), "num_clusters": 4}, "at least 4 events.*got 3"),
         ({"events": np.zeros([3, 2]), "num_clusters": 0}, "num_clusters of at least 1"),
         ({"events": np.zeros([3, 2]), "labels": [0, 2, 2]}, "at least 1 events.*got 0"),
@@ -209,15 +209,15 @@ def test_errors():
     flow, clusters = mixture.components_distribution, mixture.clusters
     with pytest.raises(TypeError, match="expected Clusters, got 3"):
         tfr.ClusterMixture(flow, 3)
-    with pytest.raises(ValueError, match="num_classes=3, as many as clusters, got None"):
+    with pytest.raises(ValueError, match="num_classes=num_clusters=3, got None"):
         tfr.ClusterMixture(ft.flow_distribution(_SHAPE), clusters)
-    with pytest.raises(ValueError, match="num_classes=2, as many as clusters"):
+    with pytest.raises(ValueError, match="num_classes=num_clusters=2"):
         tfr.ClusterMixture(flow, tfr.Clusters(_SHAPE, 2))
     with pytest.raises(ValueError, match="events of shape"):
         tfr.ClusterMixture(flow, tfr.Clusters((2, 2, 1), 3))
     with pytest.raises(ValueError, match="num_terms of at most 3, got 4"):
         tfr.ClusterMixture(flow, clusters, num_terms=4)
-    with pytest.raises(ValueError, match="multiple of 2 classes, got 3"):
+    with pytest.raises(ValueError, match="multiple of num_classes=2, got 3"):
         tfr.Clusters(_SHAPE, 3, 2)
 
 

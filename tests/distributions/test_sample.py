@@ -75,7 +75,7 @@ def test_guidance_needs_parameters():
 
     coupling = tfr.real_nvp_coupling(num_masked=1, shift_and_log_scale_fn=function)
     p = tfr.Pass(condition=tf.ones([3, 1]), guidance=0.5, no_condition=tf.zeros([3, 1]))
-    with pytest.raises(ValueError, match="expected a coupling with a transformer for guidance"):
+    with pytest.raises(ValueError, match="expected a transformer for guidance"):
         coupling._forward_and_log_det(tf.ones([3, 2]), p)
 
 
@@ -164,6 +164,6 @@ def test_arguments_that_a_model_cannot_honor():
         without.sample(3, conditional_input=1)
     base = tfd.Sample(tfd.Normal(0.0, tf.Variable(2.0)), _SHAPE)
     learned = tfr.FlowModel(tfd.TransformedDistribution(base, ft.image_flow(_SHAPE)))
-    with pytest.raises(ValueError, match="temperature=1 for a base distribution"):
+    with pytest.raises(ValueError, match="temperature=1, because the base"):
         learned.sample(3, temperature=0.5)
     assert learned.sample(3).shape == (3, *_SHAPE)

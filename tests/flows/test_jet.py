@@ -74,7 +74,7 @@ def test_images_as_condition():
     assert np.abs(z - flow.inverse(x, conditional_input=-condition)).max() > 1e-2
     back = flow.forward(tf.identity(z), conditional_input=condition)
     np.testing.assert_allclose(back, x, atol=1e-4)
-    with pytest.raises(ValueError, match="expected a patch_size of 2ⁿ with images as condition"):
+    with pytest.raises(ValueError, match="expected a patch_size of 2ⁿ, because the condition"):
         tfr.RealNVPImage.jet((6, 6, 2), patch_size=3, conditional_event_shape=(6, 6, 1))
 
 

@@ -74,7 +74,7 @@ def _conditional(size):
         (lambda: _layer(momentum=0.5), "momentum only with normalization='batch', got 0.5"),
         (lambda: _multi_scale(1, prior=_layer()), "prior only with several scales"),
         (lambda: _image(alpha=None, num_values=17), "num_values only with an alpha, got"),
-        (lambda: _one(mixing="permutation"), "only with several elements, got 1"),
+        (lambda: _one(mixing="permutation"), "event_size of at least 2 for .*, got 1"),
         (lambda: _affine(use_scale=False, scale=0.5), "a scale only with use_scale=True, got 0.5"),
         (lambda: _affine(conditional_event_shape=[3]), "an argument `conditional_input`"),
         (lambda: _conditional(4), r"conditional_event_shape of the network, \(3,\), got \(4,\)"),

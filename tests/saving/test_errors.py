@@ -85,7 +85,7 @@ def hiding():
         (lambda: coupling(tf.identity), r"0\]\.network cannot be saved: .* a named function"),
         (lambda: [Unregistered(2.0)], "Unregistered is not registered .*@keras.saving.register_"),
         (lambda: [Incomplete(2.0)], "a get_config of Incomplete that returns.* argument: 'factor'"),
-        (hiding, r"transformer cannot .*Hiding: expected attributes .* got none for \['factor'\]"),
+        (hiding, r"transformer cannot .*Hiding: expected an attribute .* attributes \['factor'\]"),
         (lambda: coupling(WithoutKwargs(2)), "get_config of WithoutKwargs .* argument 'trainable'"),
         (lambda: coupling(WithoutFromConfig()), "method from_config, .* got WithoutFromConfig"),
         (shared, r"1\] cannot be saved: it shares variables"),

@@ -109,7 +109,7 @@ def test_inputs_and_outputs(exported):
         (lambda: tfb.ScaleMatvecTriL([[1.0, 0.0], [2.0, 3.0]]), r"log_prob\. .*TriangularSolve"),
         (
             lambda: tfr.RealNVPVector(2, 1, num_filters=2, network_dtype="mixed_bfloat16"),
-            r'log_prob\. network_dtype="float32" makes networks that it can\. .*bfloat16',
+            r'log_prob\. Construct the flow with network_dtype="float32"\. .*bfloat16',
         ),
     ],
 )

@@ -244,14 +244,14 @@ def test_errors(tmp_path):
     matrices = tfd.TransformedDistribution(base, tfb.Scale(2.0))
     with pytest.raises(ValueError, match="expected events that are images"):
         tfr.export_saved_model(matrices, tmp_path / "1")
-    with pytest.raises(ValueError, match="the only one of this base"):
+    with pytest.raises(ValueError, match="because the base distribution or the bijector"):
         tfr.export_saved_model(trainable_flow(), tmp_path / "1", image_shape=(8, 8, 1))
     flow = ft.flow_distribution(SHAPE, num_scales=2, num_blocks=0, **SMALL)
     for image_shape, message in [
         ((4, 4, 3), r"height, width, 1\], got"),
         ((7, 8, 1), "divisible by 2, for 2 scales, got"),
         ((8, 8), r"expected an image_shape \(height, width, channels\), got \(8, 8\)"),
-        ((8, 0, 1), "expected positive sizes"),
+        ((8, 0, 1), "expected positive integers in image_shape"),
     ]:
         with pytest.raises(ValueError, match=message):
             tfr.export_saved_model(flow, tmp_path / "1", image_shape=image_shape)
@@ -261,7 +261,7 @@ def test_errors(tmp_path):
     model = tfr.FlowModel(trainable_flow())
     with pytest.raises(ValueError, match=r"expected a format.*'onnx'.*got 'torch'"):
         model.export(tmp_path / "1", format="torch")
-    with pytest.raises(ValueError, match=r"expected no input_signature, but .* image_shape, got"):
+    with pytest.raises(ValueError, match=r"expected no input_signature; image_shape .*, got"):
         model.export(tmp_path / "1", input_signature=[tf.TensorSpec([None, *SHAPE])])
     assert list(tmp_path.iterdir()) == []
 
@@ -394,7 +394,7 @@ def test_a_condition_that_is_not_declared(tmp_path):
     network.build((None, None, None, 1))
     bijector = tfr.AffineCoupling(tfr.CheckerboardMask(0), ft.randomize(network))
     flow = tfd.TransformedDistribution(ft.standard_normal(SHAPE), bijector)
-    with pytest.raises(ValueError, match="expected a declared condition, by num_classes or"):
+    with pytest.raises(ValueError, match="expected a condition that num_classes or"):
         tfr.export_saved_model(flow, tmp_path / "1")
 
 
@@ -459,5 +459,5 @@ def test_a_model_of_continuous_values_has_no_functions_of_gray_levels(flow, tmp_
 
 
 def test_an_image_shape_other_than_that_of_learned_noise(learned, tmp_path):
-    with pytest.raises(ValueError, match=r"expected image_shape \(4, 4, 1\), that of the dequant"):
+    with pytest.raises(ValueError, match=r"expected image_shape \(4, 4, 1\), as in the dequant"):
         learned[0].export(tmp_path / "1", image_shape=(8, 8, 1))

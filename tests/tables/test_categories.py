@@ -148,7 +148,7 @@ def test_categories_by_a_mask_and_masked_cells():
     )
     for other in others:
         np.testing.assert_array_equal(other.score_samples(numbers), density.score_samples(numbers))
-    with pytest.raises(ValueError, match=r"one bool for each column, 3, got \[True, False\]"):
+    with pytest.raises(ValueError, match=r"3 bools as categorical_features.* got \[True, False\]"):
         tfr.FlowDensity(categorical_features=[True, False]).fit(numbers)
     is_missing = np.random.default_rng(0).random(numbers.shape) < 0.2
     holes = np.where(is_missing, np.nan, numbers)
@@ -205,14 +205,14 @@ def test_categories_of_arrays():
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"kind": "d"}, {}, r"categories of column kind out of 'a', 'b', 'c', got 'd'"),
-        ({}, {"categorical_features": ["sort"]}, "by name or position, kind, .* got 'sort'"),
+        ({"kind": "d"}, {}, r"column kind to have the categories 'a', 'b', 'c', got 'd'"),
+        ({}, {"categorical_features": ["sort"]}, r"by name \(kind, .*\) or position .* got 'sort'"),
         ({"kind": np.arange(400).astype(str)}, {}, "stored as objects or strings"),
         ({"kind": [f"n{i}" for i in range(400)]}, {}, "at most 255 .*, got 400 in column kind"),
         (
             {},
             {"bounds": {"kind": (0, 1)}},
-            "bounds of a column of numbers, got 'the categories kind'",
+            "bounds of a numeric column, got 'the categorical column kind'",
         ),
         ({}, {"categorical_features": ["code"]}, "got kind .*leave categorical_features at"),
     ],
@@ -220,10 +220,10 @@ def test_categories_of_arrays():
 def test_errors(density, change, options, message):
     frame = _frame(400)
     with pytest.raises(ValueError, match=message):
-        if "out of" in message:
+        if "have the categories" in message:
             density.score_samples(frame.assign(**change))
         tfr.FlowDensity(**options, **_TINY).fit(frame.assign(**change))
-    with pytest.raises(ValueError, match="a column of numbers beside the categories"):
+    with pytest.raises(ValueError, match="at least one numeric column"):
         tfr.FlowDensity(**_TINY).fit(frame[["kind"]])
 
 

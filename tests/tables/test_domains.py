@@ -144,8 +144,8 @@ def test_conditions_with_bounds_and_periods():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bounds": {"price": (0, None)}}, r"columns by name or position, a, b, got 'price'"),
-        ({"bounds": {5: (0, None)}}, r"columns by name or position, a, b, got 5"),
+        ({"bounds": {"price": (0, None)}}, r"bounds by name \(a, b\) or position .* got 'price'"),
+        ({"bounds": {5: (0, None)}}, r"bounds by name \(a, b\) or position .* got 5"),
         ({"bounds": {"a": (2, 1)}}, r"bounds of column a as \(low, high\) .* got \(2, 1\)"),
         ({"bounds": {"a": 0}}, r"bounds of column a as \(low, high\) .* got 0"),
         ({"bounds": {"b": (0, 3)}}, r"bounds of column b, \(0, 3\), got array\(\[4\.\]\)"),

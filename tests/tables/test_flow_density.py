@@ -197,7 +197,7 @@ def test_many_rows_have_one_flow_and_few_lines(monkeypatch, capsys):
     assert not capsys.readouterr().out
     monkeypatch.setattr(progress, "_FIRST_SECONDS", 0.0)
     clone(density).fit(train[:400])
-    assert re.match(r"0 s: normal mixtures, 1 full: -\d", capsys.readouterr().out)
+    assert re.match(r"0 s: mixture with 1 full covariances: -\d", capsys.readouterr().out)
 
 
 def test_flows_that_gain_nothing_are_left_out():
@@ -338,7 +338,7 @@ def test_numbers_whose_squares_are_out_of_range():
     density = tfr.FlowDensity(random_state=0, **_TINY).fit(rows)
     expected = density.score(rows) + 200 * np.log(10)
     assert density.fit(rows * tiny).score(rows * tiny) == pytest.approx(expected, abs=1)
-    with pytest.raises(ValueError, match=r"magnitudes below 1e\+150, of finite squares, got "):
+    with pytest.raises(ValueError, match=r"absolute values below 1e\+150, got "):
         density.fit(rows / tiny)
 
 
@@ -503,7 +503,7 @@ def test_redundant_columns_are_noted_once():
     rows = _rows(30)
     frame = pd.DataFrame({"a": rows[:, 0], "b": rows[:, 1], "c": rows[:, 0], "d": 1.5})
     density = tfr.FlowDensity(random_state=0, **_TINY)
-    with pytest.warns(UserWarning, match=r"alone: c \(equals a\), d \(constant\)\.") as notes:
+    with pytest.warns(UserWarning, match=r"information: c \(equals a\), d \(constant\)\.") as notes:
         density.fit(frame)
     assert len(notes) == 1
     assert density.score_samples(frame).max() < 20
@@ -539,7 +539,7 @@ def test_a_class_of_one_row():
 
 @pytest.mark.filterwarnings("ignore:The number of unique classes")
 def test_errors(density, classifier):
-    with pytest.raises(ValueError, match=r"expected a call of fit\(X, y\) with labels"):
+    with pytest.raises(ValueError, match=r"call fit\(X, y\) with labels"):
         density.predict(_rows(2))
     classifier, x, y = classifier
     with pytest.raises(ValueError, match=r"one of the classes \['barbera', .*, got 'merlot'"):
@@ -555,7 +555,7 @@ def test_errors(density, classifier):
         with pytest.raises(ValueError, match=r"got a continuous y: \d+ numbers in 60 rows"):
             clone(classifier).fit(_rows(60), y)
     for y in (np.arange(60) % 3 - 1, np.arange(60) % 2 - 1.0, np.full(60, -1)):
-        with pytest.raises(ValueError, match=r'-1 among other numbers, .*"not known" in FlowModel'):
+        with pytest.raises(ValueError, match=r'-1 among other numbers, .*"unknown" for a Class'):
             clone(classifier).fit(_rows(60), y)
     for missing in (None, pd.NA, np.nan):
         y = pd.Series(["a", "b", missing] * 20, dtype=object)

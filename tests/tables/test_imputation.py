@@ -159,7 +159,7 @@ def test_poor_proposals_are_noted(monkeypatch):
     monkeypatch.setattr(flow_density, "_LEAST_EFFECTIVE_SIZE", 1_000)
     monkeypatch.setattr(flow_density, "_POOR_SHARE", 1e-6)
     for call in (density.impute, density.score_samples):
-        with pytest.warns(UserWarning, match="for 1 rows .* few proposals, for example of row 2"):
+        with pytest.warns(UserWarning, match="for 1 rows .* such as row 2, rest on few proposals"):
             call([[0.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
 
 

@@ -371,9 +371,9 @@ def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
 def test_numbers_that_are_no_numbers_to_pandas(dtype):
     model = ft.compiled(_normal())
     frame = pd.DataFrame(_X).astype(dtype)
-    with pytest.raises(ValueError, match=r"got dtype object\. Of a frame of numbers ") as error:
+    with pytest.raises(ValueError, match=r"got dtype object\. For a DataFrame, ") as error:
         model.predict(frame, verbose=0)
-    (call,) = re.findall(r"take (.*)\.$", str(error.value))
+    (call,) = re.findall(r"pass (.*)\.$", str(error.value))
     expected = model.predict(_X, verbose=0)
     actual = model.predict(eval(call, {"frame": frame, "pd": pd}), verbose=0)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)

@@ -74,7 +74,7 @@ def test_few_levels(dequantize, high, recwarn):
         assert not messages
     else:
         [message] = messages
-        assert f"end at {high}" in message and "256 gray levels" in message
+        assert f"value is {high}" in message and "256 gray levels" in message
 
 
 def test_the_warning_points_to_the_call_of_fit(model):
@@ -95,7 +95,7 @@ def test_nothing_to_train(method):
     model = tfr.FlowModel(_flow())
     model.trainable = False
     model.compile()
-    with pytest.raises(ValueError, match=r"to train, got none; `model\.trainable = True`"):
+    with pytest.raises(ValueError, match=r"to train, got none; set `model\.trainable = True`"):
         getattr(model, method)(_IMAGES)
 
 
@@ -113,7 +113,7 @@ def test_a_condition_beside_the_values_of_a_distribution(call):
 
 
 def test_standardization_names_the_columns_of_nans():
-    with pytest.raises(ValueError, match=r"got 2 values that are not, in the columns \[1, 3\]"):
+    with pytest.raises(ValueError, match=r"got 2 values that are NaN or .*in columns \[1, 3\]"):
         tfr.Standardization.of(np.array([[0, 1, 2, np.nan], [0, np.inf, 3, 4.0]]))
 
 
@@ -122,7 +122,7 @@ def test_standardization_names_the_columns_of_nans():
 
 @pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "m"])
 def test_formats_of_earlier_versions_of_keras(model, tmp_path, name):
-    match = r"expected a file \*\.keras.*save_weights.*export\('folder'\) a SavedModel"
+    match = r"expected a file \*\.keras.*save_weights.*export\('folder'\) exports"
     with pytest.raises(ValueError, match=match):
         model.save(tmp_path / name)
     assert not list(tmp_path.iterdir())

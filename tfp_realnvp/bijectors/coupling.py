@@ -170,7 +170,7 @@ class Coupling(FlowBijector):
             options["conditional_input"] = p.condition
         options = {name: options[name] for name in options if name in self._network_arguments}
         if transformer is None:
-            expected = f"{self.name}: expected a coupling with a transformer for guidance"
+            expected = f"{self.name}: expected a transformer for guidance"
             validation.require(p.no_condition is None, expected, transformer)
             bijector = self._bijector(inputs, changed.shape[-1], **options)
             values = flatten_batch(changed, ndims)
@@ -250,9 +250,9 @@ class Coupling(FlowBijector):
             self._read_variables = tape.watched_variables()
         if isinstance(output, tfb.Bijector):
             return output
-        expected = f"{self.name}: expected a bijector, or shift and log scale, from the network"
+        expected = f"{self.name}: expected a bijector or (shift, log_scale) from the network"
         is_pair = isinstance(output, (tuple, list)) and len(output) == 2
-        validation.require(is_pair, f"{expected} without a transformer", output)
+        validation.require(is_pair, f"{expected} of a coupling without a transformer", output)
         shift, log_scale = (tf.cast(0 if x is None else x, self.dtype) for x in output)
         return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=log_scale)])
 
@@ -403,11 +403,11 @@ def real_nvp_coupling(
     """
     masked = [x for x in (num_masked, fraction_masked) if x is not None]
     functions = [f for f in (shift_and_log_scale_fn, bijector_fn) if f is not None]
-    expected = "real_nvp_coupling: expected one of num_masked and fraction_masked, and one function"
+    expected = "real_nvp_coupling: expected one of num_masked and fraction_masked, and one *_fn"
     validation.require(len(masked) == len(functions) == 1, expected, (masked, functions))
-    expected = "real_nvp_coupling: expected num_masked of at least 1 or fraction_masked below 1"
+    expected = "real_nvp_coupling: expected |num_masked| of at least 1 or |fraction_masked| below 1"
     is_share = fraction_masked is not None
-    validation.require((abs(masked[0]) < 1) == is_share, f"{expected}, or negatives", masked[0])
+    validation.require((abs(masked[0]) < 1) == is_share, expected, masked[0])
     mask = ChannelMask(int(masked[0] < 0), num_first=masked[0])
     return Coupling(mask, functions[0], event_ndims=1, **options)
 

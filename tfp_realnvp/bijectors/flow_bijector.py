@@ -368,8 +368,8 @@ class FlowBijector(tfb.Bijector):
         """Returns the output dtype. `tfd.TransformedDistribution` passes its base's dtype here."""
         if args and isinstance(args[0], tf.DType) and args[0] != self.dtype:
             raise TypeError(
-                f"{self.name}: expected a distribution of {self.dtype.name}, got {args[0].name}; "
-                f"`dtype='{args[0].name}'` is an option of the flow."
+                f"{self.name}: expected a distribution of dtype {self.dtype.name}, got "
+                f"{args[0].name}; construct the bijector with `dtype='{args[0].name}'`."
             )
         return super().forward_dtype(*args, **kwargs)
 

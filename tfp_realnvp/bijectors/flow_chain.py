@@ -63,7 +63,7 @@ class FlowChain(FlowBijector):
         for part in bijectors:
             is_bijector = isinstance(part, tfb.Bijector)
             validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
-            fits, expected = part.dtype in (None, dtype), f"{name}: expected parts of {dtype.name}"
+            fits, expected = part.dtype in (None, dtype), f"{name}: expected dtype {dtype.name}"
             validation.require(fits, expected, (part.name, part.dtype), TypeError)
         parts_of_package = [b for part in bijectors for b in _of_package(part)]
         fits = not recompute or any(getattr(b, "can_recompute", False) for b in parts_of_package)
@@ -189,9 +189,9 @@ class ConditionalBijector(FlowChain):
             sides, expected = embedded.shape[-3:-1], value.shape[-3:-1]
             if not sides.is_compatible_with(expected):
                 raise ValueError(
-                    f"{self.name}: expected a condition of the height and width of the images, "
-                    f"{expected}, got {sides}; `tf.image.resize(condition, {list(expected)})` has "
-                    "them."
+                    f"{self.name}: expected a condition with the height and width of the images, "
+                    f"{expected}, got {sides}; resize it by "
+                    f"`tf.image.resize(condition, {list(expected)})`."
                 )
         p = p.but(condition=embedded)
         if p.guidance is None:
@@ -232,7 +232,7 @@ def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: 
         results = part._checked_pass(value, p, inverse)
     if p.terms is not None and len(p.terms) == num_terms:
         raise ValueError(
-            f"{part.name}: expected a bijector whose log det has positions in the image. Compose "
+            f"{part.name}: expected a log det with a term for each position of the image. Compose "
             "bijectors by `tfr.FlowChain` instead of `tfb.Chain`. In your own bijector, sum log "
             "dets by the methods `_sum_over_event` and `_log_det_of_positions` of `FlowBijector`."
         )

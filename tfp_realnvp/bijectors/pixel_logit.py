@@ -71,7 +71,7 @@ class PixelLogit(FlowBijector):
         if alpha is not None:
             expected = f"{name}: expected an alpha in (0, 0.5)"
             validation.real(alpha, lambda number: 0 < number < 0.5, expected)
-        num_values = validation.integer(num_values, 2, f"{name}: expected at least 2 num_values")
+        num_values = validation.count(num_values, "num_values", 2, name)
         parameters["num_values"] = num_values
         super().__init__(is_constant_jacobian=alpha is None, parameters=parameters)
         numpy_dtype = self.dtype.as_numpy_dtype
@@ -80,9 +80,7 @@ class PixelLogit(FlowBijector):
         # With too coarse a dtype, the lowest gray level would round to an end of the interval, or
         # the highest level would lose its noise.
         is_resolved = margin >= float(limits.tiny) and high * float(limits.eps) <= 2**-4
-        expected = (
-            f"{name}: expected an alpha and num_values whose interval {self.dtype.name} resolves"
-        )
+        expected = f"{name}: expected an alpha and num_values whose interval fits {self.dtype.name}"
         given = {"alpha": alpha, "num_values": num_values, "interval": (low, high)}
         validation.require(alpha is None or is_resolved, expected, given)
         self._low, self._high = numpy_dtype(low), numpy_dtype(high)

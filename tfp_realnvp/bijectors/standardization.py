@@ -86,8 +86,8 @@ class Standardization(FlowBijector):
         if not are_finite.all():
             columns = np.flatnonzero(~are_finite.all(axis=0)).tolist()
             raise ValueError(
-                f"{expected}, got {np.count_nonzero(~are_finite)} values that are not, in the "
-                f"columns {columns}; leave their rows out, or fill them in."
+                f"{expected}, got {np.count_nonzero(~are_finite)} values that are NaN or infinite, "
+                f"in columns {columns}; drop their rows, or impute the values."
             )
         validation.columns_apart(data, tf.as_dtype(kwargs.get("dtype", tf.float32)), name)
         stddev = data.std(axis=0)

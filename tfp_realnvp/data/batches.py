@@ -58,7 +58,7 @@ def batches(
     with tf.device("CPU"):
         arrays = [tf.convert_to_tensor(a) for a in (images, condition) if a is not None]
     num_images, lengths = len(arrays[0]), [len(array) for array in arrays]
-    expected = f"batches: expected arrays of one length, at least batch_size {batch_size}"
+    expected = f"batches: expected arrays of equal length, at least batch_size={batch_size}"
     validation.require(len(set(lengths)) == 1 and num_images >= batch_size, expected, lengths)
     steps_per_epoch = num_images // batch_size
 

@@ -230,7 +230,7 @@ def _read_array_file(path: pathlib.Path) -> _Splits:
             name: _checked(path, arrays, name, labels if has_labels else None)
             for name, labels in names.items()
         }
-    expected = f"Expected the arrays train and test, or images, in {path}"
+    expected = f"Expected an array named images, or arrays named train and test, in {path}"
     validation.require("images" in arrays, expected, list(arrays))
     images, labels = _checked(path, arrays, "images", "labels" if "labels" in arrays else None)
     train, test = _held_out(len(images), max(1, len(images) // 10))

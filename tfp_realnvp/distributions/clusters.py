@@ -65,7 +65,7 @@ class Clusters(keras.layers.Layer):
         self.event_shape = tuple(map(int, event_shape))
         self.num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters")
         self.num_classes = num_classes
-        expected = f"Clusters: expected num_clusters that are a multiple of {num_classes} classes"
+        expected = f"Clusters: expected num_clusters to be a multiple of num_classes={num_classes}"
         validation.require(num_clusters % (num_classes or 1) == 0, expected, num_clusters)
         options = {"trainable": False, "autocast": False, "dtype": "float32"}
         shape = (num_clusters, *self.event_shape)
@@ -103,7 +103,7 @@ class Clusters(keras.layers.Layer):
         if labels is not None:
             labels = np.asarray(labels).reshape(-1)
             is_valid = labels.dtype.kind in "iu" and len(labels) == len(rows) and labels.min() >= 0
-            expected = f"Clusters.of: expected {len(rows)} integer labels from 0 on"
+            expected = f"Clusters.of: expected {len(rows)} non-negative integer labels"
             validation.require(bool(is_valid), expected, labels)
             num_classes = int(labels.max()) + 1
             groups = [rows[labels == label] for label in range(num_classes)]
@@ -111,8 +111,8 @@ class Clusters(keras.layers.Layer):
         if num_clusters is None:
             num_clusters = max(1, min(least // _MIN_EVENTS, _MAX_CLUSTERS // len(groups)))
         num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters.of")
-        expected = f"Clusters.of: expected at least {num_clusters} events, in each class, for that "
-        validation.require(least >= num_clusters, f"{expected} many clusters", least)
+        expected = f"Clusters.of: expected at least num_clusters={num_clusters} events (per class)"
+        validation.require(least >= num_clusters, expected, least)
         cluster = optional_module("sklearn.cluster", "Clusters.of", "scikit-learn")
         options = {"n_clusters": num_clusters, "n_init": 3, "random_state": seed}
         found = [cluster.KMeans(**options).fit(group) for group in groups]
@@ -226,7 +226,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         self.components_distribution, self.clusters = components_distribution, clusters
         spec = find_condition_spec(components_distribution)
         number, classes = clusters.num_clusters, clusters.num_classes
-        expected = f"{name}: expected a distribution with num_classes={number}, as many as clusters"
+        expected = f"{name}: expected a distribution with num_classes=num_clusters={number}"
         validation.require(spec is not None and spec.num_classes == number, expected, spec)
         event_shape, expected = components_distribution.event_shape, f"{name}: expected events"
         fits = event_shape.is_compatible_with(clusters.event_shape)

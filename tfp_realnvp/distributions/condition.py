@@ -52,7 +52,7 @@ class ConditionedDistribution(tfd.Distribution):
         """Constructs the distribution; see `condition`."""
         distribution = routing.distribution_of(distribution, "condition")
         parameters = dict(locals())
-        expected = "condition: expected a distribution with a part that takes a conditional_input"
+        expected = "condition: expected a distribution that takes a conditional_input"
         validation.require(routing.takes_condition(distribution), expected, distribution)
         with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
             spec = routing.find_condition_spec(distribution)
@@ -63,7 +63,7 @@ class ConditionedDistribution(tfd.Distribution):
                 condition = tf.convert_to_tensor(conditional_input)
                 base = routing.find_part(distribution, ConditionalBase)
                 expected = (
-                    "condition: expected couplings with a conditional_event_shape, to know the "
+                    "condition: expected couplings with a conditional_event_shape, which tells the "
                     f"batch shape of a conditional_input of shape {condition.shape}"
                 )
                 validation.require(base is not None, expected, distribution)

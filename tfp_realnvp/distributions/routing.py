@@ -69,7 +69,7 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     of_base = find_condition_spec(distribution.distribution)
     specs = {of_base, condition_spec_of(distribution.bijector)} - {None}
     if len(specs) > 1:
-        raise ValueError(f"expected one declared condition in {distribution}, got {specs}.")
+        raise ValueError(f"expected {distribution} to declare one condition, got {specs}.")
     return specs.pop() if specs else None
 
 

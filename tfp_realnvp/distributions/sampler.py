@@ -32,10 +32,7 @@ def sample(
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
         expected = f"{_CALLER}: expected a finite {name} of at least 0"
         validation.real(value, lambda x: 0 <= x < math.inf, expected)
-    expected = (
-        f"{_CALLER}: expected temperature=1 for a base distribution other than a standard normal "
-        "without variables"
-    )
+    expected = f"{_CALLER}: expected temperature=1, because the base is not a fixed standard normal"
     validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
     condition = _conditions(distribution, conditional_input, num_samples)
     if guidance:

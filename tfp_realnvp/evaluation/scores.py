@@ -117,7 +117,7 @@ def sampled_log_probs(
 def checked_num_samples(caller: str, model: FlowModel, num_samples: int) -> int:
     """Returns a valid `num_samples`, which must be 1 if the model adds no noise."""
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
-    expected = f"{caller}: expected one noise sample unless dequantize=True adds noise to values"
+    expected = f"{caller}: expected num_samples=1 unless dequantize=True adds noise to values"
     validation.require(num_samples == 1 or model.dequantize, expected, num_samples)
     return num_samples
 

@@ -231,7 +231,7 @@ def checked_image_shape(
     expected = f"{caller}: expected an image_shape (height, width, channels)"
     is_shape = hasattr(image_shape, "__len__") and len(image_shape) == 3
     validation.require(is_shape and image_shape[-1] is not None, expected, image_shape)
-    expected = f"{expected}, got {image_shape!r}: expected positive sizes"
+    expected = f"{caller}: expected positive integers in image_shape={image_shape!r}"
     height, width, channels = (
         None if size is None else validation.integer(size, 1, expected) for size in image_shape
     )

@@ -61,7 +61,7 @@ def patch_flow(
     def layers(condition_shape: ConditionShape) -> list[tfb.Bijector]:
         if condition_shape is not None and len(condition_shape) == 3:
             is_power = patch_size & (patch_size - 1) == 0
-            expected = f"{name}: expected a patch_size of 2ⁿ with images as condition"
+            expected = f"{name}: expected a patch_size of 2ⁿ, because the condition is an image"
             validation.require(is_power, expected, patch_size)
             condition_shape = None, None, condition_shape[-1] * patch_size**2
         squeeze = [Squeeze(patch_size, "plain", dtype=dtype)] if patch_size > 1 else []

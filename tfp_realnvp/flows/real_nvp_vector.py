@@ -156,7 +156,7 @@ class RealNVPVector(VectorFlow):
         num_couplings = validation.count(num_couplings, "num_couplings", 1, _NAME)
         for option, value in (("num_blocks", num_blocks), ("activation", activation)):
             validation.only(value, option, network_fn is None, "with the default network", _NAME)
-        expected = f"{_NAME}: expected mixing='permutation' only with several elements"
+        expected = f"{_NAME}: expected an event_size of at least 2 for mixing='permutation'"
         validation.require(mixing != "permutation" or size > 1, expected, size)
         if network_fn is None:
             num_blocks = 1 if num_blocks is None else num_blocks

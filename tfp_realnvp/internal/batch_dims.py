@@ -23,7 +23,7 @@ def _with_batch(value: tf.Tensor, ndims: int, other: tf.Tensor, other_ndims: int
         static = tf.broadcast_static_shape(batch, _leading(other.shape, other_ndims))
     except ValueError as error:
         raise ValueError(
-            "expected leading shapes of events and conditional_input that broadcast, got "
+            "expected events and conditional_input with batch shapes that broadcast, got shapes "
             f"{value.shape} with {ndims} and {other.shape} with {other_ndims} event dimensions."
         ) from error
     if batch.is_fully_defined() and static == batch:

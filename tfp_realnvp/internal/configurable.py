@@ -12,7 +12,7 @@ class Configurable:
         _, *names = inspect.signature(type(self).__init__).parameters
         if missing := [name for name in names if not hasattr(self, name)]:
             raise NotImplementedError(
-                f"{type(self).__name__}: expected attributes with the names of all constructor "
-                f"arguments, or a get_config that returns these arguments, got none for {missing}."
+                f"{type(self).__name__}: expected an attribute for each constructor argument, or a "
+                f"get_config that returns the arguments, got no attributes {missing}."
             )
         return {name: getattr(self, name) for name in names}

@@ -62,11 +62,11 @@ from tensorflow_probability.python.internal.cache_util import (
 )
 
 # Methods that our classes override, except methods that TFP documents for subclasses.
-_ONE_KEY = "gives TFP's cache one key for calls that mean the same, and checks the input"
-_ONE_PASS = "lets one pass of the networks give value and log det, and frees what no tape needs"
+_ONE_KEY = "gives equivalent calls one key in TFP's cache, and checks the input"
+_ONE_PASS = "caches the value and log det of one pass, and frees tensors that no tape needs"
 OVERRIDDEN = {
     tfb.Bijector: {
-        "_cache": "the cache of bijectors, where ours is put in place of TFP's",
+        "_cache": "the bijector's cache; ours replaces TFP's",
         "_call_forward": _ONE_KEY,
         "_call_inverse": _ONE_KEY,
         "_call_forward_log_det_jacobian": _ONE_KEY,
@@ -79,35 +79,35 @@ OVERRIDDEN = {
         "_lookup": _ONE_PASS,
     },
     tfd.Distribution: {
-        "_call_sample_n": "the cache knows samples by identity; `_sample_n` returns reshaped ones",
+        "_call_sample_n": "TFP reshapes results of `_sample_n`, so the cache would not find them",
     },
     keras.Model: {
-        "_maybe_symbolic_build": "gets the data before the first step; fails with several workers",
+        "_maybe_symbolic_build": "passes the first batch; Keras' method fails with several workers",
     },
     keras.optimizers.Adam: {
-        "_apply_weight_decay": "makes several operations for each variable",
-        "_backend_update_step": "sums over replicas, even over one, and so keeps the step's graph",
-        "_clip_gradients": "fails for gradients of several dtypes",
+        "_apply_weight_decay": "Keras' method adds several operations for each variable",
+        "_backend_update_step": "Keras' method always sums replicas, and keeps the step's graph",
+        "_clip_gradients": "Keras' method fails for gradients of several dtypes",
     },
 }
 
 # Attributes that our classes inherit and use.
 INHERITED = {
     ArrayDataAdapter: {
-        "_inputs": "the arrays, in place of which Keras makes batches of numbers of rows",
+        "_inputs": "the arrays, which ours replaces by row indices",
         "_num_samples": "the number of rows",
     },
-    tf.Module: {"_no_dependency": "keeps a value from being wrapped for checkpoints, as TFP does"},
+    tf.Module: {"_no_dependency": "stores a value without a checkpoint wrapper, as TFP does"},
     keras.optimizers.Adam: {
-        "_get_variable_index": "the place of a variable among those the optimizer was built for",
+        "_get_variable_index": "returns the index of a variable in `_trainable_variables`",
         "_trainable_variables": "the variables that the optimizer was built for",
         "_untrack_variable": "removes a variable that an interrupted construction created",
-        "_use_weight_decay": "whether a variable decays",
-        "_var_key": "tells variables apart, also the copies of replicas",
+        "_use_weight_decay": "returns whether weight decay applies to a variable",
+        "_var_key": "returns a key of a variable, equal for its copies on replicas",
     },
     BijectorCacheWithGreedyAttrs: {
-        "_forward_name": "the method that the cache calls",
-        "_inverse_name": "the method that the cache calls",
+        "_forward_name": "the name of the method that the cache calls",
+        "_inverse_name": "the name of the method that the cache calls",
     },
 }
 

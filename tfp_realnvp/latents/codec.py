@@ -150,8 +150,8 @@ def transformed(
     if not (np.isfinite(events).all() and np.isfinite(result).all()):
         raise ValueError(
             f"expected finite {what} in the range of the model, got values in [{events.min()}, "
-            f"{events.max()}], with {np.count_nonzero(~np.isfinite(result))} results that are not "
-            "finite."
+            f"{events.max()}], which give {np.count_nonzero(~np.isfinite(result))} non-finite "
+            "results."
         )
     return result
 
@@ -206,8 +206,8 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if isinstance(flow, ClusterMixture):
         raise TypeError(
-            "expected a flow given clusters, got a ClusterMixture; pass its "
-            "`components_distribution`, and as conditional_input `clusters.nearest(images)`."
+            "expected a flow, got a ClusterMixture; pass its `components_distribution`, and "
+            "`conditional_input=clusters.nearest(images)`."
         )
     if not isinstance(bijector, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -228,7 +228,7 @@ def given_condition(flow: Flow, conditional_input: ArrayLike | None) -> ArrayLik
     """Returns the condition that `tfr.condition` fixed, or else `conditional_input`."""
     if not isinstance(flow, ConditionedDistribution):
         return conditional_input
-    when = "for a flow without the condition of `tfr.condition`"
+    when = "if `tfr.condition` has not fixed it"
     validation.only(conditional_input, "conditional_input", False, when, "latents")
     return flow.conditional_input
 
@@ -258,7 +258,7 @@ def _in_nearest_cluster(
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input
     flow, spec = mixture.components_distribution, mixture.condition_spec
-    expected = "encode: expected no conditional_input, for a ClusterMixture without classes"
+    expected = "encode: expected no conditional_input for a ClusterMixture without classes"
     validation.require(spec is not None or conditional_input is None, expected, conditional_input)
     values = _centers(images, bijector_of(flow))
     labels = None if spec is None else spec.as_tensor(conditional_input, "encode").numpy()

@@ -122,7 +122,7 @@ def complete(
         unknown, conditions are not as declared, or known values or log densities are not finite.
     """
     flow = routing.distribution_of(flow, "complete")
-    expected = f"complete: expected num_samples of at least four of each chain, {4 * num_chains}"
+    expected = f"complete: expected num_samples of at least four per chain, {4 * num_chains}"
     num_samples = validation.integer(num_samples, 4 * num_chains, expected)
     events = np.asarray(events)
     is_known = _known(events, is_known, flow.event_shape)

@@ -67,7 +67,7 @@ class Conditioner(keras.layers.Layer):
         self.output_channels = validation.count(output_channels, "output_channels", 1, self.name)
         if checkerboard_parity is not None:
             kind, expected = type(self).__name__, f"{self.name}: expected no checkerboard_parity"
-            expected = f"{expected}, a {kind} does not use it"
+            expected = f"{expected}, which a {kind} does not use"
             validation.require(self._uses_board, expected, checkerboard_parity)
             checkerboard_parity = check_parity(checkerboard_parity)
         self.checkerboard_parity = checkerboard_parity

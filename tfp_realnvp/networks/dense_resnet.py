@@ -70,7 +70,7 @@ class DenseResNet(Conditioner):
         validation.require(isinstance(activation, str), expected, activation, TypeError)
         self.activation = activation
         self._activate = keras.activations.get(activation)
-        expected = f"{self.name}: expected a conditional_event_shape [K], of vectors"
+        expected = f"{self.name}: expected a conditional_event_shape [K] of vectors"
         validation.require(not self.takes_image, expected, self.conditional_event_shape)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

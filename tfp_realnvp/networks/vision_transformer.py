@@ -69,7 +69,7 @@ class VisionTransformer(Conditioner):
         self.num_blocks = validation.count(num_blocks, "num_blocks", 1, self.name)
         self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
         self.num_heads = validation.count(num_heads, "num_heads", 1, self.name)
-        expected = f"{self.name}: expected num_filters that are a multiple of num_heads"
+        expected = f"{self.name}: expected num_filters to be a multiple of num_heads"
         is_multiple = self.num_filters % self.num_heads == 0
         validation.require(is_multiple, expected, (self.num_filters, self.num_heads))
 

@@ -56,7 +56,7 @@ def save_curves(
     ...     plots.save_curves(f"{folder}/curves.png", curves, "epoch", "bits/dim").name
     'curves.png'
     """
-    expected = "save_curves: expected curves by name (save_history plots a Keras History)"
+    expected = "save_curves: expected a dictionary of curves (save_history plots a Keras History)"
     validation.require(isinstance(curves, Mapping), expected, curves, TypeError)
     figure = new_figure((7, 4.5), dpi=120)
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)

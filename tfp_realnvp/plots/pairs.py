@@ -75,7 +75,7 @@ def pairs(
     samples = density.sample(len(shown))
     samples = samples[0] if isinstance(samples, tuple) else samples
     shape = len(shown), np.shape(X)[1]
-    expected = f"pairs: expected samples of the shape {shape}, as the rows"
+    expected = f"pairs: expected samples of shape {shape}, like the rows"
     validation.require(np.shape(samples) == shape, expected, np.shape(samples))
     pairs_of_columns = [_numbers(_column(X, i), _column(samples, i)) for i in chosen]
     rows, samples = (

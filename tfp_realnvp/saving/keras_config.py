@@ -154,7 +154,7 @@ class _Serializer:
         if ids & self._claimed_variables:
             raise TypeError(
                 f"{path} cannot be saved: it shares variables with another part of the "
-                "distribution; expected one object that is used in both places."
+                "distribution; use one object in both places."
             )
         self._claimed_variables |= ids
 

@@ -116,7 +116,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         is_half = "float16" in str(error)
-        advice = 'network_dtype="float32" makes networks that it can. ' if is_half else ""
+        advice = 'Construct the flow with network_dtype="float32". ' if is_half else ""
         message = f"export_onnx: tf2onnx cannot convert {path.stem}. {advice}{error}"
         raise ValueError(message) from error
     for value in (*model.graph.input, *model.graph.output):

@@ -136,7 +136,7 @@ def limited_variables(num_elements: int) -> Iterator[None]:
                 value = value()
         left -= tf.TensorShape(np.shape(value)).num_elements()
         if left < 0:
-            raise ValueError(f"a model larger than the {num_elements:,} numbers of its weights")
+            raise ValueError(f"a model with more than the {num_elements:,} weights of the preset")
         return next_creator(**kwargs)
 
     with tf.variable_creator_scope(create):

@@ -78,8 +78,7 @@ def save_to_preset(
         facts = json.loads(json.dumps(dict(card or {}), default=numbers_of_numpy, allow_nan=False))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"save_to_preset: expected a card of JSON, whose numbers are finite, got {card!r}: "
-            f"{error}."
+            f"save_to_preset: expected a JSON card with finite numbers, got {card!r}: {error}."
         ) from error
     serialized = keras.saving.serialize_keras_object(self)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
@@ -151,7 +150,7 @@ def from_preset(
             preset_checks.limited_variables(num_elements),
         ):
             model = cls.from_config(config["config"], custom_objects)
-    with expecting(f"the finite weights of the model in {_CONFIG} in {weights}"):
+    with expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
         weights_file.load_weights(model, weights)
     preset_checks.check_parameters(model)
     return model
@@ -183,8 +182,8 @@ def _replace_network_dtype(config: dict[str, Any], network_dtype: Any) -> None:
         for part in keras_config.parts(owner.get("network"))
         if part.get("class_name") == "DTypePolicy"
     ]
-    expected = "from_preset: expected networks that are Keras layers in the preset"
-    validation.require(bool(policies), f"{expected} with network_dtype={policy!r}", policies)
+    expected = "from_preset: expected a preset whose networks are Keras layers"
+    validation.require(bool(policies), f"{expected} for network_dtype={policy!r}", policies)
     for policy_config in policies:
         policy_config["name"] = policy
 

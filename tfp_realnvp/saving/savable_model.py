@@ -97,7 +97,7 @@ class SavableModel(keras.Model):
             kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
             raise ValueError(
                 f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; "
-                "save_weights('model.weights.h5') saves weights, export('folder') a SavedModel."
+                "save_weights('model.weights.h5') saves weights, export('folder') exports."
             )
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")
@@ -166,7 +166,7 @@ class SavableModel(keras.Model):
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
-        expected = "FlowModel.export: expected no input_signature, but for another size image_shape"
+        expected = "FlowModel.export: expected no input_signature; image_shape sets the image size"
         validation.require(input_signature is None, expected, input_signature)
         exporters[format](self, filepath, verbose=verbose, **kwargs)
 

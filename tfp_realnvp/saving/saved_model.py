@@ -187,7 +187,7 @@ class ServedFlow:
         self._spec = routing.find_condition_spec(distribution)
         self._given_spec = routing.find_condition_spec(flow)
         expected = (
-            f"{caller}: expected a declared condition, by num_classes or conditional_event_shape"
+            f"{caller}: expected a condition that num_classes or conditional_event_shape declares"
         )
         is_declared = self._spec is not None or not routing.takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
@@ -205,7 +205,7 @@ class ServedFlow:
             and not any(flow.has_fixed_size for flow in flows)
         )
         is_image = self._event_ndims == 3
-        validation.only(image_shape, "an image_shape", is_image, "of images", caller)
+        validation.only(image_shape, "an image_shape", is_image, "for images", caller)
         if image_shape is not None:
             image_shape = checked_image_shape(image_shape, caller)
         else:
@@ -213,8 +213,8 @@ class ServedFlow:
             image_shape = (*sizes, event_shape[-1])
         image_shape = tf.TensorShape(image_shape)
         expected = (
-            f"{caller}: expected image_shape {event_shape}, the only one of this base distribution "
-            "and bijector"
+            f"{caller}: expected image_shape {event_shape}, because the base distribution or the "
+            "bijector has a fixed size"
         )
         fits = self._has_any_size or image_shape == event_shape
         validation.require(fits, expected, image_shape)
@@ -228,7 +228,7 @@ class ServedFlow:
         noise_shape = image_shape
         if isinstance(self._noise, VariationalDequantization):
             noise_shape = tf.TensorShape(self._noise.bijector.image_shape)
-            expected = f"{caller}: expected image_shape {noise_shape}, that of the dequantizer"
+            expected = f"{caller}: expected image_shape {noise_shape}, as in the dequantizer"
             validation.require(noise_shape.is_compatible_with(image_shape), expected, image_shape)
             noise_shape = noise_shape.merge_with(image_shape)
         self._levels = tf.TensorSpec([None, *noise_shape], tf.uint8, self._name)

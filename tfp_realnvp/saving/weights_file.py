@@ -53,7 +53,7 @@ def declared_arrays(path: pathlib.Path) -> Arrays:
         arrays = _arrays(file)
     num_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in arrays.values())
     if num_bytes > (size := path.stat().st_size):
-        raise ValueError(f"arrays of {num_bytes:,} bytes in a file of {size:,}")
+        raise ValueError(f"arrays of {num_bytes:,} bytes in a file of {size:,} bytes")
     return arrays
 
 
@@ -64,7 +64,7 @@ def _arrays(file: h5py.File) -> Arrays:
         # `save_weights` of a trained model also writes the optimizer, which presets do not need.
         if isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
             if item.external or item.is_virtual:
-                raise ValueError(f"a reference to another file in the place of {name}")
+                raise ValueError(f"a reference to another file instead of {name}")
             arrays[name] = item.dtype, item.shape
 
     # `visititems` does not follow links.
@@ -83,11 +83,11 @@ def load_weights(model: keras.Model, path: pathlib.Path) -> None:
             for arrays in (expected, declared)
         )
         if here != there:
-            raise ValueError(f"{there} in the place of {here}, {name}")
+            raise ValueError(f"{there} instead of {here} for {name}")
     model.load_weights(path)
     for weight in model.weights:
         values = np.asarray(weight.numpy(), np.float64)
         if number := np.count_nonzero(~np.isfinite(values)):
             raise ValueError(
-                f"{number:,} of {values.size:,} values of {weight.path} that are not finite"
+                f"{number:,} of {values.size:,} values of {weight.path} are not finite"
             )

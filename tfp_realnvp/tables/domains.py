@@ -124,8 +124,8 @@ def checked_limits(
             name = names[i]
             expected = f"{caller}: expected either bounds or a period of column {name}"
             validation.require(i not in limits, expected, "both")
-            expected = f"{caller}: expected {option} of a column of numbers"
-            validation.require(i not in categories, expected, f"the categories {name}")
+            expected = f"{caller}: expected {option} of a numeric column"
+            validation.require(i not in categories, expected, f"the categorical column {name}")
             if option == "periods":
                 expected = f"{caller}: expected a positive period of column {name}"
                 limits[i] = validation.positive(limit, expected)

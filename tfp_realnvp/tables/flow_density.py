@@ -181,8 +181,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         self._dtypes = X.dtypes if isinstance(X, pd.DataFrame) else None
         if y is not None and (is_missing := pd.isna(np.ravel(np.asarray(y, object)))).any():
             raise ValueError(
-                f"{self._name}: expected a label in each row; leave out rows without, "
-                f"X[y.notna()], got {is_missing.sum()} rows with NaN or None in y."
+                f"{self._name}: expected a label in each row, got {is_missing.sum()} rows with NaN "
+                "or None in y; drop these rows by X[y.notna()] and y[y.notna()]."
             )
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
@@ -192,7 +192,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
         names, limits = self._limits(rows)
-        expected = f"{self._name}: expected a column of numbers beside the categories"
+        expected = f"{self._name}: expected at least one numeric column"
         validation.require(bool(names), expected, "none")
         classes, groups = np.unique(labels, return_inverse=True)
         # Merging equal rows makes a fit independent of the order and repetition of rows.
@@ -254,7 +254,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns p(y | x) of each row and class, [N, number of classes], after `fit(X, y)`."""
-        message = "%(name)s: expected a call of fit(X, y) with labels before a prediction."
+        message = "%(name)s: call fit(X, y) with labels before a prediction."
         check_is_fitted(self, "classes_", msg=message)
         joint = self._joint_log_probs(X)
         # A row of density 0 in all classes says nothing about its class. Use the frequencies.
@@ -412,9 +412,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         is_poor = shares.sum(axis=(0, 1)) > _POOR_SHARE
         if is_poor.any():
             warnings.warn(
-                f"{self._name}: the results for {is_poor.sum()} rows with missing cells rest on "
-                f"few proposals, for example of row {chosen[is_poor.argmax()]}. Its other cells "
-                "are improbable, or the missing cells have a density unlike a normal mixture.",
+                f"{self._name}: the results for {is_poor.sum()} rows with missing cells, such as "
+                f"row {chosen[is_poor.argmax()]}, rest on few proposals: the known cells are "
+                "improbable, or the missing cells have a density unlike a normal mixture.",
                 stacklevel=_STACK_LEVEL,
             )
 
@@ -446,7 +446,7 @@ def _check_labels(y: np.ndarray) -> None:
     if classes[0] == -1 and classes[1:].tolist() != [1]:
         raise ValueError(
             "FlowDensity: expected labels of classes, got -1 among other numbers, which means "
-            '"not known" in FlowModel with ClassMixture. If it is a class, rename it, for example '
+            '"unknown" for a ClassMixture. If -1 is a class, rename it, for example '
             "by y.astype(str). If not, leave out these rows: fit(X[y != -1], y[y != -1])."
         )
     if len(classes) > max(_MAX_SMALL_CLASSES, len(y) / _MIN_ROWS_PER_CLASS):

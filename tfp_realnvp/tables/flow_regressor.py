@@ -169,7 +169,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         If p(y | x) is correct, these probabilities are uniform in (0, 1).
         """
         rows = self._rows(X, y)
-        expected = f"{self._name}: expected a fit to a single y for cdf"
+        expected = f"{self._name}.cdf: expected a fit to a single y"
         validation.require(self._size == 1, expected, self._size)
         return self._stack.tails(rows)[0]
 
@@ -254,8 +254,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if is_new.any():
             names = frames.listed(np.array(self._names, object)[is_new])
             warnings.warn(
-                f"{self._name}: missing cells in columns that had none in fit become their means "
-                f"given the other cells: {names}.",
+                f"{self._name}: missing cells in columns without missing cells in fit are replaced "
+                f"by their means given the other cells: {names}.",
                 stacklevel=4,
             )
         return self._stack.conditions(self._conditions_of(self._encoded(X)))

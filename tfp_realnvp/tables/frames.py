@@ -50,7 +50,7 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
     i = names.index(name) if name in names else name
     if i in range(len(names)):
         return int(i)
-    expected = f"{caller}: expected {option} of columns by name or position, {listed(names)}"
+    expected = f"{caller}: expected {option} by name ({listed(names)}) or position of columns"
     raise ValueError(f"{expected}, got {name!r}.")
 
 
@@ -80,8 +80,8 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         ]
     features = [features] if isinstance(features, str) else () if features is None else features
     if np.asarray(features).dtype == bool:
-        expected = f"{caller}: expected categorical_features with one bool for each column"
-        expected += f", {frame.shape[1]}"
+        number = frame.shape[1]
+        expected = f"{caller}: expected {number} bools as categorical_features, one for each column"
         validation.require(np.shape(features) == frame.shape[1:], expected, features)
         features = np.flatnonzero(features)
     names, categories = list(frame.columns), {}
@@ -103,7 +103,7 @@ def coded(frame: Any, categories: dict[int, list[Any]], caller: str) -> Any:
         codes = cells.map(dict(zip(values, range(len(values)), strict=True))).astype(np.float64)
         if len(unknown := cells[codes.isna() & cells.notna()].unique()):
             raise ValueError(
-                f"{caller}: expected categories of column {frame.columns[i]} out of "
+                f"{caller}: expected column {frame.columns[i]} to have the categories "
                 f"{listed(map(repr, values))}, got {listed(map(repr, unknown))}."
             )
         frame.isetitem(i, codes)

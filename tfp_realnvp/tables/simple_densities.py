@@ -395,7 +395,7 @@ def fit_normal_mixtures(
             mixture = fit(0, *options)
             score, _ = held_out.mean_and_error(mixture.log_prob(held_out.values))
             kind = "diagonal" if is_diagonal else "full"
-            progress(f"normal mixtures, {number} {kind}: {score:.3f} nats a held-out row")
+            progress(f"mixture with {number} {kind} covariances: {score:.3f} nats per held-out row")
             num_worse = 0 if score > best else num_worse + 1
             best = max(best, score)
             fits.append((score, mixture, options))

@@ -179,8 +179,8 @@ class StackFit:
                 if gain <= max(error, least_gain):
                     self.max_flows = 0
                     self._progress(
-                        "no flows: to the mixture of the other densities the first one adds "
-                        f"{gain:+.3f} ± {error:.3f} nats a held-out row"
+                        "no flows: the first flow improves the mixture of the other densities by "
+                        f"only {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
                     break
             self.flows = flows

@@ -209,7 +209,7 @@ class Columns(NamedTuple):
         """
         values = rows.values
         largest = abs(values).max(axis=0)
-        expected = f"{caller}: expected magnitudes below {_MAX_MAGNITUDE:g}, of finite squares"
+        expected = f"{caller}: expected absolute values below {_MAX_MAGNITUDE:g}"
         validation.require(bool((largest < _MAX_MAGNITUDE).all()), expected, largest)
         center, covariance = rows.covariance()
         rounding = np.array([_rounding_width(column) for column in values.T])
@@ -337,8 +337,8 @@ class Columns(NamedTuple):
         messages = []
         if notes:
             messages.append(
-                "some columns say nothing about a row beside the others, and add a constant to log "
-                f"densities that depends on regularization alone: {listed(notes)}. Remove them for "
+                f"some columns carry no information: {listed(notes)}. They add a constant to log "
+                "densities that depends only on the regularization. Remove these columns for "
                 "comparable densities."
             )
         if is_density and self.few_values:
@@ -346,7 +346,7 @@ class Columns(NamedTuple):
             messages.append(
                 f"some columns are rounded and take few values: {few}. score_samples is the height "
                 "of narrow peaks at these values, and not their probability; see the docstring. "
-                "For probabilities of one column, make it the y of a FlowRegressor."
+                "For probabilities of one column, pass it as y to a FlowRegressor."
             )
         for message in messages:
             warnings.warn(f"{caller}: {message}", stacklevel=_STACK_LEVEL)

@@ -176,8 +176,8 @@ def fit_table_flow(
             left *= (time.perf_counter() - before) / step
             progress(
                 f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}, "
-                f"at most {left:.0f} s left: {lead:+.3f} ± {error:.3f} nats a held-out row beside "
-                "the start"
+                f"at most {left:.0f} s left: {lead:+.3f} ± {error:.3f} nats per held-out row "
+                "above the start"
             )
         if lead > best_lead:
             best, best_lead, kept = trained, lead, number

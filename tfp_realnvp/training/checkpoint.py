@@ -169,15 +169,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             # Remove the partial files that TensorFlow leaves behind after an error.
             for part in pathlib.Path(self._manager.directory).glob("*_temp"):
                 shutil.rmtree(part, ignore_errors=True)
-            expected = f"TrainingCheckpoint: expected to write to {self._manager.directory!r}"
-            raise OSError(f"{expected}, got {type(error).__name__}: {error.message}") from error
+            what = f"TrainingCheckpoint: cannot write to {self._manager.directory!r}"
+            raise OSError(f"{what}: {type(error).__name__}: {error.message}") from error
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Locks the folder until the end of `fit`; warns if patience has run out already."""
         if self.is_out_of_patience:
             warnings.warn(
-                f"TrainingCheckpoint: no epoch of the last {self._patience} was better, so "
-                "that `fit` does not train; a larger `patience` trains on.",
+                f"TrainingCheckpoint: the last {self._patience} epochs brought no improvement, so "
+                "`fit` does not train; to continue, pass a larger `patience`.",
                 stacklevel=2,
             )
         if self._writes:
@@ -215,8 +215,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         if self._needs_value and self._monitor not in logs and has_validation:
             raise ValueError(
-                f"TrainingCheckpoint: expected {self._monitor!r} in the logs of an epoch, as "
-                f"monitor with patience={self._patience}, got {sorted(logs)}: pass validation_data "
+                f"TrainingCheckpoint: expected the monitor {self._monitor!r} in the logs of an "
+                f"epoch, for patience={self._patience}, got {sorted(logs)}; pass validation_data "
                 "to fit, or another monitor."
             )
         self.model.stop_training |= self.is_out_of_patience

@@ -29,10 +29,10 @@ class NonFiniteLossError(ArithmeticError):
 
     def __init__(self, step: int, part: str) -> None:
         is_of_data = part.startswith(("the data", "the condition"))
-        advice = "" if is_of_data else " A smaller learning rate or gradient norm may help."
+        advice = "" if is_of_data else " A smaller learning rate or clipnorm may help."
         super().__init__(
-            f"the loss or its gradient is not finite at step {step}, first in {part}; the weights "
-            f"are those before that step.{advice}"
+            f"the loss or its gradient is not finite at step {step}, first in {part}; the step "
+            f"did not change the weights.{advice}"
         )
         self.step = step
         self.part = part
@@ -168,8 +168,8 @@ def warn_unless_finite(values: Any, method: str) -> None:
     if number:
         warnings.warn(
             f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
-            "that are not; a bijector with validate_args=True says where, and "
-            "evaluation.bits_per_dim for which image.",
+            "that are not; validate_args=True in the bijector shows where, and "
+            "evaluation.bits_per_dim shows for which image.",
             RuntimeWarning,
             stacklevel=3,
         )

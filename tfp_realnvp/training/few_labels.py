@@ -66,7 +66,7 @@ class ClassSeparation(keras.callbacks.Callback):
             raise ValueError(
                 "FlowModel.fit: expected labels in arrays or in the first "
                 f"{_MAX_SEARCHED:,} events of a tf.data.Dataset, since all class means of the "
-                "ClassMixture are equal. For other data, construct it with means that differ."
+                "ClassMixture are equal. For other data, start with class means that differ."
             )
         missing = np.setdiff1d(np.arange(loc.shape[0]), self._labels).tolist()
         if missing:
@@ -107,11 +107,11 @@ class ClassSeparation(keras.callbacks.Callback):
             return
         at_start = ""
         if self._starting_errors:
-            at_start = f", and {self._starting_errors} were with the class means at the start"
+            at_start = f" ({self._starting_errors} with the first class means)"
         equal = "" if self._starts_equal else _EQUAL_MEANS
         warnings.warn(
             f"FlowModel.fit: {errors} of {self._labels.size} labeled events are classified as "
-            f"another class{at_start}; other events of their class are likely to be. Train for "
+            f"another class{at_start}; other events of their class probably are too. Train for "
             f"more epochs{equal}.",
             stacklevel=3,
         )

@@ -489,6 +489,6 @@ class FlowModel(FlowSteps):
     def _check_trainable(self) -> None:
         if not self.trainable_variables:
             raise ValueError(
-                "FlowModel: expected variables to train, got none; `model.trainable = True` makes "
-                "all of them trainable, and then `model.compile()` again."
+                "FlowModel: expected variables to train, got none; set `model.trainable = True`, "
+                "and call `model.compile()` again."
             )

@@ -278,14 +278,14 @@ def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
         )
     if np.ma.is_masked(events):
         raise ValueError(
-            f"FlowModel: expected {name} without masked elements. Leave out events that have some; "
-            "tfr.latents.complete draws what is missing in an event."
+            f"FlowModel: expected {name} without masked elements. Leave out events with masked "
+            "elements; tfr.latents.complete draws missing elements."
         )
     if events.dtype == tf.bfloat16:
         events = tf.cast(events, tf.float32)
     events = np.asarray(events)
     if events.dtype.kind not in "biuf":
-        advice = " Of a frame of numbers take frame.apply(pd.to_numeric).astype(float)."
+        advice = " For a DataFrame, pass frame.apply(pd.to_numeric).astype(float)."
         raise ValueError(
             f"FlowModel: expected {name} of real numbers, got dtype {events.dtype}."
             f"{advice if events.dtype.kind in 'OUS' else ''}"
@@ -329,9 +329,9 @@ def _warn_of_values(data: Any, model: Any) -> None:
     num_values = routing.find_num_values(distribution)
     if num_values is not None and events.max() < num_values / 8:
         warnings.warn(
-            f"FlowModel.fit: the pixel values end at {events.max()}, and the model has "
-            f"{num_values} gray levels, from 0 on. `RealNVPImage(..., num_values=n)` is for images "
-            "of n levels; images in [0, 1] are to be multiplied by 255.",
+            f"FlowModel.fit: the largest pixel value is {events.max()}, but the model has "
+            f"{num_values} gray levels. Use `RealNVPImage(..., num_values=n)` for images of n "
+            "levels; multiply images in [0, 1] by 255.",
             stacklevel=4,
         )
     share = np.mean(events % 1 != 0) if model.dequantize and events.dtype.kind == "f" else 0
@@ -339,7 +339,7 @@ def _warn_of_values(data: Any, model: Any) -> None:
         warnings.warn(
             f"FlowModel.fit: {share:.0%} of the pixel values are not whole, and are rounded down "
             "to gray levels. `tf.round` rounds to the nearest level, for example after "
-            "augmentation; dequantize=False takes values without noise.",
+            "augmentation; dequantize=False neither rounds nor adds noise.",
             stacklevel=4,
         )
 
@@ -401,7 +401,7 @@ def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
                 f" `np.stack({name})` makes a batch of a list, `dataset.batch(32)` of a dataset."
             )
         elif shape.rank == 3:
-            advice = " For images of one channel add its axis, `images[..., None]`."
+            advice = " For images of one channel, add the channel axis: `images[..., None]`."
         raise ValueError(f"FlowModel: expected {name} [batch, {axes}], got shape {shape}.{advice}")
 
 

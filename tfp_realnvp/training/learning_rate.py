@@ -201,7 +201,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         validation.fraction(warmup or 0, f"{expected}warmup in [0, 1)")
         if warmup_steps is not None:
             longest = (steps or math.inf) if warmup is None else 0
-            expected += "warmup_steps of at least 1 and at most the steps, only without warmup"
+            expected += "warmup_steps of at least 1, at most steps, and only without warmup"
             validation.real(warmup_steps, lambda x: 1 <= x <= longest, expected)
         self.peak = peak
         self.steps = steps
@@ -275,8 +275,8 @@ class LearningRateBudget(keras.callbacks.Callback):
         if self.is_used_up:
             budget = f"{self.steps} steps" if self.seconds is None else f"{self.seconds} seconds"
             warnings.warn(
-                f"LearningRateBudget: the budget of {budget} is used up, so that `fit` does not "
-                "train; a new LearningRateBudget trains on.",
+                f"LearningRateBudget: the budget of {budget} is used up, so `fit` does not "
+                "train; to continue, pass a new LearningRateBudget.",
                 stacklevel=2,
             )
         self._after_step.close()

@@ -57,8 +57,8 @@ class TrackedVariables(keras.layers.Layer):
             # again.
             if names_of_file or not self._refusal:
                 self._refusal = (
-                    f"{self.name}: expected a file of the variables of the model, got one without "
-                    f"{len(missing)}, {missing[:5]}, and with {others[:5]} instead."
+                    f"{self.name}: expected a file with the variables of the model, got one that "
+                    f"lacks {len(missing)} of them, {missing[:5]}, and has others, {others[:5]}."
                 )
             raise ValueError(self._refusal)
         for variable in self.wrapped:
