@@ -394,7 +394,7 @@ def test_the_default_warm_up(steps, hold, warmup):
 
 @pytest.mark.parametrize("options", [{"warmup_steps": 51}, {"warmup_steps": 5, "warmup": 0.1}])
 def test_a_warm_up_that_a_budget_cannot_have(options):
-    with pytest.raises(ValueError, match="at most steps, and only without warmup"):
+    with pytest.raises(ValueError, match="from 1 to steps, and only without warmup"):
         tfr.LearningRateBudget(1e-3, steps=50, **options)
 
 

@@ -122,7 +122,7 @@ def test_standardization_names_the_columns_of_nans():
 
 @pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "m"])
 def test_formats_of_earlier_versions_of_keras(model, tmp_path, name):
-    match = r"expected a file \*\.keras.*save_weights.*export\('folder'\) exports"
+    match = r"expected a file \*\.keras.*save_weights.*export\('folder'\) for a Saved"
     with pytest.raises(ValueError, match=match):
         model.save(tmp_path / name)
     assert not list(tmp_path.iterdir())

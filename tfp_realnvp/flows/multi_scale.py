@@ -66,7 +66,7 @@ def multi_scale(
     image_shape = checked_image_shape(image_shape, name)
     num_scales = validation.count(num_scales, "num_scales", 1, name)
     num_couplings = validation.count(num_couplings, "num_couplings", 1, name)
-    expected = f"{name}: expected sides that halve to at least 2 for num_scales={num_scales}"
+    expected = f"{name}: expected image sides that halve to at least 2 for num_scales={num_scales}"
     validation.require(num_scales <= max_num_scales(image_shape), expected, image_shape)
     for option, value in (("num_channel_couplings", num_channel_couplings), ("prior", prior)):
         validation.only(value, option, num_scales > 1, "with several scales", name)

@@ -96,8 +96,8 @@ class SavableModel(keras.Model):
         if path.endswith(".keras") != is_file:
             kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
             raise ValueError(
-                f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; "
-                "save_weights('model.weights.h5') saves weights, export('folder') exports."
+                f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; use "
+                "save_weights('model.weights.h5') for weights, export('folder') for a SavedModel."
             )
         if os.path.exists(path) and not overwrite:
             raise FileExistsError(f"FlowModel.save: {path!r} exists.")

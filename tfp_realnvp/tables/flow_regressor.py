@@ -254,8 +254,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if is_new.any():
             names = frames.listed(np.array(self._names, object)[is_new])
             warnings.warn(
-                f"{self._name}: missing cells in columns without missing cells in fit are replaced "
-                f"by their means given the other cells: {names}.",
+                f"{self._name}: some columns had no missing cells in fit; their missing cells "
+                f"become means given the other cells: {names}.",
                 stacklevel=4,
             )
         return self._stack.conditions(self._conditions_of(self._encoded(X)))

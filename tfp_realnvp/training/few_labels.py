@@ -107,7 +107,7 @@ class ClassSeparation(keras.callbacks.Callback):
             return
         at_start = ""
         if self._starting_errors:
-            at_start = f" ({self._starting_errors} with the first class means)"
+            at_start = f" ({self._starting_errors} with the initial class means)"
         equal = "" if self._starts_equal else _EQUAL_MEANS
         warnings.warn(
             f"FlowModel.fit: {errors} of {self._labels.size} labeled events are classified as "

@@ -201,7 +201,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         validation.fraction(warmup or 0, f"{expected}warmup in [0, 1)")
         if warmup_steps is not None:
             longest = (steps or math.inf) if warmup is None else 0
-            expected += "warmup_steps of at least 1, at most steps, and only without warmup"
+            expected += "warmup_steps from 1 to steps, and only without warmup"
             validation.real(warmup_steps, lambda x: 1 <= x <= longest, expected)
         self.peak = peak
         self.steps = steps
