@@ -89,7 +89,7 @@ def test_workers_partition_each_batch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 51}, r"at least batch_size 51, got \[50\]"),
+        ({"batch_size": 51}, r"at least batch_size=51, got \[50\]"),
         ({"batch_size": 8, "condition": np.arange(49)}, r"equal length, .* got \[50, 49\]"),
     ],
 )

@@ -186,8 +186,8 @@ def _normal():
 
 def test_patience_needs_a_validation(tmp_path):
     checkpoint = tfr.TrainingCheckpoint(tmp_path, _normal(), patience=2)
-    message = r"expected 'val_loss' in the logs .*patience=2, got \['loss'"
-    with pytest.raises(ValueError, match=message + r"\]: pass validation_data"):
+    message = r"'val_loss' in the logs .*patience=2, got \['loss'"
+    with pytest.raises(ValueError, match=message + r"\]; pass validation_data"):
         checkpoint.model.fit(_POINTS, batch_size=8, epochs=5, verbose=0, callbacks=[checkpoint])
     # What was trained until then is saved.
     assert tfr.TrainingCheckpoint(tmp_path, _normal()).restore()
