@@ -256,7 +256,7 @@ def test_warning_of_means_of_the_users_own():
         messages = [str(w.message) for w in caught if "labeled events" in str(w.message)]
         assert bool(messages) == is_warned, messages
         if is_warned:
-            expected = "0 of 2 .* 2 with the initial class means.*zeros"
+            expected = r"0 of 2 .* \(2 with the initial class means.*zeros"
             assert re.search(expected, messages[0])
 
 

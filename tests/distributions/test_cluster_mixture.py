@@ -92,9 +92,9 @@ def test_number_of_clusters():
         ({"events": np.zeros([3, 2]), "labels": [0, 1]}, "3 non-negative integer labels"),
         ({"events": np.zeros([3, 2]), "labels": [0, -1, 1]}, "3 non-negative integer labels"),
         ({"events": np.zeros([3, 2]), "labels": [0.5, 0, 1]}, "3 non-negative integer labels"),
-        ({"events": np.zeros([3, 2]), "num_clusters": 4}, "at least 4 events.*got 3"),
+        ({"events": np.zeros([3, 2]), "num_clusters": 4}, "num_clusters=4 events.*got 3"),
         ({"events": np.zeros([3, 2]), "num_clusters": 0}, "num_clusters of at least 1"),
-        ({"events": np.zeros([3, 2]), "labels": [0, 2, 2]}, "at least 1 events.*got 0"),
+        ({"events": np.zeros([3, 2]), "labels": [0, 2, 2]}, "num_clusters=1 events.*got 0"),
     ],
 )
 def test_errors_of_clusters(arguments, match):

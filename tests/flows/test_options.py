@@ -78,7 +78,7 @@ def _conditional(size):
         (lambda: _affine(use_scale=False, scale=0.5), "a scale only with use_scale=True, got 0.5"),
         (lambda: _affine(conditional_event_shape=[3]), "an argument `conditional_input`"),
         (lambda: _conditional(4), r"conditional_event_shape of the network, \(3,\), got \(4,\)"),
-        (lambda: tfr.DenseResNet(2, checkerboard_parity=0), "no checkerboard_parity, a DenseRes"),
+        (lambda: tfr.DenseResNet(2, checkerboard_parity=0), "parity, which a DenseResNet does"),
         (lambda: tfr.FlowChain([_affine()], recompute=True), "recompute only with networks that"),
     ],
 )

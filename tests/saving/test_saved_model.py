@@ -255,7 +255,7 @@ def test_errors(tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             tfr.export_saved_model(flow, tmp_path / "1", image_shape=image_shape)
-    with pytest.raises(ValueError, match=r"expected an image_shape only of images, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"expected an image_shape only for images, got \(2,\)"):
         vectors = tfd.TransformedDistribution(ft.standard_normal([2]), tfb.Scale(2.0))
         tfr.export_saved_model(vectors, tmp_path / "1", image_shape=(2,))
     model = tfr.FlowModel(trainable_flow())

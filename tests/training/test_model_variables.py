@@ -93,5 +93,5 @@ def test_names_of_variables_elsewhere_are_unique(tmp_path):
     expected = ("distribution.distribution.loc", "shift", "shift_1")
     assert sorted(names) == [f"distribution.{name}" for name in expected]
     model.save_weights(tmp_path / "model.weights.h5")
-    with pytest.raises(ValueError, match=r"got one that lacks 2, .*shift_2"):
+    with pytest.raises(ValueError, match=r"got one that lacks 2 .*shift_2"):
         _model(_norm("norm"), _Hidden(), _Hidden()).load_weights(tmp_path / "model.weights.h5")
