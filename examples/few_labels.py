@@ -222,8 +222,8 @@ def fit_network(
 ) -> Classifier:
     """Returns a convolutional network with dropout, of about `num_parameters`.
 
-    With `rng`, trains on as many shifted copies as the flow, and averages predictions over shifted
-    copies.
+    With `rng`, trains on shifted copies of the images, as many as the flow is trained on, and
+    averages the predictions for shifted copies.
     """
     relu, layers = {"activation": "relu"}, keras.layers
     network = keras.Sequential(

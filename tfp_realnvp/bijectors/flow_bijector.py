@@ -159,7 +159,7 @@ class FlowBijector(tfb.Bijector):
         """Constructs the base.
 
         `event_ndims`, `dtype`, `validate_args` and `name` default to their values in `parameters`.
-        If `parameters` lacks them, they are 3, `tf.float32`, `False` and the class name.
+        Without a value there, they are 3, `tf.float32`, `False` and the class name, in this order.
 
         Args:
           event_ndims: 3 for images [..., H, W, C], 1 for vectors [..., D].

@@ -64,9 +64,10 @@ def complete(
     A known gray level fixes only a unit interval of continuous values, so the chains also sample
     the noise within known levels. Unknown pixels are in [0, n).
 
-    The chains move in coordinates that are standard normal if the flow is normal, and start from
-    N(0, I). During burn-in, dual averaging (Hoffman, Gelman 2014) adapts the step size of each
-    event to an acceptance rate of 75%.
+    An affine map, estimated from samples of the flow, changes the coordinates of the chains so that
+    a normal density would become N(0, I), from which the chains start. During burn-in, dual
+    averaging (Hoffman, Gelman 2014) adapts the step size of each event to an acceptance rate of
+    75%.
 
     R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
     of chains with the variance within halves. R-hat is 1 for chains that have mixed. Above 1.1,

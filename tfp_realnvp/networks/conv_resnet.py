@@ -267,8 +267,9 @@ def _values(*variables: keras.Variable) -> list[tf.Tensor]:
 def _joined_skip(kernel: tf.Tensor, bias: tf.Tensor, skip: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns kernel and bias of a 3×3 convolution followed by a 1×1 skip connection.
 
-    Only the last skip connection S uses `h + conv(x)`, and S is linear. So `S conv(x)` becomes one
-    convolution, with this kernel and bias, and `S h` joins the previous skip connection.
+    Only the last skip connection S uses `h + conv(x)`, and S is linear: `S(h + conv(x)) = S h + S
+    conv(x)`. The result is the convolution `S conv(x)`. The caller adds S to the kernel of the
+    previous skip connection, whose input is h.
     """
     return tf.tensordot(kernel, skip, 1), tf.linalg.matvec(skip, bias, transpose_a=True)
 

@@ -73,10 +73,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     width, can exceed 1, and is not a probability.
 
     The CDF of a truncated normal distribution, followed by the normal quantile function, maps a
-    column with `bounds` to the real line. The truncation lies outside of the bounds, by half the
-    rounding width or 0.001 standard deviations, so the density at the bounds is finite. Samples
-    beyond a bound are clipped to the bound. For a periodic column, the density at x is the sum of a
-    density on the real line at x and at its images one period below and above.
+    column with `bounds` to the real line. The truncation points lie outside of the bounds: by half
+    the rounding width, but at least by 0.001 standard deviations. The density at the bounds is
+    therefore finite. Samples beyond a bound are clipped to the bound. For a periodic column, the
+    density at x is the sum of a density on the real line at x and at its images one period below
+    and above.
 
     With categorical columns c, the density is p(c) p(numbers | c). p(c) is a latent class model: a
     mixture of distributions with independent columns. Held-out likelihood selects the number of its

@@ -224,7 +224,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     @property
     def fraction(self) -> float:
-        """The used fraction of the budget, from 0."""
+        """The used fraction of the budget: 0 at the start, 1 or slightly more at the end."""
         if self.steps is not None:
             return self.elapsed_steps / self.steps
         return self.elapsed_seconds / self.seconds
