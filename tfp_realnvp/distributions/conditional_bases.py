@@ -149,7 +149,7 @@ class ClassMixture(ConditionalDistribution, tfd.MixtureSameFamily):
 
     The constructor takes the arguments of `tfd.MixtureSameFamily`: `mixture_distribution`, a
     `tfd.Categorical`, is p(y); `components_distribution`, of batch shape [K], is p(z | y). Training
-    updates parameters that are `tf.Variable`s. Samples are not reparameterized.
+    updates parameters of type `tf.Variable`. Samples are not reparameterized.
 
     #### References
 
