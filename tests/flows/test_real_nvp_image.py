@@ -213,7 +213,7 @@ def test_additive_couplings_have_the_log_det_of_the_rest():
 
 
 def test_default_is_the_papers_architecture_to_the_last_bit():
-    # Of all scales: `test_table_1`.
+    # `test_table_1` checks the other scales.
     def layers(masks, channels, filters):
         bijectors = []
         for mask in masks:
