@@ -123,6 +123,21 @@ def test_seed_of_all_weights(condition):
     assert np.abs(np.subtract(*of_embeddings)).max() > 0.01
 
 
+def test_learns_a_density():
+    # x₂ | x₁ ~ N(x₁², 0.5²): the loss is the entropy plus the KL divergence.
+    keras.utils.set_random_seed(0)
+    x1 = np.random.default_rng(0).normal(size=[4000, 1])
+    x2 = np.random.default_rng(1).normal(x1**2, 0.5)
+    data = np.concatenate([x1, x2], axis=1).astype(np.float32)
+    flow = tfr.RealNVPVector(2, 4, 1, 16, standardization=tfr.Standardization.of(data))
+    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    model.compile(keras.optimizers.Adam(1e-2))
+    history = model.fit(data, batch_size=250, epochs=15, verbose=0)
+    entropy = np.log(2 * np.pi * np.e) + np.log(0.5)
+    assert history.history["loss"][0] > entropy + 0.1
+    assert abs(history.history["loss"][-1] - entropy) < 0.06
+
+
 # Errors.
 
 
