@@ -1,5 +1,7 @@
 """Options of whole flows: what has no effect is an error, what does not exist as well."""
 
+import inspect
+
 import flow_testing as ft
 import keras
 import numpy as np
@@ -120,6 +122,12 @@ def test_an_option_that_says_what_is_the_case_is_taken(make):
 def test_an_unknown_option_names_those_that_exist(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_signatures_name_the_arguments():
+    classes = [each for each in map(tfr.__dict__.get, tfr.__all__) if inspect.isclass(each)]
+    hidden = [each for each in classes if "*args" in str(inspect.signature(each))]
+    assert len(classes) > 30 and hidden == [tfr.ClassMixture]  # as in TFP's mixtures
 
 
 def test_the_models_are_compositions_of_the_same_functions():

@@ -411,6 +411,9 @@ def test_frames(columns):
     frame[columns[1]] = np.nan
     with pytest.raises(ValueError, match=expected):
         density.fit(frame)
+    frame[columns[0]] = np.nan
+    with pytest.raises(ValueError, match="expected rows with known cells, got"):
+        density.fit(frame)
 
 
 def test_samples_have_the_dtypes_of_frames():

@@ -156,3 +156,10 @@ def test_a_fit_that_does_not_end_changes_nothing(monkeypatch):
         with pytest.raises(ValueError, match="expected at least one numeric column"):
             estimator.fit(pd.DataFrame({"a": ["x", "y"]}))
         assert vars(estimator) == state
+
+
+def test_fits_of_many_architectures_do_not_warn_of_retracing(caplog):
+    rows = np.random.default_rng(0).normal(size=[160, 6])
+    for size in range(1, 7):
+        tfr.FlowDensity(2, num_couplings=1, num_filters=2, max_steps=1).fit(rows[:, :size])
+    assert not caplog.messages

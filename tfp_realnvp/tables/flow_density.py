@@ -191,6 +191,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
+        expected = f"{self._name}: expected rows with known cells"
+        validation.require(bool(weights.any()), expected, rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
         names, limits = self._limits(rows)
         expected = f"{self._name}: expected at least one numeric column"

@@ -262,11 +262,14 @@ def _functions(
     rows = tf.TensorSpec([None, size]), tf.TensorSpec([None, num_conditions])
     batches = tf.TensorSpec([None, None, size]), tf.TensorSpec([None, None, num_conditions])
     of_steps = [*[vector] * 3, tf.TensorSpec([]), *batches, tf.TensorSpec([None])]
-    traced = functools.partial(tf.function, autograph=False)
-    functions = {
-        name: traced(functools.partial(call, name), input_signature=[vector, *rows])
-        for name in ("log_prob", "forward", "inverse")
-    }
-    functions["train"] = traced(train, input_signature=of_steps)
-    functions["compiled"] = traced(train, input_signature=of_steps, jit_compile=True)
+
+    def traced(function: Any, signature: Any, *arguments: str, **options: Any) -> Any:
+        # TensorFlow would count the traces of one function for all architectures together, and
+        # warn of retracing.
+        part = functools.partial(function, *arguments)
+        return tf.function(part, input_signature=signature, autograph=False, **options)
+
+    functions = {n: traced(call, [vector, *rows], n) for n in ("log_prob", "forward", "inverse")}
+    functions["train"] = traced(train, of_steps)
+    functions["compiled"] = traced(train, of_steps, jit_compile=True)
     return initial.astype(np.float32), functions

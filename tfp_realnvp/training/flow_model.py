@@ -102,11 +102,6 @@ class FlowModel(FlowSteps):
     test_function: Any
     predict_function: Any
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> FlowModel:
-        """Raises `TypeError` for unknown keyword arguments."""
-        validation.known_keywords(cls, kwargs)
-        return super().__new__(cls, *args, **kwargs)
-
     def __init__(
         self,
         distribution: tfd.Distribution,

@@ -10,7 +10,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ClusterMixture, routing, scorer
-from tfp_realnvp.internal import private_api, replicas
+from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.saving.savable_model import SavableModel
 from tfp_realnvp.training import input_data
 from tfp_realnvp.training.diagnosis import FiniteRecord
@@ -23,6 +23,12 @@ class FlowSteps(SavableModel):
 
     # Whether the first batch of `fit` may initialize the normalizations before the first step.
     _may_initialize = False
+
+    # In `FlowModel`, this method would hide the arguments of `__init__` from `inspect.signature`.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises `TypeError` for unknown keyword arguments."""
+        validation.known_keywords(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
