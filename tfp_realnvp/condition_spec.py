@@ -78,7 +78,8 @@ class ConditionSpec:
         """
         shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(value.dtype)
         expected = f"{caller}: expected a conditional_input of {self.description}"
-        is_number = dtype.is_integer or (dtype.is_floating and self.num_classes is None)
+        is_float = dtype.is_floating or dtype.is_bool
+        is_number = dtype.is_integer or (is_float and self.num_classes is None)
         event = shape if shape.rank is None else shape[max(shape.rank - self.event_ndims, 0) :]
         if not (is_number and self._fits(event)):
             what = "values that are not numbers" if dtype == tf.string else dtype.name
@@ -126,9 +127,12 @@ class ConditionSpec:
         return (labels >= lowest) & (labels < self.num_classes)
 
     def _advice(self, dtype: tf.DType) -> str:
-        """Returns advice for an error message: how to convert values to integer labels."""
+        """Returns advice for an error message: how to convert values to what is declared."""
+        is_other = dtype == tf.string
         if self.num_classes is None:
-            return ""
+            return "; `frame.astype(float)` converts a frame of numbers and bools" * is_other
+        if is_other:
+            return "; `np.unique(labels, return_inverse=True)[1]` converts names"
         whole = "`labels.astype(int)` converts whole floats, and " * dtype.is_floating
         return f"; {whole}`labels.argmax(-1)` converts one-hot vectors"
 

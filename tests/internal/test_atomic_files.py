@@ -173,8 +173,8 @@ def test_an_unzipped_model_is_replaced_too(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["flow"]
     assert len(keras.models.load_model(tmp_path / "flow").weights) == len(model.weights)
     for name, zipped in (("flow.keras", False), ("flow", True), ("flow", None)):
-        kind = "a folder with a name other than" if zipped is False else "a file"
-        message = rf"expected {kind} \*\.keras, for zipped={zipped}, got '.*{name}'"
+        kind = "for zipped=False a folder, not" if zipped is False else "a file"
+        message = rf"expected {kind} \*\.keras, got '.*{name}'"
         with pytest.raises(ValueError, match=message):
             model.save(tmp_path / name, zipped=zipped)
     assert [each.name for each in tmp_path.iterdir()] == ["flow"]

@@ -44,11 +44,11 @@ FLOWS = {
 
 
 def run(folder, name, *inputs):
-    """Runs a model with inputs in their order; returns its output."""
+    """Runs a model with inputs in their order; returns its output, or a list of outputs."""
     session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
     feeds = zip(session.get_inputs(), inputs, strict=True)
-    (output,) = session.run(None, {spec.name: np.asarray(value) for spec, value in feeds})
-    return output
+    outputs = session.run(None, {spec.name: np.asarray(value) for spec, value in feeds})
+    return outputs if len(outputs) > 1 else outputs[0]
 
 
 @pytest.fixture(
@@ -162,3 +162,23 @@ def test_learned_noise(tmp_path):
     latents = run(tmp_path / "models", "encode", *inputs)
     decoded = run(tmp_path / "models", "decode", latents, labels)
     np.testing.assert_array_equal(tfr.to_uint8(decoded), images)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("labels", [None, np.arange(24, dtype=np.int32) % 2])
+def test_a_mixture_of_clusters(labels, tmp_path):
+    images = ft.grey_levels(24, SHAPE)
+    clusters = tfr.Clusters.of(images, labels, num_clusters=3)
+    options = {"num_scales": 1, "num_classes": clusters.num_clusters, **ft.NETWORKS["shallow"]}
+    bijector = ft.image_flow(SHAPE, **options)
+    flow = tfd.TransformedDistribution(ft.standard_normal(SHAPE), bijector)
+    mixture, folder = tfr.ClusterMixture(flow, clusters), tmp_path / "models"
+    tfr.export_onnx(mixture, folder)
+    noise = np.random.default_rng(0).random(images.shape, np.float32)
+    inputs, events = [images, noise], images + noise
+    given = {} if labels is None else {"conditional_input": labels}
+    log_prob = run(folder, "log_prob", *inputs, *given.values())
+    np.testing.assert_allclose(log_prob, mixture.log_prob(events, **given), rtol=1e-4)
+    latents, nearest = run(folder, "encode", *inputs, *given.values())
+    np.testing.assert_array_equal(nearest, clusters.nearest(events, labels))
+    np.testing.assert_allclose(run(folder, "decode", latents, nearest), events, atol=0.1)

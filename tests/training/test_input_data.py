@@ -321,6 +321,20 @@ def test_conditions_in_any_form_are_the_same_conditions(form):
     assert np.abs(results[2] - results[1]).max() > 1e-2
 
 
+@pytest.mark.parametrize("convert", [pd.DataFrame.copy, pd.DataFrame.convert_dtypes])
+def test_frames_of_numbers_and_bools_are_vectors_of_numbers(convert):
+    frame = pd.DataFrame({"a": np.arange(4.0), "b": [True, False, False, True]})
+    model = ft.compiled(ft.vector_distribution(2, conditional_event_shape=[2]))
+    expected = model.predict([frame.to_numpy(np.float32)] * 2, verbose=0)
+    frame = convert(frame)
+    assert frame.to_numpy().dtype == object
+    np.testing.assert_array_equal(model.predict([frame, frame], verbose=0), expected)
+    actual = model.predict([frame, frame.assign(a=frame.b)], verbose=0)
+    bools = frame[["b", "b"]].to_numpy(bool)
+    np.testing.assert_array_equal(actual, model.predict([frame, bools], verbose=0))
+    assert np.abs(actual - expected).max() > 1e-3
+
+
 def test_a_series_of_numbers_is_a_column_of_vectors():
     values = pd.Series(np.arange(4.0))
     model = ft.compiled(tfd.Independent(tfd.Normal([0.0], 1.0), 1))
@@ -367,7 +381,7 @@ def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
         getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
 
 
-@pytest.mark.parametrize("dtype", [object, str, "Float32"])
+@pytest.mark.parametrize("dtype", [object, str])
 def test_numbers_that_are_no_numbers_to_pandas(dtype):
     model = ft.compiled(_normal())
     frame = pd.DataFrame(_X).astype(dtype)

@@ -130,8 +130,12 @@ def test_formats_of_earlier_versions_of_keras(model, tmp_path, name):
 
 @pytest.mark.parametrize("option", ["loss", "metrics", "weighted_metrics"])
 def test_metrics_are_refused(model, option):
-    with pytest.raises(ValueError, match=f"expected no loss and no metrics.*'{option}': 'mae'"):
+    match = f"expected no loss and no metrics.*'{option}': 'mae'"
+    with pytest.raises(ValueError, match=match):
         model.compile(**{option: "mae"})
+    if option == "loss":
+        with pytest.raises(ValueError, match=match):
+            model.compile("adam", "mae")
 
 
 def test_float16_is_refused():

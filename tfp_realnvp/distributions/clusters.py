@@ -302,30 +302,42 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         log_prob: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
         events: tf.Tensor,
         labels: tf.Tensor | None = None,
+        in_parts: bool = True,
     ) -> tf.Tensor:
         """Returns log p(x), or log p(x | y) with labels, of events [B, ...], with B at least 1.
 
-        `log_prob(events, clusters)` returns log p(x | k) for a batch of bounded size.
+        `log_prob(events, clusters)` returns log p(x | k) for a batch of bounded size, or with
+        `in_parts=False` for all pairs of an event and a cluster at once.
         """
         layer = self.clusters
         number = layer.num_clusters if labels is None else layer.num_per_class
         number = self.num_terms or number
         clusters = layer.nearest(events, labels, number)
-        of_pairs, num_pairs = tf.reshape(clusters, [-1]), tf.size(clusters)
-        positions = int(np.prod(self.event_shape[:-1]))
-        size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // positions))
+        of_pairs = tf.reshape(clusters, [-1])
+        if in_parts:
+            log_probs = self._log_probs_in_parts(log_prob, events, of_pairs, number)
+        else:
+            log_probs = log_prob(tf.repeat(events, number, axis=0), of_pairs)
+        log_probs = tf.reshape(log_probs, [-1, number])
+        log_frequencies = tf.cast(layer.log_frequencies(clusters), self.dtype)
+        return tf.reduce_logsumexp(log_probs + log_frequencies, axis=-1)
+
+    def _log_probs_in_parts(
+        self, log_prob: Any, events: tf.Tensor, clusters: tf.Tensor, number: int
+    ) -> tf.Tensor:
+        """Returns log p(x | k) of each event and `number` clusters, [B * number]."""
+        num_pairs = tf.size(clusters)
+        size = tf.minimum(num_pairs, max(1, _MAX_POSITIONS // int(np.prod(self.event_shape[:-1]))))
         num_parts = -(-num_pairs // size)
         # Each part is one batch of (event, cluster) pairs. Pad the last part with the first pairs.
         parts = tf.reshape(tf.range(num_parts * size) % num_pairs, [num_parts, size])
         log_probs = tf.map_fn(
-            lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(of_pairs, pairs)),
+            lambda pairs: log_prob(tf.gather(events, pairs // number), tf.gather(clusters, pairs)),
             parts,
             fn_output_signature=tf.TensorSpec([None], self.dtype),
             parallel_iterations=1,
         )
-        log_probs = tf.reshape(tf.reshape(log_probs, [-1])[:num_pairs], [-1, number])
-        log_frequencies = tf.cast(layer.log_frequencies(clusters), self.dtype)
-        return tf.reduce_logsumexp(log_probs + log_frequencies, axis=-1)
+        return tf.reshape(log_probs, [-1])[:num_pairs]
 
 
 def flow_of(distribution: tfd.Distribution) -> tfd.Distribution:

@@ -40,7 +40,9 @@ def export_onnx(
     The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
     has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
     of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
-    a condition, `conditional_input` is the last input, as in `export_saved_model`.
+    a condition, `conditional_input` is the last input, as in `export_saved_model`. For a
+    `ClusterMixture`, `encode.onnx` also returns each event's nearest cluster, `clusters` [B], which
+    is the last input of `decode.onnx`; `log_prob.onnx` runs the flow on B K events at once.
 
     The models accept any batch size, but one event shape. ONNX has no assertions, so pixel values
     out of range give NaN. The export copies the weights, and uses the moving statistics of
@@ -62,7 +64,8 @@ def export_onnx(
     Without TensorFlow, `onnxruntime.InferenceSession('moons/log_prob.onnx')` runs the log density.
 
     Args:
-      distribution: a `tfd.TransformedDistribution` over images or vectors, or a `FlowModel` of one.
+      distribution: a `tfd.TransformedDistribution` over images or vectors, a `ClusterMixture`, or a
+        `FlowModel` of one.
       path: the folder to write.
       verbose: as in `export_saved_model`.
 
@@ -88,16 +91,16 @@ def export_onnx(
 
 
 def _write(path: pathlib.Path, function: Any) -> None:
-    """Writes the ONNX model of a concrete function with one named output."""
+    """Writes the ONNX model of a concrete function with named outputs."""
     onnx = optional_module("onnx", "export_onnx", "tf2onnx")
     tf2onnx = optional_module("tf2onnx", "export_onnx", "tf2onnx")
     # `tf2onnx.convert.from_function` would turn captured tensors into inputs.
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True
     )
-    inputs, (output,) = [tensor.name for tensor in frozen.inputs], frozen.outputs
-    (output_name,) = function.structured_outputs
-    names = {name: name.removesuffix(":0") for name in inputs} | {output.name: output_name}
+    inputs, outputs = [[t.name for t in each] for each in (frozen.inputs, frozen.outputs)]
+    names = {name: name.removesuffix(":0") for name in inputs}
+    names |= zip(outputs, sorted(function.structured_outputs), strict=True)
     # Silence tf2onnx, which only logs errors. The check below raises them.
     logging.disable()
     handlers = {"BroadcastArgs": _broadcast_args, "Log1p": _log1p, "Ndtri": _ndtri}
@@ -105,7 +108,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
         model, _ = tf2onnx.convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             input_names=inputs,
-            output_names=[output.name],
+            output_names=outputs[::-1],  # latents first, then clusters
             tensors_to_rename=names,
             custom_op_handlers={name: (handler, []) for name, handler in handlers.items()},
         )

@@ -94,9 +94,9 @@ class SavableModel(keras.Model):
             return super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
         is_file = zipped is None or zipped
         if path.endswith(".keras") != is_file:
-            kind = "a file *.keras" if is_file else "a folder with a name other than *.keras"
+            kind = "a file *.keras" if is_file else "for zipped=False a folder, not *.keras"
             raise ValueError(
-                f"FlowModel.save: expected {kind}, for zipped={zipped}, got {path!r}; use "
+                f"FlowModel.save: expected {kind}, got {path!r}; use "
                 "save_weights('model.weights.h5') for weights, export('folder') for a SavedModel."
             )
         if os.path.exists(path) and not overwrite:
@@ -166,6 +166,9 @@ class SavableModel(keras.Model):
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
+        expected = "FlowModel.export: expected format='onnx' for a path *.onnx"
+        fits = format == "onnx" or not os.fspath(filepath).endswith(".onnx")
+        validation.require(fits, expected, format)
         expected = "FlowModel.export: expected no input_signature; image_shape sets the image size"
         validation.require(input_signature is None, expected, input_signature)
         exporters[format](self, filepath, verbose=verbose, **kwargs)

@@ -157,7 +157,8 @@ class ServedFlow:
     ) -> None:
         """Checks the arguments of `export_saved_model`, and traces the flow's two directions.
 
-        With `takes_noise`, functions take U[0, 1) noise, not a seed, and event shapes are fixed.
+        With `takes_noise`, for ONNX, functions take U[0, 1) noise, not a seed; event shapes are
+        fixed, and there are no loops.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():
@@ -172,7 +173,6 @@ class ServedFlow:
         flow = flow_of(distribution)
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
         is_flow = isinstance(flow, private_api.TransformedDistribution)
-        is_flow &= not (takes_noise and self._mixture is not None)
         validation.require(is_flow, expected, distribution, TypeError)
         event_shape = distribution.event_shape
         expected = (
@@ -293,8 +293,11 @@ class ServedFlow:
         if self._mixture is None:
             return {"log_prob": self._given_log_prob(events, condition)}
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
-            sum_over_clusters = self._mixture.sum_over_clusters
-            return {"log_prob": sum_over_clusters(self._given_log_prob, events, condition)}
+            sum_over_clusters = functools.partial(
+                self._mixture.sum_over_clusters, self._given_log_prob, events, condition
+            )
+            # tf2onnx does not support the loop over parts.
+            return {"log_prob": sum_over_clusters(in_parts=not self._takes_noise)}
 
     def _given_log_prob(self, events: tf.Tensor, condition: Condition) -> tf.Tensor:
         latents, ildj = self._encoded(events, condition)

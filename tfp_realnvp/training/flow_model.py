@@ -178,6 +178,7 @@ class FlowModel(FlowSteps):
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer | None = None,
+        loss: None = None,
         *,
         scale_l2: float = 5e-5,
         global_statistics: bool = True,
@@ -194,20 +195,22 @@ class FlowModel(FlowSteps):
             `LearningRateBudget` or `keras.callbacks.LearningRateScheduler` replaces this schedule.
             If you pass an optimizer, only its own schedule applies. The paper uses Adam at a
             constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
+          loss: must be `None`: the loss is the negative log density.
           scale_l2: factor of the L2 penalty, the sum of squared weight-normalization and tanh
             scales.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
             statistics after each step.
-          **kwargs: as in `keras.Model.compile`, except `loss` and metrics.
+          **kwargs: as in `keras.Model.compile`, except metrics.
 
         Raises:
           ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
             float16, or the optimizer was not constructed in the scope of the model's
             `tf.distribute.Strategy`.
         """
-        given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
+        given = {"loss": loss} if loss else {}
+        given |= {k: kwargs[k] for k in ("metrics", "weighted_metrics") if kwargs.get(k)}
         expected = (
             "FlowModel.compile: expected no loss and no metrics: the loss is the negative log "
             "density, and callbacks can compute other metrics"

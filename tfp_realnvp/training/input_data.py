@@ -196,6 +196,10 @@ def as_arrays(data: Any) -> Any:
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
+        kinds = {getattr(dtype, "kind", "O") for dtype in np.ravel(getattr(data, "dtypes", object))}
+        if values.dtype == object and kinds <= {*"biuf"}:
+            # Columns of numbers and bools, or of pandas' nullable dtypes.
+            values = data.to_numpy(np.float64, na_value=np.nan)
         return values if values.ndim > 1 else values[:, np.newaxis]
     if not isinstance(data, (tuple, list)):
         return data
