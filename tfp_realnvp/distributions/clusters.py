@@ -306,8 +306,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
     ) -> tf.Tensor:
         """Returns log p(x), or log p(x | y) with labels, of events [B, ...], with B at least 1.
 
-        `log_prob(events, clusters)` returns log p(x | k) for a batch of bounded size, or with
-        `in_parts=False` for all pairs of an event and a cluster at once.
+        `log_prob(events, clusters)` returns log p(x | k). With `in_parts`, its batches are small.
         """
         layer = self.clusters
         number = layer.num_clusters if labels is None else layer.num_per_class

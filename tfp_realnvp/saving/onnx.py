@@ -40,9 +40,9 @@ def export_onnx(
     The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
     has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
     of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
-    a condition, `conditional_input` is the last input, as in `export_saved_model`. For a
-    `ClusterMixture`, `encode.onnx` also returns each event's nearest cluster, `clusters` [B], which
-    is the last input of `decode.onnx`; `log_prob.onnx` runs the flow on B K events at once.
+    a condition, `conditional_input` is the last input, as in `export_saved_model`. For K clusters,
+    `encode.onnx` also returns the nearest `clusters` [B], the last input of `decode.onnx`, and
+    `log_prob.onnx` runs the flow on B K events at once.
 
     The models accept any batch size, but one event shape. ONNX has no assertions, so pixel values
     out of range give NaN. The export copies the weights, and uses the moving statistics of

@@ -157,8 +157,7 @@ class ServedFlow:
     ) -> None:
         """Checks the arguments of `export_saved_model`, and traces the flow's two directions.
 
-        With `takes_noise`, for ONNX, functions take U[0, 1) noise, not a seed; event shapes are
-        fixed, and there are no loops.
+        With `takes_noise`, for ONNX, functions take noise, not a seed, and have fixed shapes.
         """
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():

@@ -195,7 +195,7 @@ class FlowModel(FlowSteps):
             `LearningRateBudget` or `keras.callbacks.LearningRateScheduler` replaces this schedule.
             If you pass an optimizer, only its own schedule applies. The paper uses Adam at a
             constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
-          loss: must be `None`: the loss is the negative log density.
+          loss: must be `None`.
           scale_l2: factor of the L2 penalty, the sum of squared weight-normalization and tanh
             scales.
           global_statistics: whether batch statistics average over the batch of all replicas of a
@@ -209,8 +209,8 @@ class FlowModel(FlowSteps):
             float16, or the optimizer was not constructed in the scope of the model's
             `tf.distribute.Strategy`.
         """
-        given = {"loss": loss} if loss else {}
-        given |= {k: kwargs[k] for k in ("metrics", "weighted_metrics") if kwargs.get(k)}
+        kwargs["loss"] = loss
+        given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
         expected = (
             "FlowModel.compile: expected no loss and no metrics: the loss is the negative log "
             "density, and callbacks can compute other metrics"

@@ -196,7 +196,7 @@ def as_arrays(data: Any) -> Any:
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
-        kinds = {getattr(dtype, "kind", "O") for dtype in np.ravel(getattr(data, "dtypes", object))}
+        kinds = {getattr(dtype, "kind", "O") for dtype in np.ravel(getattr(data, "dtypes", "O"))}
         if values.dtype == object and kinds <= {*"biuf"}:
             # Columns of numbers and bools, or of pandas' nullable dtypes.
             values = data.to_numpy(np.float64, na_value=np.nan)
