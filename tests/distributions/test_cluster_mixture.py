@@ -322,6 +322,30 @@ def test_latents_are_those_of_the_nearest_cluster(labels):
     np.testing.assert_allclose(decoded, images + 0.5, atol=0.1)
 
 
+@pytest.mark.parametrize("labels", [None, _LABELS])
+def test_functions_of_latents_use_the_nearest_clusters(labels):
+    mixture, x = _mixture(labels=labels), _images(4)
+    labels = None if labels is None else labels[:4]
+    first, second = [None, None] if labels is None else labels[:2]
+    clusters = mixture.clusters.nearest(x + 0.5, labels)
+    in_first_class = mixture.clusters.nearest(x + 0.5, None if labels is None else [first] * 4)
+    latents = tfr.latents
+    for function, arguments, given, of_flow in [
+        (latents.interpolate, x[:2], [first, second], clusters[:2]),
+        (latents.interpolate, x[:2], [first], [clusters[0], in_first_class[1]]),
+        (latents.manifold, [x], [labels], [clusters]),
+        (latents.levels_of_representation, [x], [labels], [clusters]),
+        (latents.latent_statistics, [x], [labels], [clusters]),
+    ]:
+        names = "conditional_input", "second_conditional_input"
+        actual = function(mixture, *arguments, **dict(zip(names, given, strict=False)))
+        flow = mixture.components_distribution
+        expected = function(flow, *arguments, **dict(zip(names, of_flow, strict=False)))
+        if function is latents.latent_statistics:
+            actual, expected = ([scale.skewness for scale in each] for each in (actual, expected))
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_latents_of_classes():
     mixture, images = _mixture(labels=_LABELS), _images(3)
     z = tfr.latents.encode(mixture, images, conditional_input=[[0], [1]])
@@ -329,6 +353,15 @@ def test_latents_of_classes():
     for label in (0, 1):
         expected = tfr.latents.encode(mixture, images, conditional_input=[label] * 3)
         np.testing.assert_allclose(z[label], expected, rtol=1e-4, atol=1e-4)
+    conditioned = tfr.latents.encode(tfr.condition(mixture, 1), images)
+    np.testing.assert_allclose(conditioned, z[1], rtol=1e-4, atol=1e-4)
+    swapped = tfr.latents.swap_condition(mixture, images, 0, 1)
+    flow, nearest = mixture.components_distribution, mixture.clusters.nearest
+    clusters = [nearest(images + 0.5, [label] * 3) for label in (0, 1)]
+    expected = tfr.latents.swap_condition(flow, images, *clusters)
+    np.testing.assert_allclose(swapped, expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"events of shape \(4, 4, 1\), got \(3, 4, 4\)"):
+        tfr.latents.encode(mixture, images[..., 0], conditional_input=0)
     with pytest.raises(ValueError, match="integer labels"):
         tfr.latents.encode(mixture, images)
     with pytest.raises(ValueError, match="ClusterMixture without classes"):

@@ -84,7 +84,7 @@ def encode(
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
-    flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
+    flow, conditional_input = in_nearest_cluster(flow, images, conditional_input)
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
     what = "images" if bijector.event_ndims == 3 else "vectors"
     values = _centers(images, bijector)
@@ -193,7 +193,7 @@ def reconstruct(
     Returns:
       A `Reconstruction`. For gray levels, the error is the distance from n + 0.5, as in `encode`.
     """
-    flow, conditional_input = _in_nearest_cluster(flow, images, conditional_input)
+    flow, conditional_input = in_nearest_cluster(flow, images, conditional_input)
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
     decoded = decode(flow, encode(flow, images, **options), **options)
     error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
@@ -250,19 +250,22 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
     return None
 
 
-def _in_nearest_cluster(
+def in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
     """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
     mixture = without_model(flow)
     if not isinstance(mixture, ClusterMixture):
         return flow, conditional_input
+    conditional_input = given_condition(flow, conditional_input)
     flow, spec = mixture.components_distribution, mixture.condition_spec
     expected = "encode: expected no conditional_input for a ClusterMixture without classes"
     validation.require(spec is not None or conditional_input is None, expected, conditional_input)
     values = _centers(images, bijector_of(flow))
     labels = None if spec is None else spec.as_tensor(conditional_input, "encode").numpy()
-    batch = values.shape[: values.ndim - flow.event_shape.rank]
+    batch = values.shape[: max(values.ndim - flow.event_shape.rank, 0)]
+    expected = f"encode: expected events of shape {tuple(flow.event_shape)}"
+    validation.require(values.shape[len(batch) :] == flow.event_shape, expected, values.shape)
     if labels is not None:
         batch = np.broadcast_shapes(batch, labels.shape)
         labels = np.broadcast_to(labels, batch).reshape(-1)

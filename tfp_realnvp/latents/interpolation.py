@@ -60,6 +60,8 @@ def interpolate(
       TypeError, ValueError: as in `encode`.
     """
     last = conditional_input if second_conditional_input is None else second_conditional_input
+    _, conditional_input = codec.in_nearest_cluster(flow, first, conditional_input)
+    flow, last = codec.in_nearest_cluster(flow, second, last)
     z1 = codec.encode(flow, first, conditional_input=conditional_input)
     z2 = codec.encode(flow, second, conditional_input=last)
     bijector = codec.bijector_of(flow)
@@ -114,6 +116,7 @@ def manifold(
       TypeError: as in `encode`.
       ValueError: if there are not four images, or as in `encode`.
     """
+    flow, conditional_input = codec.in_nearest_cluster(flow, four_images, conditional_input)
     shape, bijector = np.shape(four_images), codec.bijector_of(flow)
     axes = "images [4, H, W, C]" if bijector.event_ndims == 3 else "vectors [4, D]"
     is_four = len(shape) == 1 + bijector.event_ndims and shape[0] == 4
@@ -149,6 +152,8 @@ def swap_condition(
     >>> latents.swap_condition(flow, images, [5, 0, 4], np.arange(10)[:, np.newaxis]).shape
     (10, 3, 4, 4, 1)
     """
+    _, source = codec.in_nearest_cluster(flow, images, source)
+    flow, target = codec.in_nearest_cluster(flow, images, target)
     latents = codec.encode(flow, images, batch_size=batch_size, conditional_input=source)
     return codec.decode(flow, latents, batch_size=batch_size, conditional_input=target)
 

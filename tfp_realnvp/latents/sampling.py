@@ -142,6 +142,7 @@ def levels_of_representation(
       ValueError: if `mode` is unknown, or as in `encode`.
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
+    flow, conditional_input = codec.in_nearest_cluster(flow, images, conditional_input)
     conditional_input = codec.given_condition(flow, conditional_input)
     flow, bijector = codec.without_model(flow), codec.bijector_of(flow, ImageFlow)
     latents = codec.encode(flow, images, conditional_input=conditional_input)
@@ -208,6 +209,7 @@ def latent_statistics(
     Raises:
       TypeError, ValueError: as in `encode`.
     """
+    flow, conditional_input = codec.in_nearest_cluster(flow, images, conditional_input)
     bijector = codec.bijector_of(flow, ImageFlow)
     latents = codec.encode(flow, images, batch_size=batch_size, conditional_input=conditional_input)
     by_scale = bijector.split_latents(tf.constant(latents))
