@@ -102,7 +102,7 @@ class ConditionSpec:
             if not self.may_be_missing:
                 raise ValueError(
                     f"{caller}: expected a conditional_input of {self.description}, got None; "
-                    "pass it to `log_prob` and `sample` of a distribution as "
+                    "pass `conditional_input=...`, for a `tfd.TransformedDistribution` in "
                     "`bijector_kwargs={'conditional_input': ...}`, or fix it by `tfr.condition`."
                 )
             return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))

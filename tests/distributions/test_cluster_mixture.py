@@ -219,6 +219,14 @@ def test_errors():
         tfr.ClusterMixture(flow, clusters, num_terms=4)
     with pytest.raises(ValueError, match="multiple of num_classes=2, got 3"):
         tfr.Clusters(_SHAPE, 3, 2)
+    # Options that have no effect.
+    for call in (mixture.sample, lambda **options: mixture.log_prob(_images(2) + 0.5, **options)):
+        with pytest.raises(ValueError, match="conditional_input only if the clusters have classes"):
+            call(conditional_input=1)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'guidance'"):
+            call(guidance=0.1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'guidance'"):
+        tfr.condition(_mixture(labels=_LABELS), 1).sample(guidance=0.1)
 
 
 # Training and scoring.

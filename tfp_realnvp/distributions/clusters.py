@@ -268,7 +268,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         return seed, labels * per_class + drawn
 
     def _call_sample_n(
-        self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
+        self, sample_shape: Any, seed: Any, conditional_input: Any = None
     ) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         seed, clusters = self.draw_clusters(shape, seed, self._labels(conditional_input))
@@ -276,7 +276,9 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         return flow.sample(shape, seed=seed, **route(flow, conditional_input=clusters))
 
     def _labels(self, conditional_input: Any) -> tf.Tensor | None:
-        spec = self.condition_spec
+        spec, when = self.condition_spec, "if the clusters have classes"
+        name = "conditional_input"
+        validation.only(conditional_input, name, spec is not None, when, self.name)
         return None if spec is None else spec.as_tensor(conditional_input, self.name)
 
     def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:

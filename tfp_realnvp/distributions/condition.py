@@ -92,6 +92,7 @@ class ConditionedDistribution(tfd.Distribution):
         return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        validation.known_options(kwargs, ["training"], self.name)
         return routing.route(self.distribution, conditional_input=self.conditional_input, **kwargs)
 
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
