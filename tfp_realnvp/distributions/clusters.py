@@ -268,8 +268,9 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         return seed, labels * per_class + drawn
 
     def _call_sample_n(
-        self, sample_shape: Any, seed: Any, conditional_input: Any = None
+        self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
     ) -> tf.Tensor:
+        validation.known_options(kwargs, ["conditional_input"], self.name)
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         seed, clusters = self.draw_clusters(shape, seed, self._labels(conditional_input))
         flow = self.components_distribution
