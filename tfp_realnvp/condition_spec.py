@@ -133,7 +133,8 @@ class ConditionSpec:
             return "; `frame.astype(float)` converts a frame of numbers and bools" * is_other
         if is_other:
             return "; `np.unique(labels, return_inverse=True)[1]` converts names"
-        whole = "`labels.astype(int)` converts whole floats, and " * dtype.is_floating
+        labels = "np.nan_to_num(labels, nan=-1)" if self.may_be_missing else "labels"
+        whole = f"`{labels}.astype(int)` converts whole floats, and " * dtype.is_floating
         return f"; {whole}`labels.argmax(-1)` converts one-hot vectors"
 
     def _fits(self, shape: tf.TensorShape) -> bool:

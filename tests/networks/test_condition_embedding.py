@@ -1,3 +1,5 @@
+import re
+
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -105,6 +107,11 @@ def test_labels_with_dropout():
     assert int(embedding.spec.as_tensor(-1, "owner")) == -1
     with pytest.raises(ValueError, match=r"labels in \[0, 5\) or -1, got \[-2\]"):
         embedding.spec.as_tensor(-2, "owner")
+    labels = np.array([2.0, np.nan])
+    with pytest.raises(ValueError, match="or -1, got float64 of shape") as error:
+        embedding.spec.as_tensor(labels, "owner")
+    call = re.findall("`(.*?)` converts whole floats", str(error.value))[0]
+    assert eval(call, {"labels": labels, "np": np}).tolist() == [2, -1]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -489,3 +489,11 @@ def test_an_empty_dataset(method):
     # The cardinality is unknown before the data are read.
     with pytest.raises(ValueError, match=r"expected data.*, got an empty dataset"):
         call(dataset.filter(lambda image: False), verbose=0)
+
+
+@pytest.mark.parametrize("epochs", [{"epochs": 0}, {"epochs": 2, "initial_epoch": 2}])
+def test_no_epochs_are_no_error_as_in_keras(epochs):
+    model = _model()
+    before = model.get_weights()
+    assert not model.fit(_IMAGES, verbose=0, **epochs).history
+    ft.assert_equal(model.get_weights(), before)

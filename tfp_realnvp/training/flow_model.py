@@ -334,8 +334,7 @@ class FlowModel(FlowSteps):
         self.validation_freq = arguments.get("validation_freq", 1)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         ends = ("is_used_up", "is_out_of_patience")
-        is_over = any(getattr(callback, end, False) for callback in callbacks for end in ends)
-        if is_over:
+        if any(getattr(callback, end, False) for callback in callbacks for end in ends):
             # Keras lets callbacks stop the training only after a step.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
         separation = None
@@ -361,7 +360,7 @@ class FlowModel(FlowSteps):
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()
-        if not (is_over or history.history.get("loss")):
+        if history.epoch and not history.history.get("loss"):
             raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
 
