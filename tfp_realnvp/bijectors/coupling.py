@@ -123,7 +123,7 @@ class Coupling(FlowBijector):
         layers = [part for part in (network, transformer) if isinstance(part, keras.layers.Layer)]
         self._track_layers(*layers)
         self._network_arguments = set(_arguments(network))
-        self._accepts_condition = takes_condition(network)
+        self.accepts_conditional_input = takes_condition(network)
         self._condition_spec = _declared_condition(network, conditional_event_shape, name)
         is_constant = getattr(transformer, "is_constant_jacobian", False)
         super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
@@ -166,7 +166,7 @@ class Coupling(FlowBijector):
         kept, changed = self.mask.split(event)
         inputs = self._network_inputs(kept, changed, p.condition)
         options = {"training": p.training, "statistics": p.statistics}
-        if self._accepts_condition and p.condition is not None:
+        if self.accepts_conditional_input and p.condition is not None:
             options["conditional_input"] = p.condition
         options = {name: options[name] for name in options if name in self._network_arguments}
         if transformer is None:

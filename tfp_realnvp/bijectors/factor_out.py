@@ -51,7 +51,7 @@ class FactorOut(FlowBijector):
         parameters = dict(locals())
         self.bijector = bijector
         self._condition_spec = condition_spec_of(bijector)
-        self._accepts_condition = accepts_conditional_input(bijector)
+        self.accepts_conditional_input = accepts_conditional_input(bijector)
         is_constant = bijector.is_constant_jacobian
         super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
 

@@ -134,8 +134,8 @@ class FlowBijector(tfb.Bijector):
     # Name of the constructor argument with shared variables; `get_config` omits this argument.
     _shared_argument: str | None = None
 
-    # Whether a network takes a condition, and the condition that networks declare.
-    _accepts_condition = False
+    # Whether a network takes `conditional_input`, and the condition that networks declare.
+    accepts_conditional_input = False
     _condition_spec: ConditionSpec | None = None
 
     # Set by `_track_layers`.
@@ -230,11 +230,6 @@ class FlowBijector(tfb.Bijector):
     def event_ndims(self) -> int:
         """3 for images [..., H, W, C], 1 for vectors [..., D]."""
         return self.forward_min_event_ndims
-
-    @property
-    def accepts_conditional_input(self) -> bool:
-        """Whether a network of this bijector takes `conditional_input`."""
-        return self._accepts_condition
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:

@@ -59,20 +59,27 @@ class FlowChain(FlowBijector):
         arguments = dict(locals())
         del arguments["parameters"]
         arguments["bijectors"] = bijectors = tuple(bijectors)
-        dtype = validation.float_dtype(dtype, name)
+        dtype, can_recompute = validation.float_dtype(dtype, name), False
+        ranks: dict[str, int] = {}
         for part in bijectors:
             is_bijector = isinstance(part, tfb.Bijector)
             validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
             fits, expected = part.dtype in (None, dtype), f"{name}: expected dtype {dtype.name}"
             validation.require(fits, expected, (part.name, part.dtype), TypeError)
-        parts_of_package = [b for part in bijectors for b in _of_package(part)]
-        fits = not recompute or any(getattr(b, "can_recompute", False) for b in parts_of_package)
+            of_package = [b for b in (part, *part.submodules) if isinstance(b, FlowBijector)]
+            can_recompute |= any(getattr(b, "can_recompute", False) for b in of_package)
+            if of_package:
+                ranks[part.name] = part.forward_min_event_ndims
         expected = f"{name}: expected recompute only with networks that are Keras layers"
-        validation.require(fits, expected, bijectors)
-        event_ndims = _event_ndims(bijectors, event_ndims, name)
+        validation.require(can_recompute or not recompute, expected, bijectors)
+        if event_ndims is not None:
+            ranks["event_ndims"] = event_ndims
+        expected = f"{name}: expected bijectors with equal event_ndims"
+        validation.require(len(set(ranks.values())) <= 1, expected, ranks)
+        event_ndims = next(iter(ranks.values()), 3)
         self._bijectors = bijectors
         self._condition_spec = next(filter(None, map(condition_spec_of, bijectors)), None)
-        self._accepts_condition = any(map(accepts_conditional_input, bijectors))
+        self.accepts_conditional_input = any(map(accepts_conditional_input, bijectors))
         self.recompute = recompute
         super().__init__(
             event_ndims=event_ndims,
@@ -147,6 +154,9 @@ class ComposedFlow(FlowChain):
         """Returns a copy with some arguments replaced. The copy shares the networks."""
         return self.from_config({**self.parameters, **overrides})
 
+    # Latents have the shape of the data.
+    _event_shape = FlowBijector._event_shape
+
 
 class ConditionalBijector(FlowChain):
     r"""Embeds `conditional_input`, and passes the embedding to all networks of a bijector.
@@ -199,26 +209,6 @@ class ConditionalBijector(FlowChain):
         missing = tf.broadcast_to(self.embedding.no_condition, tf.shape(embedded))
         missing = tf.ensure_shape(missing, embedded.shape)
         return p.but(no_condition=missing, recompute=False)
-
-
-def _of_package(bijector: tfb.Bijector) -> list[FlowBijector]:
-    """Returns this package's bijectors in `bijector`, nested ones included."""
-    return [b for b in (bijector, *bijector.submodules) if isinstance(b, FlowBijector)]
-
-
-def _event_ndims(bijectors: Sequence[tfb.Bijector], event_ndims: int | None, name: str) -> int:
-    """Returns the rank of events; raises `ValueError` if this package's bijectors differ."""
-    by_name = {
-        part.name: part.forward_min_event_ndims
-        for part in bijectors
-        if isinstance(part, FlowBijector) or _of_package(part)
-    }
-    if event_ndims is not None:
-        by_name["event_ndims"] = event_ndims
-    ranks = set(by_name.values())
-    expected = f"{name}: expected bijectors with equal event_ndims"
-    validation.require(len(ranks) <= 1, expected, by_name)
-    return ranks.pop() if ranks else 3
 
 
 def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:

@@ -58,13 +58,9 @@ class CheckerboardMask(Mask, Configurable):
     def __post_init__(self) -> None:
         self.parity = check_parity(self.parity)
 
-    def board(self, image: tf.Tensor) -> tf.Tensor:
-        """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
-        return checkerboard(image, self.parity)
-
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `(b * x, x)`."""
-        return x * self.board(x), x
+        return x * checkerboard(x, self.parity), x
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
         """Returns `(1 - b) * x`."""
@@ -219,8 +215,8 @@ class SpatialMask(Mask, Configurable):
 
     def changed_channels(self, channels: int) -> int:
         """Returns half of the channels; raises `ValueError` if their number is odd."""
-        if channels % 2:
-            raise ValueError(f"SpatialMask: expected an even number of channels, got {channels}.")
+        expected = "SpatialMask: expected an even number of channels"
+        validation.require(channels % 2 == 0, expected, channels)
         return channels // 2
 
     def _order(self, height: int, width: int) -> tf.Tensor:

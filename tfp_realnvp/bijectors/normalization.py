@@ -147,6 +147,9 @@ class ActNorm(ChannelNormalization):
     >>> bool(abs(tf.reduce_mean(x)) < 1e-3), bool(abs(tf.math.reduce_std(x) - 1) < 1e-2)
     (True, True)
 
+    Attributes:
+      learned: the layer with the variables.
+
     #### References
 
     Kingma, Dhariwal: Glow, section 3.1.
@@ -177,31 +180,27 @@ class ActNorm(ChannelNormalization):
           TypeError, ValueError: if an argument has a wrong type, or is not positive.
         """
         super().__init__(dict(locals()), LearnedAffine)
-
-    @property
-    def learned(self) -> LearnedAffine:
-        """The variables of the bijector."""
-        return self._channels
+        self.learned: LearnedAffine = self._channels
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
         """All variables before the first training batch, and no variables afterwards."""
-        return () if self._channels.is_known_to_be_set else super().variables_set_in_training
+        return () if self.learned.is_known_to_be_set else super().variables_set_in_training
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.create(x.shape[-1])
-        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
-        y = x * tf.exp(-log_scale) + self._channels.shift.value
+        self.learned.create(x.shape[-1])
+        log_scale = tf.convert_to_tensor(self.learned.log_scale.value)
+        y = x * tf.exp(-log_scale) + self.learned.shift.value
         return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale), p)
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.create(y.shape[-1])
+        self.learned.create(y.shape[-1])
         if p.training:
-            self._channels.set_once(y, self._epsilon, p.statistics)
+            self.learned.set_once(y, self._epsilon, p.statistics)
         else:
-            self._channels.warn_if_unset()
-        shift = self._channels.shift.value
-        log_scale = tf.convert_to_tensor(self._channels.log_scale.value)
+            self.learned.warn_if_unset()
+        shift = self.learned.shift.value
+        log_scale = tf.convert_to_tensor(self.learned.log_scale.value)
         ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale), p)
         return (y - shift) * tf.exp(log_scale), ildj
 
@@ -251,6 +250,9 @@ class BatchNormalization(ChannelNormalization):
     >>> bool(abs(tf.math.reduce_std(x) - 1) < 1e-2), ildj.shape
     (True, TensorShape([64]))
 
+    Attributes:
+      moving: the layer with the moving statistics.
+
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.7 and Appendix E.
@@ -290,43 +292,30 @@ class BatchNormalization(ChannelNormalization):
         self._statistics = validation.choice(statistics, ("running", "batch"), expected)
         self._momentum = validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
         super().__init__(parameters, MovingStatistics)
-
-    @property
-    def moving(self) -> MovingStatistics:
-        """The moving statistics."""
-        return self._channels
+        self.moving: MovingStatistics = self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.create(x.shape[-1])
-        variance = self._channels.variance.value + self._epsilon
-        y = x * tf.sqrt(variance) + self._channels.mean.value
+        self.moving.create(x.shape[-1])
+        variance = self.moving.variance.value + self._epsilon
+        y = x * tf.sqrt(variance) + self.moving.mean.value
         fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return y, fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        self._channels.create(y.shape[-1])
+        moving = self.moving
+        moving.create(y.shape[-1])
+        mean, variance = (tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance))
         if p.training:
-            mean, variance = self._training_moments(y, p.statistics)
-        else:
-            mean = self._channels.mean.value
-            variance = tf.convert_to_tensor(self._channels.variance.value)
-        variance = variance + self._epsilon
+            num_updates = tf.convert_to_tensor(moving.num_updates.value)
+            batch = p.statistics.moments(y, shift=mean)[:2]
+            # The first update replaces the initial values.
+            momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
+            pairs = zip((mean, variance), batch, strict=True)
+            updated = [momentum * old + (1 - momentum) * new for old, new in pairs]
+            replicas.assign(moving.mean, updated[0])
+            replicas.assign(moving.variance, updated[1])
+            replicas.assign(moving.num_updates, num_updates + 1)
+            mean, variance = batch if self._statistics == "batch" else updated
+        variance += self._epsilon
         ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)), p)
         return (y - mean) * tf.math.rsqrt(variance), ildj
-
-    def _training_moments(
-        self, y: tf.Tensor, statistics: replicas.Statistics
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Updates the moving statistics, and returns the mean and variance to normalize by."""
-        moving = self._channels
-        before = [tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance)]
-        num_updates = tf.convert_to_tensor(moving.num_updates.value)
-        batch = statistics.moments(y, shift=before[0])[:2]
-        # The first update replaces the initial values.
-        momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
-        pairs = zip(before, batch, strict=True)
-        updated = [momentum * old + (1 - momentum) * new for old, new in pairs]
-        replicas.assign(moving.mean, updated[0])
-        replicas.assign(moving.variance, updated[1])
-        replicas.assign(moving.num_updates, num_updates + 1)
-        return tuple(batch if self._statistics == "batch" else updated)

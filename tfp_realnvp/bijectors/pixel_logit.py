@@ -40,6 +40,10 @@ class PixelLogit(FlowBijector):
     >>> bool(np.isfinite(bijector.inverse(tf.constant([[[0., 255.999]]]))).all())
     True
 
+    Attributes:
+      num_values: number n of gray levels.
+      low, high: ends -α' and n + α' of the interval; infinite without a logit.
+
     #### References
 
     Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 4.1; the symmetric form
@@ -71,7 +75,7 @@ class PixelLogit(FlowBijector):
         if alpha is not None:
             expected = f"{name}: expected an alpha in (0, 0.5)"
             validation.real(alpha, lambda number: 0 < number < 0.5, expected)
-        num_values = validation.count(num_values, "num_values", 2, name)
+        self.num_values = num_values = validation.count(num_values, "num_values", 2, name)
         parameters["num_values"] = num_values
         super().__init__(is_constant_jacobian=alpha is None, parameters=parameters)
         numpy_dtype = self.dtype.as_numpy_dtype
@@ -84,21 +88,7 @@ class PixelLogit(FlowBijector):
         given = {"alpha": alpha, "num_values": num_values, "interval": (low, high)}
         validation.require(alpha is None or is_resolved, expected, given)
         self._low, self._high = numpy_dtype(low), numpy_dtype(high)
-
-    @property
-    def num_values(self) -> int:
-        """The number n of gray levels."""
-        return self.parameters["num_values"]
-
-    @property
-    def low(self) -> float:
-        """The lower end -α' of the open interval; -inf without a logit."""
-        return float(self._low)
-
-    @property
-    def high(self) -> float:
-        """The upper end n + α' of the open interval; inf without a logit."""
-        return float(self._high)
+        self.low, self.high = float(self._low), float(self._high)
 
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         assertions = super()._assertions(value, inverse)

@@ -1,6 +1,7 @@
-"""Samples a distribution with one graph for any number of samples."""
+"""`FlowModel.sample`: samples a distribution with one graph for any number of samples."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,46 @@ _CALLER = "FlowModel.sample"
 
 
 def sample(
-    distribution: tfd.Distribution,
+    self: Any,
     num_samples: int,
-    seed: Any,
-    temperature: float,
-    guidance: float,
-    conditional_input: Any,
+    seed: int | Sequence[int] | None = None,
+    *,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    conditional_input: Any = None,
 ) -> tf.Tensor:
-    """Returns samples [num_samples, ...]; see `FlowModel.sample`."""
+    """Draws samples with a graph that is traced once, for any number of samples.
+
+    With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
+    to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
+    and a higher `guidance` make samples more typical and less diverse. `temperature` scales the
+    latents, `guidance` changes the parameters of each coupling:
+
+    ```
+    z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
+    ```
+
+    Args:
+      num_samples: number of samples N.
+      seed: one or two int32 numbers, or `None` for different samples in each call.
+      temperature: standard deviation of the latents; the base must be standard normal.
+      guidance: weight of the guidance, at least 0, for a flow that was trained with
+        `condition_dropout`. Guidance needs a condition, and evaluates each network twice.
+      conditional_input: one condition, or one for each sample, [N, ...]. With
+        `condition_dropout`, `None` leaves the condition out.
+
+    Returns:
+      Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
+
+    Raises:
+      ValueError: if an argument does not apply to the model, or is out of range.
+      TypeError: if an argument is not a number, but must be one.
+
+    #### References
+
+    Ho, Salimans: Classifier-free diffusion guidance (2022).
+    """
+    distribution = self.distribution
     num_samples = validation.count(num_samples, "num_samples", 1, _CALLER)
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
         expected = f"{_CALLER}: expected a finite {name} of at least 0"

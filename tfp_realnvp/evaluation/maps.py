@@ -9,7 +9,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
-from tfp_realnvp.bijectors.flow_bijector import Pass, surround_with, surrounding_pass
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ClusterMixture, ConditionalBase
 from tfp_realnvp.evaluation.scores import map_batches, model_of
 from tfp_realnvp.internal import private_api, validation
@@ -96,42 +96,32 @@ def _map(
     noise_fn = functools.partial(pixels.event_noise, seed=seed)
     with surround_with(terms=terms):
         values, _ = noise.add_noise(images, noise_fn)
-        p = surrounding_pass().but(condition=condition)
-        _record_log_prob(distribution, values, p, log_dets)
-    return tf.add_n([_spread_evenly(term, height, width) for term in terms])
-
-
-def _record_log_prob(
-    distribution: tfd.Distribution, values: tf.Tensor, p: Pass, log_dets: bool
-) -> None:
-    split_latents = None
-    if isinstance(distribution, ClusterMixture):
-        p = p.but(condition=distribution.clusters.nearest(values, p.condition))
-        distribution = distribution.components_distribution
-    while isinstance(distribution, (ConditionalBase, private_api.TransformedDistribution)):
-        if isinstance(distribution, ConditionalBase):
-            distribution = distribution.given(p.condition)
-            continue
-        bijector = distribution.bijector
-        options = {"conditional_input": p.condition, "has_events": True}
-        chain = FlowChain([bijector], dtype=values.dtype)
-        values, _ = chain._outermost_pass(values, inverse=True, **options)
-        split_latents = getattr(bijector, "split_latents", split_latents)
-        distribution = distribution.distribution
-    terms = None
+        split_latents = log_probs = None
+        if isinstance(distribution, ClusterMixture):
+            condition = distribution.clusters.nearest(values, condition)
+            distribution = distribution.components_distribution
+        while isinstance(distribution, (ConditionalBase, private_api.TransformedDistribution)):
+            if isinstance(distribution, ConditionalBase):
+                distribution = distribution.given(condition)
+                continue
+            bijector = distribution.bijector
+            options = {"conditional_input": condition, "has_events": True}
+            chain = FlowChain([bijector], dtype=values.dtype)
+            values, _ = chain._outermost_pass(values, inverse=True, **options)
+            split_latents = getattr(bijector, "split_latents", split_latents)
+            distribution = distribution.distribution
     if isinstance(distribution, (private_api.Sample, private_api.Independent)):
-        terms = distribution.distribution.log_prob(values)
-    if terms is None or terms.shape.rank < values.shape.rank - 1:
+        log_probs = distribution.distribution.log_prob(values)
+    if log_probs is None or log_probs.shape.rank < values.shape.rank - 1:
         raise TypeError(
             "log_prob_map: expected a distribution of independent elements or positions as base, "
             f"such as `tfd.Sample(tfd.Normal(0., 1.), [H, W, C])`, got {distribution}."
         )
-    if not log_dets:
-        p.terms.clear()
-    has_channels = terms.shape.rank == values.shape.rank
-    terms = terms if has_channels else terms[..., tf.newaxis]
-    for term in split_latents(terms) if has_channels and split_latents else [terms]:
-        p.record(term)
+    has_channels = log_probs.shape.rank == values.shape.rank
+    log_probs = log_probs if has_channels else log_probs[..., tf.newaxis]
+    of_latents = split_latents(log_probs) if has_channels and split_latents else [log_probs]
+    terms = [*(terms if log_dets else ()), *(tf.reduce_sum(part, axis=-1) for part in of_latents)]
+    return tf.add_n([_spread_evenly(term, height, width) for term in terms])
 
 
 def _spread_evenly(term: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:

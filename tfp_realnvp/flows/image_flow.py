@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit, Squeeze
+from tfp_realnvp.bijectors import FlowChain, PixelLogit, Squeeze
 from tfp_realnvp.bijectors.flow_chain import ComposedFlow, ConditionalBijector
 from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
@@ -109,9 +109,6 @@ class ImageFlow(ComposedFlow):
             squeezed = tf.concat([coarser_half, factored_out], axis=-1)
             coarser_half = Squeeze(order="factor_out", dtype=self.dtype).inverse(squeezed)
         return coarser_half
-
-    # Latents have the shape of the image.
-    _event_shape = FlowBijector._event_shape
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         sizes = self.image_shape[:2] if self.has_fixed_size else (None, None)

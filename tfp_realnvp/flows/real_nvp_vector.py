@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import ChannelMask, FlowBijector, Standardization
+from tfp_realnvp.bijectors import ChannelMask, Standardization
 from tfp_realnvp.bijectors.flow_chain import ComposedFlow
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
@@ -57,9 +57,6 @@ class VectorFlow(ComposedFlow):
         parameters = {"bijectors": bijectors, "event_size": self.event_size, "name": name}
         parameters |= options
         super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
-
-    # Latents have the shape of the vector.
-    _event_shape = FlowBijector._event_shape
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return tf.TensorShape([self.event_size])

@@ -48,10 +48,7 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
         if not hasattr(graph, _STORAGES):
             setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
         storages = getattr(graph, _STORAGES).setdefault(self, {})
-        thread = threading.get_ident()
-        if thread not in storages:
-            storages[thread] = _Storage()
-        return storages[thread]
+        return storages.setdefault(threading.get_ident(), _Storage())
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:
         edge = self._unserved_edge(input, forward_name, kwargs, hook=forward_name)
@@ -112,16 +109,8 @@ def forget_results() -> None:
 class _Storage(private_api.EphemeralDict):
     """TFP's storage of cached results. Freeing a tensor whose key is missing raises no error."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        weak_self = weakref.ref(self)
-
-        def maybe_delete(key: Any) -> None:
-            storage = weak_self()
-            if storage is not None:
-                storage.pop(key, None)
-
-        self.maybe_del = maybe_delete
+    def __delitem__(self, key: Any) -> None:
+        self.pop(key, None)
 
 
 class _State:

@@ -86,9 +86,7 @@ def encode(
     """
     flow, conditional_input = in_nearest_cluster(flow, images, conditional_input)
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    what = "images" if bijector.event_ndims == 3 else "vectors"
-    values = _centers(images, bijector)
-    return transformed(bijector, "inverse", what, values, condition, batch_size)
+    return transformed(bijector, "inverse", _centers(images, bijector), condition, batch_size)
 
 
 def decode(
@@ -114,22 +112,20 @@ def decode(
       TypeError, ValueError: as in `encode`.
     """
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    return transformed(bijector, "forward", "latents", latents, condition, batch_size)
+    return transformed(bijector, "forward", latents, condition, batch_size)
 
 
 def transformed(
     bijector: ImageFlow | VectorFlow,
     direction: str,
-    what: str,
     events: ArrayLike,
     condition: ConditionArray | None,
-    batch_size: int,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """Maps events [..., *event] given their conditions, in batches, with one graph.
 
     `direction` is `forward` or `inverse`. Embedded conditions go directly to the layers of
-    `bijector`. Leading shapes of events and conditions broadcast. Error messages name events by
-    `what`.
+    `bijector`. Leading shapes of events and conditions broadcast.
     """
     events = np.asarray(events).astype(bijector.dtype.as_numpy_dtype)
     bijector._check_shape(tf.TensorShape(events.shape), inverse=direction == "inverse")
@@ -141,13 +137,14 @@ def transformed(
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
     options = direction, condition is not None and condition.are_embedded
     results = [flat[0][:0]]  # an empty result if there are no events
-    for batch in slices(batch_size, *flat):
-        with few_graph_rewrites():
+    with few_graph_rewrites():
+        for batch in slices(batch_size, *flat):
             tensors = map(tf.convert_to_tensor, batch)
-            mapped = call_traced(_mapped, bijector, options, *tensors)
-        results.append(mapped.numpy())
+            results.append(call_traced(_mapped, bijector, options, *tensors).numpy())
     result = np.concatenate(results).reshape(*batch_shape, *flat[0].shape[1:])
     if not (np.isfinite(events).all() and np.isfinite(result).all()):
+        names = {1: "vectors", 3: "images"}
+        what = names[bijector.event_ndims] if direction == "inverse" else "latents"
         raise ValueError(
             f"expected finite {what} in the range of the model, got values in [{events.min()}, "
             f"{events.max()}], which give {np.count_nonzero(~np.isfinite(result))} non-finite "
@@ -236,8 +233,6 @@ def given_condition(flow: Flow, conditional_input: ArrayLike | None) -> ArrayLik
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
     """Checks the condition of a flow's bijector; returns `None` if only the base takes one."""
     conditional_input = given_condition(flow, conditional_input)
-    if conditional_input is None:
-        return None
     flow, bijector = without_model(flow), bijector_of(flow)
     embedding = bijector.condition_embedding
     if embedding is not None:

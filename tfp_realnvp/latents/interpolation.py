@@ -67,10 +67,10 @@ def interpolate(
     bijector = codec.bijector_of(flow)
     latents = _path(z1, z2, bijector.event_ndims, num_steps, spherical)
     condition, end = _embedded(flow, conditional_input), _embedded(flow, last)
-    if condition is not None and end is not None:
+    if condition is not None:
         values = _path(condition.values, end.values, condition.event_ndims, num_steps)
         condition = condition._replace(values=values)
-    return codec.transformed(bijector, "forward", "latents", latents, condition, 64)
+    return codec.transformed(bijector, "forward", latents, condition)
 
 
 def manifold(
@@ -130,7 +130,7 @@ def manifold(
         four = np.broadcast_to(values, (4, *values.shape[values.ndim - ndims :]))
         condition = condition._replace(values=_combined(four, circle**2).astype(four.dtype))
     latents = _combined(latents, circle)
-    return codec.transformed(bijector, "forward", "latents", latents, condition, 64)
+    return codec.transformed(bijector, "forward", latents, condition)
 
 
 def swap_condition(
@@ -186,11 +186,8 @@ def _combined(corners: np.ndarray, circle: np.ndarray) -> np.ndarray:
 def _embedded(flow: Flow, conditional_input: Any) -> codec.ConditionArray | None:
     """Returns the embedded conditions that a flow's networks get; `None` without conditions."""
     bijector, condition = codec.bijector_of(flow), codec.condition_of(flow, conditional_input)
-    embedding = bijector.condition_embedding
-    if embedding is None:
-        return None
     if condition is None:
-        values = embedding.spec.as_tensor(None, bijector.name, bijector.dtype)
-    else:
-        values = tf.constant(condition.values)
-    return codec.ConditionArray(embedding(values).numpy(), len(embedding.embedded_shape), True)
+        return None
+    embedding = bijector.condition_embedding
+    values = embedding(tf.constant(condition.values)).numpy()
+    return codec.ConditionArray(values, len(embedding.embedded_shape), True)

@@ -78,10 +78,8 @@ def pairs(
     expected = f"pairs: expected samples of shape {shape}, like the rows"
     validation.require(np.shape(samples) == shape, expected, np.shape(samples))
     pairs_of_columns = [_numbers(_column(X, i), _column(samples, i)) for i in chosen]
-    rows, samples = (
-        np.stack(parts, axis=1) for parts in list(zip(*pairs_of_columns, strict=True))[:2]
-    )
-    categories = [names_of for *_, names_of in pairs_of_columns]
+    rows, samples, categories = zip(*pairs_of_columns, strict=True)
+    rows, samples = np.stack(rows, axis=1), np.stack(samples, axis=1)
     is_known = np.isfinite(rows)
     expected = "pairs: expected finite rows with a known cell in each column"
     is_valid = is_known.any(axis=0).all() and not np.isinf(rows).any()

@@ -30,8 +30,8 @@ _CLASSES = {
         ("tfp_realnvp", flows),
         ("tfp_realnvp.distributions", distributions),
     )
-    for name in getattr(module, "__all__", vars(module))
-    if isinstance(found := getattr(module, name), type) and issubclass(found, _PARTS)
+    for name, found in vars(module).items()
+    if isinstance(found, type) and issubclass(found, _PARTS)
 }
 # TFP constructors can return private base classes: `tfd.Independent(...)` is an `_Independent`.
 _NAMES = {

@@ -18,9 +18,8 @@ from tfp_realnvp.internal.optional_packages import optional_module
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 from tfp_realnvp.saving.preset_checks import expecting
 
-_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-_CARD = "README.md"
-_FILES = [_CONFIG, _METADATA, _WEIGHTS, _CARD]
+_FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
+_CONFIG, _METADATA, _WEIGHTS, _CARD = _FILES
 _FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 # For each hub: its package, the function that downloads a model to a folder, and options.
@@ -151,7 +150,7 @@ def from_preset(
         ):
             model = cls.from_config(config["config"], custom_objects)
     with expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
-        weights_file.load_weights(model, weights)
+        weights_file.load_weights(model, weights, arrays)
     preset_checks.check_parameters(model)
     return model
 

@@ -36,11 +36,8 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 def weights_of(model: keras.Model) -> io.BytesIO:
     """Returns the weights file of a model in memory, without the optimizer's variables."""
-    weights = io.BytesIO()
-    with (
-        h5py.File(private_api.weights_in_memory(model)) as source,
-        h5py.File(weights, "w") as target,
-    ):
+    whole, weights = private_api.weights_in_memory(model), io.BytesIO()
+    with h5py.File(whole) as source, h5py.File(weights, "w") as target:
         for name in source:
             if name != "optimizer":
                 source.copy(name, target)
@@ -72,9 +69,8 @@ def _arrays(file: h5py.File) -> Arrays:
     return arrays
 
 
-def load_weights(model: keras.Model, path: pathlib.Path) -> None:
+def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> None:
     """Loads all weights of a model; raises `ValueError` if the file lacks weights or has others."""
-    declared = declared_arrays(path)
     with h5py.File(private_api.weights_in_memory(model)) as file:
         expected = _arrays(file)
     for name in sorted({*expected, *declared}):

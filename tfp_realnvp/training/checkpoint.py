@@ -95,6 +95,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if patience is not None:
             patience = validation.integer(patience, 1, f"{caller} a positive patience or None")
         self.set_model(model)
+        self._writes = replicas.is_chief(model.distribute_strategy)
         self._budget = budget
         self._needs_value = monitor is not None or patience is not None
         self._monitor = monitor or ("val_bits_per_dim" if model.event_ndims == 3 else "val_loss")
@@ -220,7 +221,3 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 "to fit, or another monitor."
             )
         self.model.stop_training |= self.is_out_of_patience
-
-    @property
-    def _writes(self) -> bool:
-        return replicas.is_chief(self.model.distribute_strategy)

@@ -32,14 +32,7 @@ def made_faster(
         has_strategy = tf.distribute.has_strategy()
     if step is not None and not (has_strategy or model.run_eagerly or model.jit_compile):
         function = _as_one_graph(function, step)
-    if model.gains_from_rewrites:
-        return function
-
-    def rewritten(iterator: Any) -> Any:
-        with few_graph_rewrites(fuse):
-            return function(iterator)
-
-    return rewritten
+    return function if model.gains_from_rewrites else few_graph_rewrites(fuse)(function)
 
 
 def _as_one_graph(function: Function, step: Function) -> Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -350,13 +350,13 @@ class FlowModel(FlowSteps):
             power = 0.5 if self.event_ndims == 1 else 0.0
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power)]
         # Initialization reads the first batch, which cannot be put back into a Python iterator.
-        self._may_initialize = self._can_initialize and not isinstance(x, Iterator)
+        self._may_initialize = not isinstance(x, Iterator)
         try:
             history = super().fit(**arguments)
         finally:
             self._after_fit.close()
             if self.rate_factors is not None:
-                self.rate_factors.clear()
+                self.rate_factors.assign(0, lambda index: 1.0)
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()
@@ -405,48 +405,7 @@ class FlowModel(FlowSteps):
         warn_unless_finite(log_prob, "predict")
         return log_prob
 
-    def sample(
-        self,
-        num_samples: int,
-        seed: int | Sequence[int] | None = None,
-        *,
-        temperature: float = 1.0,
-        guidance: float = 0.0,
-        conditional_input: Any = None,
-    ) -> tf.Tensor:
-        """Draws samples with a graph that is traced once, for any number of samples.
-
-        With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
-        to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
-        and a higher `guidance` make samples more typical and less diverse. `temperature` scales the
-        latents, `guidance` changes the parameters of each coupling:
-
-        ```
-        z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
-        ```
-
-        Args:
-          num_samples: number of samples N.
-          seed: one or two int32 numbers, or `None` for different samples in each call.
-          temperature: standard deviation of the latents; the base must be standard normal.
-          guidance: weight of the guidance, at least 0, for a flow that was trained with
-            `condition_dropout`. Guidance needs a condition, and evaluates each network twice.
-          conditional_input: one condition, or one for each sample, [N, ...]. With
-            `condition_dropout`, `None` leaves the condition out.
-
-        Returns:
-          Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
-
-        Raises:
-          ValueError: if an argument does not apply to the model, or is out of range.
-          TypeError: if an argument is not a number, but must be one.
-
-        #### References
-
-        Ho, Salimans: Classifier-free diffusion guidance (2022).
-        """
-        weights = temperature, guidance
-        return sampler.sample(self.distribution, num_samples, seed, *weights, conditional_input)
+    sample = sampler.sample
 
     def log_prob(
         self, x: Any, conditional_input: Any = None, *, batch_size: int | None = None
@@ -467,7 +426,7 @@ class FlowModel(FlowSteps):
         self._check_trainable()
         data = checked_batch(self, (x, y, sample_weight), class_weight)
         self._guard.reset()
-        self._may_initialize = self._can_initialize
+        self._may_initialize = True
         logs = super().train_on_batch(*data, class_weight=class_weight, return_dict=return_dict)
         self.raise_failure()
         return logs

@@ -163,7 +163,9 @@ class FusedAdam(keras.optimizers.Adam):
     ) -> None:
         """Updates all moments, and all variables not in `missing`, unless `condition` is false."""
         if self._clips_globally:
-            factor = self._clip_factor(packed)
+            widest = max({gradient.dtype for gradient in packed}, key=lambda dtype: dtype.size)
+            norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
+            factor = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
             packed = [tf.cast(factor, gradient.dtype) * gradient for gradient in packed]
         variables = [
             variable.value if isinstance(variable, keras.Variable) else variable
@@ -186,12 +188,6 @@ class FusedAdam(keras.optimizers.Adam):
                 if index not in missing:
                     handle = variables[index].handle
                     tf.raw_ops.AssignSubVariableOp(resource=handle, value=difference)
-
-    def _clip_factor(self, packed: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns the factor that clips the global norm of the gradients."""
-        widest = max({gradient.dtype for gradient in packed}, key=lambda dtype: dtype.size)
-        norm = tf.sqrt(2 * tf.add_n([tf.cast(tf.nn.l2_loss(g), widest) for g in packed]))
-        return self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + 0 * norm
 
     def _step(
         self, group: Group, gradient: tf.Tensor, rate: tf.Tensor, m: tf.Tensor, v: tf.Tensor

@@ -45,10 +45,6 @@ class RateFactors:
             self._first.assign(first)
         self._table.assign([[factor(i), power] for i in range(self.num_steps)])
 
-    def clear(self) -> None:
-        """Sets all factors to 1."""
-        self.assign(0, lambda index: 1.0)
-
     @contextlib.contextmanager
     def multiply(
         self, optimizer: keras.optimizers.Optimizer, num_rows: tf.Tensor | None = None

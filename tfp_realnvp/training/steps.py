@@ -205,13 +205,6 @@ class FlowSteps(SavableModel):
             condition = None
         return routing.as_conditions(self.distribution, condition, "FlowModel")
 
-    @property
-    def _can_initialize(self) -> bool:
-        if not self.compiled:
-            return False
-        with self.distribute_strategy.scope():
-            return not (tf.distribute.has_strategy() or self.run_eagerly)
-
     def _initialize_normalizations(self, data: Any) -> None:
         """Initializes normalizations from the first batch, before a graph is traced.
 
@@ -241,9 +234,11 @@ class FlowSteps(SavableModel):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras calls this with the first batch to build variables, and still trains on the batch.
         # Our variables exist already, so we use the batch to initialize `ActNorm`.
-        if not self._may_initialize:
+        may_initialize, self._may_initialize = self._may_initialize, False
+        with self.distribute_strategy.scope():
+            has_strategy = tf.distribute.has_strategy()
+        if not may_initialize or has_strategy or self.run_eagerly:
             return
-        self._may_initialize = False
         if iterator is not None:
             with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
                 for *_, batches in iterator:
