@@ -92,13 +92,13 @@ def _sample(
     if isinstance(distribution, ClusterMixture):
         seed, condition = distribution.draw_clusters([num_samples], seed, condition)
         distribution = distribution.components_distribution
-    options = {} if condition is None else {"conditional_input": condition}
     with surround_with(guidance=guidance if is_guided else None):
         if not _is_tempered(distribution):
-            return distribution.sample(num_samples, seed=seed, **route(distribution, **options))
+            options = route(distribution, conditional_input=condition)
+            return distribution.sample(num_samples, seed=seed, **options)
         latents = temperature * distribution.distribution.sample(num_samples, seed=seed)
         bijector = distribution.bijector
-        return bijector.forward(latents, **call_options(bijector, **options))
+        return bijector.forward(latents, **call_options(bijector, conditional_input=condition))
 
 
 def has_dropout(flow: tfd.Distribution) -> bool:

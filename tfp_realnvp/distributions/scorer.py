@@ -50,7 +50,8 @@ def score(
     noise_fn = functools.partial(pixels.event_noise, seed=seed, draw=draw)
     values, log_noise = noise.add_noise(events, noise_fn)
     if num_classes is None:
-        return log_prob_of(distribution, values, condition, training) - log_noise
+        options = route(distribution, conditional_input=condition, training=training)
+        return distribution.log_prob(values, **options) - log_noise
     labels = tf.range(num_classes)[:, tf.newaxis]
     options = route(distribution, conditional_input=labels, training=training)
     # If only the base depends on the label, the bijector evaluates each event once.
@@ -58,14 +59,3 @@ def score(
     shape = tf.concat([[num_classes if is_repeated else 1], tf.shape(values)], axis=0)
     log_probs = distribution.log_prob(tf.broadcast_to(values, shape), **options)
     return tf.transpose(log_probs - log_noise)
-
-
-def log_prob_of(
-    distribution: tfd.Distribution,
-    values: tf.Tensor,
-    condition: tf.Tensor | None,
-    training: bool = False,
-) -> tf.Tensor:
-    """Returns log p(x | c), [B], for a condition from `as_conditions`."""
-    options = {} if condition is None else {"conditional_input": condition}
-    return distribution.log_prob(values, **route(distribution, training=training, **options))

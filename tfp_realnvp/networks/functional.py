@@ -129,18 +129,11 @@ def check_parity(parity: int) -> int:
     return int(parity)
 
 
-def sides(image: tf.Tensor) -> tuple[int, int]:
-    """Returns height and width: integers, or scalar tensors if one is unknown."""
+def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
+    """Returns [H, W, 1] with 1 where `row + column + parity` is odd, else 0."""
     height, width = image.shape[-3:-1]
     if height is None or width is None:
         height, width = tf.unstack(tf.shape(image)[-3:-1])
-    return height, width
-
-
-def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
-    """Returns [H, W, 1] with 1 where `row + column + parity` is odd, else 0."""
-    height, width = sides(image)
-    if tf.is_tensor(height):
         rows, columns = tf.range(height)[:, tf.newaxis, tf.newaxis], tf.range(width)[:, tf.newaxis]
         return tf.cast((rows + columns + parity) % 2, image.dtype)
     # With a known size, the board is a constant of the graph.

@@ -17,30 +17,39 @@ Function = Callable[[Any], Any]
 
 
 def made_faster(
-    model: Any, function: Function, step: Function | None = None, fuse: bool = False
+    model: Any, function: Function, step: Function | None = None, is_training: bool = False
 ) -> Function:
     """Returns a faster version of a function that Keras calls with an iterator.
 
-    TensorFlow applies fewer graph rewrites, except to models that gain from rewrites. Without a
-    strategy, XLA or eager mode, TensorFlow traces `step`, a function of a batch, into one graph,
-    not Keras' two. With several steps per execution, returns `function` unchanged.
+    With one step per execution, TensorFlow applies fewer graph rewrites, except to models that gain
+    from rewrites. Without a strategy, XLA or eager mode, TensorFlow then traces `step`, a function
+    of a batch, into one graph, not Keras' two. In training, the result first checks that the last
+    step was finite.
     """
     # In a loop over several steps, all of TensorFlow's graph rewrites pay off.
-    if model.steps_per_execution > 1:
-        return function
+    is_single = model.steps_per_execution == 1
     with model.distribute_strategy.scope():
-        has_strategy = tf.distribute.has_strategy()
-    if step is not None and not (has_strategy or model.run_eagerly or model.jit_compile):
-        function = _as_one_graph(function, step)
-    return function if model.gains_from_rewrites else few_graph_rewrites(fuse)(function)
+        is_plain = not (tf.distribute.has_strategy() or model.run_eagerly or model.jit_compile)
+    next_step = _in_one_graph(step) if is_single and is_plain and step is not None else None
+
+    def call(iterator: Any) -> Any:
+        if is_training:
+            # Check one step late: reading the result of a step waits for the step to end.
+            model.raise_failure()
+        # `train_on_batch` passes a Python iterator of one batch.
+        is_dataset = isinstance(iterator, tf.data.Iterator)
+        return next_step(iterator) if is_dataset and next_step is not None else function(iterator)
+
+    keeps_rewrites = model.gains_from_rewrites or not is_single
+    return call if keeps_rewrites else few_graph_rewrites(fuse=not is_training)(call)
 
 
-def _as_one_graph(function: Function, step: Function) -> Function:
-    """Returns a function that runs `step` on an iterator's next batch, in a single graph.
+def _in_one_graph(step: Function) -> Function:
+    """Returns a function that runs `step` on the next batch of a `tf.data` iterator, in one graph.
 
     Keras traces a graph of a step, and then a second graph that calls the first. TensorFlow copies
     the first graph into the second, which makes the first step up to a quarter slower (see
-    `benchmarks/README.md`). For an iterator that is not from `tf.data`, calls `function`.
+    `benchmarks/README.md`).
     """
 
     def none_if_optional(value: Any) -> Any:
@@ -52,12 +61,7 @@ def _as_one_graph(function: Function, step: Function) -> Function:
         # Keras replaces `None` in data from generators by an empty `tf.experimental.Optional`.
         return step(keras.tree.map_structure(none_if_optional, iterator.get_next()))
 
-    def one_graph(iterator: Any) -> Any:
-        # `train_on_batch` passes a Python iterator of one batch.
-        is_dataset = isinstance(iterator, tf.data.Iterator)
-        return next_step(iterator) if is_dataset else function(iterator)
-
-    return one_graph
+    return next_step
 
 
 @functools.cache

@@ -282,30 +282,23 @@ class FlowModel(FlowSteps):
         with self.distribute_strategy.scope():
             self.rate_factors = RateFactors(self.steps_per_execution)
         super().make_train_function(force)
-        train_function = execution.made_faster(self, self.train_function, self.train_step)
-
-        def checked(iterator: Any) -> dict[str, tf.Tensor]:
-            # Check one step late: reading the result of a step waits for the step to end.
-            self.raise_failure()
-            return train_function(iterator)
-
-        self.train_function = checked
-        return checked
+        self.train_function = execution.made_faster(
+            self, self.train_function, self.train_step, is_training=True
+        )
+        return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = execution.made_faster(
-                self, self.test_function, self.test_step, fuse=True
-            )
+            self.test_function = execution.made_faster(self, self.test_function, self.test_step)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            self.predict_function = execution.made_faster(self, self.predict_function, fuse=True)
+            self.predict_function = execution.made_faster(self, self.predict_function)
         return self.predict_function
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:

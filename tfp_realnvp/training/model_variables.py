@@ -9,8 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector, SigmoidAffine
-from tfp_realnvp.distributions.routing import find_condition_spec
-from tfp_realnvp.distributions.scorer import log_prob_of
+from tfp_realnvp.distributions.routing import find_condition_spec, route
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.layer_variables import link_trainable
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
@@ -146,7 +145,7 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
         sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
         shape = [1, *(size or of_data for size, of_data in sizes)]
         condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
-    log_prob_of(distribution, image, condition, False)
+    distribution.log_prob(image, **route(distribution, conditional_input=condition))
 
 
 def find_scales(

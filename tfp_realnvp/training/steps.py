@@ -104,8 +104,9 @@ class FlowSteps(SavableModel):
                 record.add("the condition", condition)
             if condition is not None and self._has_class_mixture:
                 condition = spec.with_and_without(condition)
+            options = routing.route(flow, conditional_input=condition, training=True)
             with surround_with(observer=record.add_bijector):
-                log_prob = scorer.log_prob_of(flow, values, condition, True) - log_noise
+                log_prob = flow.log_prob(values, **options) - log_noise
         if isinstance(self.distribution, ClusterMixture):
             log_frequencies = self.distribution.clusters.log_frequencies(condition)
             log_prob += tf.cast(log_frequencies, log_prob.dtype)
@@ -195,7 +196,8 @@ class FlowSteps(SavableModel):
         input_data.check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
         images = tf.cast(input_data.events_in(images), self.distribution.dtype)
-        return scorer.log_prob_of(self.distribution, images, condition, training)
+        options = {"conditional_input": condition, "training": training}
+        return self.distribution.log_prob(images, **routing.route(self.distribution, **options))
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, or `None` if the distribution takes no condition."""
