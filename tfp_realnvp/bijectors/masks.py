@@ -58,6 +58,10 @@ class CheckerboardMask(Mask, Configurable):
     def __post_init__(self) -> None:
         self.parity = check_parity(self.parity)
 
+    def board(self, image: tf.Tensor) -> tf.Tensor:
+        """Returns `b` as [H, W, 1] in the dtype of `image`, [..., H, W, C]."""
+        return checkerboard(image, self.parity)
+
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `(b * x, x)`."""
         return x * checkerboard(x, self.parity), x
