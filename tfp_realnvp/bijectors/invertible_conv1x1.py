@@ -77,7 +77,7 @@ class InvertibleConv1x1(FlowBijector):
             super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        return super()._expected_shape(inverse)[:-1].concatenate([self._num_channels])
+        return tf.TensorShape([*[None] * (self.event_ndims - 1), self._num_channels])
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = self._log_det_of_positions(x, -tf.reduce_sum(self.factors.log_scale.value), p)

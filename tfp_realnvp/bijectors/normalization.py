@@ -67,7 +67,7 @@ class ChannelNormalization(FlowBijector):
         return {**super().get_config(), "num_channels": self._channels.num_channels}
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        return super()._expected_shape(inverse)[:-1].concatenate([self._channels.num_channels])
+        return tf.TensorShape([*[None] * (self.event_ndims - 1), self._channels.num_channels])
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None:

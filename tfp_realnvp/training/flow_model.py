@@ -276,15 +276,14 @@ class FlowModel(FlowSteps):
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks that the last step was finite."""
-        if self.train_function is not None and not force:
-            return self.train_function
-        self.build_optimizer()
-        with self.distribute_strategy.scope():
-            self.rate_factors = RateFactors(self.steps_per_execution)
-        super().make_train_function(force)
-        self.train_function = execution.made_faster(
-            self, self.train_function, self.train_step, is_training=True
-        )
+        if self.train_function is None or force:
+            self.build_optimizer()
+            with self.distribute_strategy.scope():
+                self.rate_factors = RateFactors(self.steps_per_execution)
+            super().make_train_function(force)
+            self.train_function = execution.made_faster(
+                self, self.train_function, self.train_step, is_training=True
+            )
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
