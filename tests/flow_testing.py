@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 
 import keras
 import numpy as np
@@ -280,50 +279,6 @@ def unchanged(owner):
     assert_equal(owner.variables, before)
 
 
-def other_defaults(patch):
-    """Replaces the defaults of bijectors, masks, transformers and networks."""
-    public = (getattr(tfr, name) for name in dir(tfr))
-    kinds = (tfr.FlowBijector, tfr.Transformer, keras.layers.Layer, tfr.VariationalDequantization)
-    masks = (tfr.ChannelMask, tfr.CheckerboardMask, tfr.SpatialMask)
-    for owner in public:
-        # The defaults of the base class are for bijectors that are written, not saved.
-        is_part = isinstance(owner, type) and issubclass(owner, (*kinds, *masks))
-        if is_part and owner is not tfr.FlowBijector:
-            _replace_defaults(patch, owner)
-
-
-def _replace_defaults(patch, owner):
-    function = owner.__init__
-    if not inspect.isfunction(function):
-        return
-    parameters = inspect.signature(function).parameters
-    keyword = {k: _other(k, v) for k, v in (function.__kwdefaults__ or {}).items()}
-    with_default = [k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    values = function.__defaults__ or ()
-    names = with_default[len(with_default) - len(values) :]
-    patch.setattr(function, "__kwdefaults__", keyword)
-    patch.setattr(function, "__defaults__", tuple(map(_other, names, values)))
-
-
-def _other(name, value):
-    """Returns another value than a default."""
-    words = {"batch": "actnorm", "actnorm": "batch", "lu": None, "tanh": "swish", "relu": "tanh"}
-    words |= {"running": "batch", "plain": "factor_out", "checkerboard": "vertical_stripes"}
-    if name in ("validate_args", "trainable"):
-        return value
-    if isinstance(value, bool):
-        return not value
-    if name in ("parity", "event_ndims") and value is not None:
-        return {"parity": 1, "event_ndims": 4}[name] - value
-    if isinstance(value, int):
-        return value + 2
-    if isinstance(value, float):
-        return 0.7 * value
-    if isinstance(value, str):
-        return words.get(value, f"other_{value}")
-    return value
-
-
 class CountingLayer(keras.layers.Layer):
     """A conditioner that counts how often it is evaluated, or traced."""
 
@@ -437,6 +392,18 @@ def conditional_distribution(kind, network="resnet", image_shape=(4, 4, 1), **kw
     dtype = kwargs.get("dtype", tf.float32)
     flow = conditional_flow(kind, network, image_shape, **kwargs)
     return tfd.TransformedDistribution(standard_normal(image_shape, dtype), flow)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def normal_of_class(label, means, stddev=0.5):
+    normal = tfd.Normal(tf.gather(means, label), tf.constant(stddev, means.dtype))
+    return tfd.Independent(normal, len(means.shape) - 1)
+
+
+def class_base(means, **options):
+    """Returns a normal distribution for each class, with means [K, *event_shape]."""
+    make = functools.partial(normal_of_class, **options) if options else normal_of_class
+    return tfr.ConditionalBase(make, [means], event_shape=means.shape[1:], dtype=means.dtype)
 
 
 def with_event_noise(images, seed=0, draw=0, dtype=np.float32):

@@ -232,14 +232,10 @@ def test_bits_per_dim_without_condition():
     assert figures != pytest.approx((without.mean, without.standard_error), abs=5e-4)
 
 
-def _normal_of_class(**kwargs):
+def _normal_of_class():
     """p(x | y) = N(means[y], 20²) for two classes."""
     means = tf.constant([50.0, 80.0])[:, None, None, None] + tf.zeros([2, 2, 1])
-    return tfr.ConditionalBase(
-        lambda label: tfd.Independent(tfd.Normal(tf.gather(means, label), 20.0), 3),
-        event_shape=[2, 2, 1],
-        **kwargs,
-    )
+    return ft.class_base(means, stddev=20.0)
 
 
 def test_bits_per_dim_of_a_conditional_base():

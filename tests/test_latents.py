@@ -407,12 +407,8 @@ def test_manifolds_under_conditions(flows, kind):
 
 
 def test_levels_sample_from_a_conditional_base(flow):
-    def normal_of_class(label):
-        mean = 3.0 * tf.cast(label, tf.float32)[..., None, None, None] + tf.zeros(_SHAPE)
-        return tfd.Independent(tfd.Normal(mean, 0.1), 3)
-
-    base = tfr.ConditionalBase(normal_of_class, event_shape=_SHAPE)
-    distribution = tfd.TransformedDistribution(base, flow)
+    means = tf.stack([tf.zeros(_SHAPE), tf.fill(_SHAPE, 3.0)])
+    distribution = tfd.TransformedDistribution(ft.class_base(means, stddev=0.1), flow)
     labels = [0, 1, 0, 1]
     levels = latents.levels_of_representation(distribution, _IMAGES, conditional_input=labels)
     _same(levels[:, -1], _IMAGES + 0.5)

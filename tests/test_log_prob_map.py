@@ -72,11 +72,7 @@ def test_the_sum_is_the_log_density(make):
 
 @pytest.mark.graph
 def test_the_sum_is_the_log_density_given_a_condition():
-    means = tf.reshape([0.0, 1.0, -1.0], [3, 1, 1, 1]) + tf.zeros(_SHAPE)
-    base = tfr.ConditionalBase(
-        lambda label: tfd.Independent(tfd.Normal(tf.gather(means, label), 1.0), 3),
-        event_shape=_SHAPE,
-    )
+    base = ft.class_base(tf.reshape([0.0, 1.0, -1.0], [3, 1, 1, 1]) + tf.zeros(_SHAPE))
     options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.shallow_conv}
     bijector = ft.image_flow(_SHAPE, num_classes=3, **options)
     model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))

@@ -19,9 +19,7 @@ def _flow():
 
 
 def _base():
-    means = tf.Variable(ft.normal([5, *_SHAPE], tf.float64))
-    normal_of = lambda label, m: tfd.Independent(tfd.Normal(tf.gather(m, label), 1.0), 3)  # noqa: E731
-    return tfr.ConditionalBase(normal_of, [means], event_shape=_SHAPE, dtype=tf.float64)
+    return ft.class_base(tf.Variable(ft.normal([5, *_SHAPE], tf.float64)))
 
 
 def _mixture():

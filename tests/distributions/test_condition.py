@@ -15,14 +15,9 @@ tfd = tfp.distributions
 _SHAPE = (4, 4, 1)
 
 
-def _class_base(dtype=tf.float64):
+def _class_base():
     """A learned Normal for each of five classes."""
-    means = tf.Variable(3 * ft.normal([5, *_SHAPE], dtype), name="means")
-
-    def normal_of_class(label, means):
-        return tfd.Independent(tfd.Normal(tf.gather(means, label), tf.constant(0.5, dtype)), 3)
-
-    return tfr.ConditionalBase(normal_of_class, [means], event_shape=_SHAPE, dtype=dtype)
+    return ft.class_base(tf.Variable(3 * ft.normal([5, *_SHAPE], tf.float64), name="means"))
 
 
 def _distribution(kind):

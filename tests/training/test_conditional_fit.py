@@ -107,11 +107,9 @@ def test_ways_to_train_are_one(kind, options):
 @pytest.mark.parametrize("is_flow_conditional", [False, True])
 def test_a_base_for_each_class(is_flow_conditional):
     means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")
-    normal_of = lambda label, m: tfd.Independent(tfd.Normal(tf.gather(m, label), 1.0), 3)  # noqa: E731
-    base = tfr.ConditionalBase(normal_of, [means], event_shape=_SHAPE)
     flow = ft.conditional_flow("labels", "user") if is_flow_conditional else None
     flow = flow or ft.image_flow(_SHAPE, num_scales=1, num_couplings=1, num_blocks=0)
-    distribution = tfd.TransformedDistribution(base, flow)
+    distribution = tfd.TransformedDistribution(ft.class_base(means), flow)
     model = ft.compiled(distribution, dequantize=False)
     before = means.numpy()
     # Nobody is in the last class.
