@@ -1,13 +1,11 @@
 """The same training on one device, on two replicas of a process, and in two worker processes."""
 
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import flow_testing as ft
+import forked
 import keras
 import numpy as np
 import tensorflow as tf
@@ -88,16 +86,9 @@ def start_workers(script, arguments, folder, number=2):
     for index in range(number):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         # One core for each.
-        threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
-        with (pathlib.Path(folder) / f"worker{index}.txt").open("ab") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, script, *map(str, arguments)],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **threads, "TF_CONFIG": json.dumps(task)},
-                )
-            )
+        environment = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
+        code = forked.script(script, *arguments, TF_CONFIG=json.dumps(task), **environment)
+        processes.append(forked.start(code, folder, pathlib.Path(folder) / f"worker{index}.txt"))
     return processes
 
 
@@ -105,9 +96,10 @@ def finish_workers(processes, folder, timeout=120):
     """Waits for workers that are to succeed."""
     try:
         for index, process in enumerate(processes):
+            process.join(timeout)
             log = pathlib.Path(folder) / f"worker{index}.txt"
-            assert process.wait(timeout) == 0, log.read_text()[-4000:]
+            assert process.exitcode == 0, log.read_text()[-4000:]
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.join()

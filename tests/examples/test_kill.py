@@ -5,11 +5,10 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import flow_testing as ft
+import forked
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,18 +43,15 @@ def _output(folder):
 
 
 def _start(folder, images, save_minutes):
-    with _output(folder).open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, _SCRIPT, *_flags(folder, images, save_minutes)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            # One thread makes the order of sums deterministic.
-            env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"},
-        )
+    # One thread makes the order of sums deterministic.
+    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    code = forked.script(_SCRIPT, *_flags(folder, images, save_minutes), **threads)
+    return forked.start(code, folder.parent, _output(folder))
 
 
 def _finish(process, folder):
-    assert process.wait(timeout=240) == 0, _output(folder).read_text()
+    process.join(240)
+    assert process.exitcode == 0, _output(folder).read_text()
 
 
 def _log(folder):
@@ -73,11 +69,12 @@ def test_killed_and_interrupted(tmp_path):
         process = _start(stopped, images, save_minutes=2e-3)
         before = state.stat().st_mtime_ns if state.exists() else 0
         while not state.exists() or state.stat().st_mtime_ns == before:
-            assert process.poll() is None, _output(stopped).read_text()
+            assert process.is_alive(), _output(stopped).read_text()
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.4))
-        process.send_signal(sent)
-        assert process.wait(timeout=240) == status, "the process ended before the signal"
+        os.kill(process.pid, sent)
+        process.join(240)
+        assert process.exitcode == status, "the process ended before the signal"
         latest = tf.train.latest_checkpoint(state.parent)
         steps.append(int(latest.rsplit("-", 1)[1]))
     *_, saved, interrupted, command = _output(stopped).read_text().splitlines()

@@ -1,32 +1,25 @@
 """Runs each tutorial, shortened, in a fresh process and an empty folder, as a reader would."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
+import forked
 import pytest
 
 _FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "tutorials"
 _TUTORIALS = sorted(_FOLDER.glob("*.py"))
 # In so few steps TensorFlow's optimizations of graphs take longer than they save.
-_RUN = """
-import runpy, sys
+_BEFORE = """
 import tensorflow as tf
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("path", _TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(path, tmp_path):
-    environment = {**os.environ, "TUTORIALS_SHORT": "1", "MPLBACKEND": "Agg"}
-    command = [sys.executable, "-c", _RUN, str(path)]
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-5_000:]
+    code = forked.script(path, TUTORIALS_SHORT="1", MPLBACKEND="Agg")
+    exit_code, output = forked.run(_BEFORE + code, tmp_path)
+    assert exit_code == 0, output[-5_000:]
     assert not list(tmp_path.iterdir()), "files of a tutorial belong in a temporary folder"
 
 

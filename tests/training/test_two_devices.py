@@ -1,9 +1,8 @@
 """Two replicas train as one device does with the same batch."""
 
 import pathlib
-import subprocess
-import sys
 
+import forked
 import pytest
 
 pytestmark = pytest.mark.full
@@ -11,6 +10,6 @@ pytestmark = pytest.mark.full
 _SCRIPT = pathlib.Path(__file__).with_name("two_devices.py")
 
 
-def test_two_replicas_are_as_one_device():
-    run = subprocess.run([sys.executable, _SCRIPT], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr[-4000:]
+def test_two_replicas_are_as_one_device(tmp_path):
+    exit_code, output = forked.run(forked.script(_SCRIPT), tmp_path)
+    assert exit_code == 0, output[-4000:]

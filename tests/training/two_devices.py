@@ -4,21 +4,16 @@ A process of its own, since logical devices are made once; and one strategy for 
 a process share the numbers of their messages.
 """
 
-import pathlib
-import sys
 import tempfile
 import time
 from unittest import mock
 
+import flow_testing as ft
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
-import flow_testing as ft
 import strategy_testing as st
+import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training import fused_adam

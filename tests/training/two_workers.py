@@ -4,11 +4,8 @@ import json
 import pathlib
 import sys
 
-import tensorflow as tf
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
 import strategy_testing as st
+import tensorflow as tf
 
 if __name__ == "__main__":
     # Before anything else makes a tensor.
