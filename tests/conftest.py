@@ -3,6 +3,7 @@
 TensorFlow is imported late: the process that only hands out tests to workers needs none.
 """
 
+import functools
 import gc
 import os
 import sys
@@ -82,3 +83,22 @@ def no_graph_optimizer():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
+def small_compact(monkeypatch):
+    """Gives `RealNVPImage.compact` one coupling of each kind, for scripts that use its defaults."""
+    import tfp_realnvp as tfr
+
+    small = functools.partial(tfr.RealNVPImage.compact, num_couplings=1)
+    monkeypatch.setattr(tfr.RealNVPImage, "compact", small)
+
+
+@pytest.fixture
+def only_log_prob(monkeypatch):
+    """Exports `log_prob` alone: tracing the other functions takes most of the time."""
+    from tfp_realnvp.saving import saved_model
+
+    functions, names = saved_model.ServedFlow.functions, {"log_prob", "log_prob_uint8"}
+    few = lambda flow: {name: f for name, f in functions(flow).items() if name in names}  # noqa: E731
+    monkeypatch.setattr(saved_model.ServedFlow, "functions", few)

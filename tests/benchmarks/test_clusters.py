@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks import clusters
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer", "small_compact")]
 
 
 @pytest.mark.parametrize(("number", "guidance"), [(0, ["0.0"]), (3, ["0.0", "0.15", "0.5"])])
 def test_files_and_bits_per_dim(tmp_path, monkeypatch, number, guidance):
-    monkeypatch.setattr(clusters, "bfloat16_pays", lambda rates: False)
+    monkeypatch.setattr(clusters, "matrix_rates", lambda: {"float32": 1.0, "bfloat16": 1.0})
     images = ft.grey_levels(80, (8, 8, 1))
     np.savez(tmp_path / "images.npz", train=images[:60], test=images[60:])
     flags = [f"--data={tmp_path / 'images.npz'}", f"--clusters={number}", "--num_filters=2"]

@@ -3,8 +3,10 @@
 import re
 import time
 
+import flow_testing as ft
 import pytest
 
+import tfp_realnvp as tfr
 from benchmarks import latency
 
 pytestmark = pytest.mark.full
@@ -18,7 +20,9 @@ def test_milliseconds_of_calls_in_turns():
     assert times[1].min() >= 10 > times[0].min()
 
 
-def test_requests(capsys):
+def test_requests(capsys, monkeypatch):
+    small = tfr.FlowModel(ft.flow_distribution((4, 4, 1), network_fn=ft.convolution))
+    monkeypatch.setattr(latency.tfr.FlowModel, "from_preset", lambda name: small)
     latency.requests(rounds=1, num_threads=2)
     number, threads, median, last = map(
         float, re.findall(r"[\d.]+", capsys.readouterr().out.splitlines()[-1])

@@ -155,7 +155,6 @@ def test_equal_means_move_apart(shape, kind, monkeypatch):
 
 @pytest.mark.graph
 def test_classes_of_few_labels():
-    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     classes = np.arange(300) % 3
     x = np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0]])[classes] + rng.normal(0.0, 0.5, [300, 2])
@@ -187,7 +186,6 @@ _SORTED = np.repeat([0, 1, 2], [1_200, 60, 60])
 @pytest.mark.parametrize("kind", ["array", "dataset"])
 def test_labels_of_sorted_rows(kind):
     # The first 1,000 labeled rows are of one class.
-    keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = np.array([[0.0, 0.0], [3.0, 0.0], [1.5, 2.0]])[_SORTED]
     x = (x + rng.normal(0.0, 0.5, x.shape)).astype(np.float32)
@@ -227,19 +225,19 @@ def test_word_of_classes_without_labels():
 
 
 def test_warning_where_all_rows_or_the_first_1000_have_a_label():
+    options = {"batch_size": 201, "shuffle": False, "verbose": 0}
     for num_unlabeled in (0, 5):
         model = ft.compiled(_flow(_VECTORS), keras.optimizers.SGD(0.0))
         x = ft.normal([1_005, 3]).numpy()
-        model.fit(x, np.full(1_005, -1), verbose=0)  # sets the normalizations
+        model.fit(x, np.full(1_005, -1), **options)  # sets the normalizations
         labels = (tfr.class_log_probs(model, x).numpy().argmax(-1) + 1) % 3
         labels[1_005 - num_unlabeled :] = -1
         with pytest.warns(UserWarning, match="labeled events are classified as another"):
-            model.fit(x, labels, shuffle=False, verbose=0)
+            model.fit(x, labels, **options)
 
 
 def test_warning_of_means_of_the_users_own():
     # The labels are learned, but the means were of other classes: so can be rows without a label.
-    keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal([[0.0, 0.0]] * 50 + [[5.0, 0.0]] * 50, 0.3)
     x, labels = x.astype(np.float32), np.full(100, -1)
     labels[[0, 99]] = 0, 1

@@ -12,7 +12,7 @@ from PIL import Image
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer", "small_compact")]
 
 
 def test_labels_and_resumption(tmp_path, run_script, capsys):

@@ -95,6 +95,7 @@ def test_tapes():
     assert_same_in_threads(functions, expected, rounds=share(4, 100), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("only_log_prob")
 def test_first_calls_of_exports(tmp_path):
     flow = ft.flow_distribution(SHAPE, num_blocks=2, num_filters=32)
     tfr.export_saved_model(flow, tmp_path / "1", image_shape=SHAPE)

@@ -74,8 +74,8 @@ def _images(**options):
 
 _FEW = {
     "vector": lambda: tfr.RealNVPVector(2, num_couplings=1, num_filters=4),
-    "image": _images,
-    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=16, width=4, num_heads=2),
+    "image": lambda: _images(num_scales=1),
+    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=2, width=4, num_heads=2),
     "paper": lambda: tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=4),
 }
 # Their steps take longer with few rewrites, or it is not known.

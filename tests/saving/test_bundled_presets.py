@@ -40,6 +40,7 @@ def test_bits_per_dim_of_the_card(name):
 
 @pytest.mark.full
 @pytest.mark.graph
+@pytest.mark.usefixtures("only_log_prob")
 @pytest.mark.parametrize("name", ["digits_label", "photos"])
 def test_served_scores_are_those_of_the_model(tmp_path, name):
     model = tfr.FlowModel.from_preset(name)

@@ -95,6 +95,7 @@ def test_densities_and_latents_equal_those_of_the_distribution(flow, served, sha
     np.testing.assert_allclose(served.reconstruct(images)["images"], images, atol=1e-2)
 
 
+@pytest.mark.usefixtures("only_log_prob")
 def test_oneDNN_adds_only_what_nothing_else_uses(tmp_path):
     # TensorFlow's kernel copies such a summand by way of an attribute that all threads share.
     flow = ft.flow_distribution(SHAPE, num_scales=1, num_blocks=2)
@@ -192,6 +193,7 @@ def test_a_trainable_base(tmp_path, capsys):
         served.sample(2, 5, 0.9)
 
 
+@pytest.mark.usefixtures("only_log_prob")
 @pytest.mark.parametrize("max_folded_bytes", [0, 2**30])
 def test_an_export_has_copies_of_the_weights(tmp_path, monkeypatch, max_folded_bytes):
     monkeypatch.setattr(saved_model, "_MAX_FOLDED_BYTES", max_folded_bytes)
@@ -207,8 +209,10 @@ def test_an_export_has_copies_of_the_weights(tmp_path, monkeypatch, max_folded_b
     assert served.signatures["log_prob"].inputs[0].shape.as_list() == [None, *SHAPE]
 
 
+@pytest.mark.usefixtures("only_log_prob")
 def test_weights_are_normalized_once_and_gradients_are_served(tmp_path):
-    flow = ft.conditional_distribution("vectors", num_scales=1, **SMALL)  # it embeds by `silu`
+    # It embeds by `silu`.
+    flow = ft.conditional_distribution("vectors", num_scales=1, num_blocks=0, **SMALL)
     images, conditions = ft.pixels([2, *SHAPE]), ft.condition("vectors", [2])
     traced = tf.function(
         lambda *inputs: flow.log_prob(inputs[0], bijector_kwargs={"conditional_input": inputs[1]}),

@@ -24,7 +24,7 @@ def _served(distribution, tmp_path):
 def test_a_mixture(labels, tmp_path):
     clusters = tfr.Clusters.of(_IMAGES, labels, num_clusters=3)
     options = {"num_classes": clusters.num_clusters, "condition_dropout": 0.1, "num_scales": 1}
-    bijector = ft.image_flow(_SHAPE, **options, **ft.NETWORKS["shallow"])
+    bijector = ft.image_flow(_SHAPE, normalization=None, **options, **ft.NETWORKS["user"])
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
     model = tfr.FlowModel(tfr.ClusterMixture(flow, clusters))
     served = _served(model, tmp_path)
@@ -67,7 +67,8 @@ def test_a_mixture(labels, tmp_path):
 
 
 def test_guidance_of_a_flow_with_labels(tmp_path):
-    model = tfr.FlowModel(ft.conditional_distribution("labels", "shallow", condition_dropout=0.1))
+    options = {"condition_dropout": 0.1, "normalization": None}
+    model = tfr.FlowModel(ft.conditional_distribution("labels", "user", **options))
     served = _served(model, tmp_path)
     label = tf.constant([2])
     plain = model.sample(3, 7, conditional_input=2)
