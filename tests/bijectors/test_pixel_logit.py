@@ -30,13 +30,6 @@ def test_the_formula_of_the_paper(alpha, num_values):
         assert float(ildj[0]) == pytest.approx(math.log(slope), rel=1e-9, abs=1e-9)
 
 
-def test_the_ends_of_the_data():
-    logit = tfr.PixelLogit(dtype=tf.float64)
-    margin = 256 * 0.05 / 0.9
-    assert logit.low == pytest.approx(-margin, rel=1e-12)
-    assert logit.high == pytest.approx(256 + margin, rel=1e-12)
-
-
 @pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=lambda dtype: dtype.name)
 def test_finite_up_to_the_ends_of_the_interval(dtype, num_values):

@@ -1,5 +1,3 @@
-import math
-
 import flow_testing as ft
 import keras
 import numpy as np
@@ -206,18 +204,6 @@ def test_one_step_of_sgd_by_hand():
     ft.assert_close(variables, expected, rtol=1e-4, atol=1e-6)
     # The metric has no penalty.
     np.testing.assert_allclose(history["loss"], -mean, rtol=1e-5)
-
-
-# Metrics.
-
-
-@pytest.mark.eager
-def test_bits_per_dim_is_the_loss_in_other_units():
-    model = _model()
-    history = model.fit(_IMAGES, batch_size=4, epochs=2, verbose=0).history
-    np.testing.assert_allclose(
-        history["bits_per_dim"], np.array(history["loss"]) / (16 * math.log(2)), rtol=1e-5
-    )
 
 
 # Seeds.
