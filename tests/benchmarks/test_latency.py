@@ -20,6 +20,7 @@ def test_milliseconds_of_calls_in_turns():
     assert times[1].min() >= 10 > times[0].min()
 
 
+@pytest.mark.usefixtures("only_log_prob")
 def test_requests(capsys, monkeypatch):
     small = tfr.FlowModel(ft.flow_distribution((4, 4, 1), network_fn=ft.convolution))
     monkeypatch.setattr(latency.tfr.FlowModel, "from_preset", lambda name: small)

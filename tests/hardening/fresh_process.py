@@ -22,14 +22,9 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
-_VECTORS = {"num_couplings": 2, "num_filters": 4}
-_IMAGES = {
-    "num_scales": 1,
-    "num_couplings": 1,
-    "num_blocks": 1,
-    "num_filters": 4,
-    "normalization": "actnorm",
-}
+_VECTORS = {"num_couplings": 2, "num_blocks": 0, "num_filters": 4}
+_IMAGES = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4}
+_IMAGES["normalization"] = "actnorm"
 # Bijectors between latents and events, some of which create variables at their first call.
 BIJECTORS = {
     "actnorm": lambda: tfr.FlowChain([tfr.ActNorm(event_ndims=1)]),

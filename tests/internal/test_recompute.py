@@ -190,7 +190,7 @@ def _user_networks(recompute, dtype):
 _MIXTURE = {"num_scales": 1, "transformer": "logistic_mixture"}
 _BFLOAT16 = functools.partial(_image, num_scales=1, network_dtype="mixed_bfloat16")
 _CASES = {
-    "image": (_image, tf.float64),
+    "image": (functools.partial(_image, num_scales=1), tf.float64),
     "image_bfloat16": (_BFLOAT16, tf.float32),
     "resnets": (_resnets, tf.float64),
     "image_attention": (functools.partial(_image, attention=2), tf.float64),
