@@ -234,7 +234,6 @@ def test_errors():
 
 
 def _model(labels=None, **kwargs):
-    keras.utils.set_random_seed(0)
     return ft.compiled(_mixture(labels=labels, **kwargs))
 
 

@@ -15,7 +15,7 @@ tfd = tfp.distributions
 _SHAPE = (4, 4, 1)
 
 
-def _conditional(kind="labels", network="resnet", dropout=0.1, **kwargs):
+def _conditional(kind="labels", network="shallow", dropout=0.1, **kwargs):
     return ft.conditional_distribution(kind, network, condition_dropout=dropout, **kwargs)
 
 

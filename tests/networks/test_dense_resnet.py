@@ -1,7 +1,6 @@
 """The network of vectors."""
 
 import flow_testing as ft
-import keras
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ pytestmark = [pytest.mark.quick, pytest.mark.core]
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_starts_at_zero_with_functions_that_are_not_odd(size):
-    keras.utils.set_random_seed(0)
     network = tfr.DenseResNet(2, 1, 64, activation="tanh")
     network.build((None, size))
     x = ft.normal([9, size])

@@ -151,7 +151,8 @@ def test_normal_quantiles(tmp_path):
 @pytest.mark.full
 def test_learned_noise(tmp_path):
     noise = ft.randomize(tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=4))
-    model = tfr.FlowModel(compact(), dequantizer=noise, seed=3)
+    flow = ft.conditional_distribution("labels", "shallow", normalization="actnorm")
+    model = tfr.FlowModel(flow, dequantizer=noise, seed=3)
     model.export(tmp_path / "models", format="onnx")
     images, labels = ft.grey_levels(3, SHAPE), ft.condition("labels", [3])
     # Without the rounding of a sum, which normal quantiles magnify.

@@ -90,10 +90,10 @@ def test_round_trip(make, tmp_path):
 
 
 def test_another_precision(tmp_path):
-    options = {"num_couplings": 1, "num_blocks": 1, "num_filters": 16}
+    options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 1, "num_filters": 16}
     half = ft.flow_distribution((8, 8, 1), network_dtype="mixed_bfloat16", **options)
     tfr.FlowModel(half).save_to_preset(tmp_path)
-    single = tfr.RealNVPImage((8, 8, 1), num_scales=2, network_dtype="float32", **options)
+    single = tfr.RealNVPImage((8, 8, 1), network_dtype="float32", **options)
     for variable, value in zip(single.variables, half.bijector.variables, strict=True):
         variable.assign(value)
     events = ft.pixels([4, 8, 8, 1])

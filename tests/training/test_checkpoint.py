@@ -91,7 +91,6 @@ def _values(model):
 
 
 def _averaging_model():
-    keras.utils.set_random_seed(0)
     optimizer = tfr.FusedAdam(0.01, global_clipnorm=100.0, use_ema=True, ema_momentum=0.8)
     noise = tfr.VariationalDequantization((4, 4, 1), num_couplings=1, num_filters=2)
     flow = ft.flow_distribution((4, 4, 1), **_SMALL)

@@ -230,6 +230,7 @@ def test_a_first_batch_of_other_forms(model):
     check_training_batch(model, tf.cast(tf.constant(_IMAGES), tf.bfloat16))
 
 
+@pytest.mark.eager
 def test_word_of_fractions_after_augmentation():
     images = np.clip(_IMAGES + np.where(np.arange(16).reshape(_SHAPE) < 4, 0.3, 0), 0, 255)
     for data in (images, tf.data.Dataset.from_tensor_slices(images).batch(3)):
