@@ -24,14 +24,13 @@ def _images(number=24, seed=0):
 _LABELS = np.arange(24) % 2
 
 
-def _mixture(num_clusters=3, labels=None, dropout=0.1, dtype=tf.float32, **kw):
+def _mixture(num_clusters=3, labels=None, network="shallow", dropout=0.1, dtype=tf.float32, **kw):
     """Returns a mixture with random weights, and centers of random frequencies."""
     clusters = tfr.Clusters.of(_images(), labels, num_clusters=num_clusters)
     shares = np.random.default_rng(1).uniform(0.2, 1, [clusters.num_classes or 1, num_clusters])
     clusters.frequencies.assign((shares / shares.sum(axis=1, keepdims=True)).reshape(-1))
     options = {"num_classes": clusters.num_clusters, "condition_dropout": dropout, "dtype": dtype}
-    options |= {"num_scales": 1, "normalization": None, **ft.NETWORKS["user"]}
-    bijector = ft.image_flow(_SHAPE, **options)
+    bijector = ft.image_flow(_SHAPE, num_scales=1, **options, **ft.NETWORKS[network])
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE, dtype), bijector)
     return tfr.ClusterMixture(flow, clusters, **kw)
 
@@ -234,6 +233,7 @@ def test_errors():
 
 
 def _model(labels=None, **kwargs):
+    keras.utils.set_random_seed(0)
     return ft.compiled(_mixture(labels=labels, **kwargs))
 
 

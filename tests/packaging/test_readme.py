@@ -27,17 +27,22 @@ _SESSIONS = [
 
 @pytest.fixture
 def short(monkeypatch):
-    """Ends each `fit` after two steps, and leaves 40 test images."""
+    """Ends each `fit` after two epochs, and keeps few of the digits."""
     fit, load_arrays = tfr.FlowModel.fit, tfr.data.load_arrays
-    two_steps = {"epochs": 1, "steps_per_epoch": 2}
 
-    def load(name):
+    def fit_shortly(*args, epochs=1, **options):
+        return fit(*args, epochs=min(2, epochs), **options)
+
+    def load_few(name):
         arrays = load_arrays(name)
-        labels = {} if arrays.test_labels is None else {"test_labels": arrays.test_labels[:40]}
-        return dataclasses.replace(arrays, test=arrays.test[:40], **labels)
+        if name != "digits":
+            return arrays
+        sizes = {"train": 128, "train_labels": 128, "test": 40, "test_labels": 40}
+        few = {part: getattr(arrays, part)[:size] for part, size in sizes.items()}
+        return dataclasses.replace(arrays, **few)
 
-    monkeypatch.setattr(tfr.FlowModel, "fit", lambda *args, **kw: fit(*args, **{**kw, **two_steps}))
-    monkeypatch.setattr(tfr.data, "load_arrays", load)
+    monkeypatch.setattr(tfr.FlowModel, "fit", fit_shortly)
+    monkeypatch.setattr(tfr.data, "load_arrays", load_few)
 
 
 @pytest.mark.full
