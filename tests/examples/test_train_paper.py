@@ -409,15 +409,3 @@ def test_two_runs_in_a_folder(trained, run_script, monkeypatch):
     with pytest.raises(SystemExit, match=message):
         run_script("train_paper", *options, function="run")
     assert before == _contents(folder)
-
-
-def test_keep_epochs(tmp_path, load_script):
-    run_log = load_script("train_paper")
-    path = tmp_path / "log.csv"
-    run_log.keep_epochs(path, 1)
-    assert not path.exists()
-    path.write_text("epoch,loss\n0,3.5\n1,2.5\n2,2")
-    run_log.keep_epochs(path, 2)
-    assert path.read_text() == "epoch,loss\n0,3.5\n1,2.5\n"
-    run_log.keep_epochs(path, 0)
-    assert path.read_text() == ""

@@ -22,15 +22,6 @@ def _distribution(**kwargs):
     return tfd.TransformedDistribution(ft.standard_normal([3]), tfr.RealNVPVector(3, **options))
 
 
-def test_fit():
-    flow = _distribution(standardization=tfr.Standardization.of(_DATA))
-    model = ft.compiled(flow, keras.optimizers.Adam(1e-2))
-    options = {"batch_size": 16, "epochs": 3, "verbose": 0, "validation_data": _DATA}
-    history = model.fit(_DATA, **options).history
-    assert sorted(history) == ["loss", "val_loss"]
-    assert history["val_loss"][-1] < history["val_loss"][0]
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 def test_losses_of_networks_belong_to_the_objective(recompute):
     regularizers = {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
