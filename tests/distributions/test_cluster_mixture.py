@@ -11,6 +11,8 @@ import tfp_realnvp as tfr
 
 tfd = tfp.distributions
 
+pytestmark = pytest.mark.eager
+
 _SHAPE = (4, 4, 1)
 
 
@@ -111,6 +113,7 @@ def test_scikit_learn_is_named(monkeypatch):
 # Densities and samples.
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_log_prob_is_the_sum_over_clusters(dtype, monkeypatch):
     mixture = _mixture(dtype=dtype)
@@ -125,6 +128,7 @@ def test_log_prob_is_the_sum_over_clusters(dtype, monkeypatch):
     np.testing.assert_allclose(tf.function(mixture.log_prob)(x), expected, rtol=1e-5)
 
 
+@pytest.mark.graph
 def test_leading_shapes():
     mixture = _mixture()
     x = ft.pixels([2, 3, *_SHAPE])
@@ -237,6 +241,7 @@ def _model(labels=None, **kwargs):
     return ft.compiled(_mixture(labels=labels, **kwargs))
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("labels", [None, _LABELS])
 def test_fit_and_scores(labels):
     model, images = _model(labels), _images()
