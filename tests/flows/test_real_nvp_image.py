@@ -146,8 +146,8 @@ def test_a_model_for_32_scores_and_samples_64():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_second_derivatives(training):
-    options = {"num_scales": 1, "num_couplings": 1, "dtype": tf.float64}
-    flow = ft.image_flow((4, 4, 1), alpha=None, **options)
+    options = {"num_scales": 2, "num_couplings": 1, "num_blocks": 0, "attention": 2}
+    flow = ft.image_flow((4, 4, 1), alpha=None, dtype=tf.float64, **options)
     state = [variable for variable in flow.variables if not variable.trainable]
     before = [tf.identity(variable) for variable in state]
     images, directions = (ft.normal([3, 4, 4, 1], tf.float64, seed=seed) for seed in (0, 1))

@@ -47,21 +47,3 @@ def test_against_the_definition(num_heads, filters):
     for image, actual in zip(x.numpy(), y, strict=True):
         np.testing.assert_allclose(actual, _by_definition(layer, image), rtol=1e-10, atol=1e-12)
     assert np.abs(y - x).max() > 1e-2
-
-
-def test_second_derivatives():
-    layer, x = _layer(), ft.normal([1, 2, 2, 5], tf.float64)
-    direction = ft.normal(x.shape, tf.float64, seed=1)
-
-    def gradient(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = tf.reduce_sum(tf.sin(layer(x)))
-        return tape.gradient(y, x)
-
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        along = tf.reduce_sum(gradient(x) * direction)
-    step = 1e-5
-    expected = (gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
-    np.testing.assert_allclose(tape.gradient(along, x), expected, rtol=1e-6, atol=1e-8)

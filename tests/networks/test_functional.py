@@ -46,34 +46,6 @@ def test_weight_norm_against_the_definition(name):
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_second_derivatives_of_weight_norm():
-    arguments = _kernel_and_scale("stack")
-    weights = [ft.normal(each.shape, tf.float64, seed=4 + i) for i, each in enumerate(arguments)]
-    upstream = ft.normal(arguments[0].shape, tf.float64, seed=3)
-
-    def weighted_gradient(kernel, scale):
-        with tf.GradientTape() as tape:
-            tape.watch([kernel, scale])
-            result = tf.reduce_sum(upstream * weight_norm(kernel, scale) ** 2)
-        gradients = tape.gradient(result, [kernel, scale])
-        return tf.add_n([tf.reduce_sum(w * g) for w, g in zip(weights, gradients, strict=True)])
-
-    with tf.GradientTape() as tape:
-        tape.watch(arguments)
-        value = weighted_gradient(*arguments)
-    gradients = tape.gradient(value, arguments)
-    for index, gradient in enumerate(gradients):
-        direction = ft.normal(gradient.shape, tf.float64, seed=6)
-        ends = []
-        for step in (1e-6, -1e-6):
-            moved = list(arguments)
-            moved[index] += step * direction
-            ends.append(weighted_gradient(*moved))
-        expected = float(ends[0] - ends[1]) / 2e-6
-        assert abs(expected) > 0.1
-        np.testing.assert_allclose(tf.reduce_sum(gradient * direction), expected, rtol=1e-6)
-
-
 def test_a_filter_of_zeros_stays_zero():
     kernel, scale = _kernel_and_scale("stack", tf.float32)
     kernel *= tf.constant([1.0, 0.0, 1.0, 1.0, 1.0])
