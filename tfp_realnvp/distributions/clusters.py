@@ -312,8 +312,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         `log_prob(events, clusters)` returns log p(x | k). With `in_parts`, its batches are small.
         """
         layer = self.clusters
-        number = layer.num_clusters if labels is None else layer.num_per_class
-        number = self.num_terms or number
+        number = self.num_terms or (layer.num_clusters if labels is None else layer.num_per_class)
         clusters = layer.nearest(events, labels, number)
         of_pairs = tf.reshape(clusters, [-1])
         if in_parts:

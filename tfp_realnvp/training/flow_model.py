@@ -195,14 +195,13 @@ class FlowModel(FlowSteps):
             `LearningRateBudget` or `keras.callbacks.LearningRateScheduler` replaces this schedule.
             If you pass an optimizer, only its own schedule applies. The paper uses Adam at a
             constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
-          loss: must be `None`.
           scale_l2: factor of the L2 penalty, the sum of squared weight-normalization and tanh
             scales.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
             statistics after each step.
-          **kwargs: as in `keras.Model.compile`, except metrics.
+          loss, **kwargs: as in `keras.Model.compile`, but without a loss and metrics.
 
         Raises:
           ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
