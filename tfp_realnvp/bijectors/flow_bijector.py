@@ -183,6 +183,8 @@ class FlowBijector(tfb.Bijector):
         dtype = validation.float_dtype(option("dtype", dtype, tf.float32), name)
         expected = f"{name}: expected event_ndims of 1 or 3"
         validation.require(event_ndims in (1, 3), expected, event_ndims)
+        # 3 for images [..., H, W, C], 1 for vectors [..., D].
+        self.event_ndims: int = event_ndims
         super().__init__(
             dtype=dtype,
             is_constant_jacobian=is_constant_jacobian,
@@ -225,11 +227,6 @@ class FlowBijector(tfb.Bijector):
     def _assertions(self, value: tf.Tensor, inverse: bool) -> list[tf.Operation]:
         """Returns the assertions about an input that `validate_args` adds."""
         return [tf.debugging.assert_all_finite(value, f"{self.name}: input is not finite")]
-
-    @property
-    def event_ndims(self) -> int:
-        """3 for images [..., H, W, C], 1 for vectors [..., D]."""
-        return self.forward_min_event_ndims
 
     @property
     def layers(self) -> tuple[keras.layers.Layer, ...]:

@@ -183,14 +183,8 @@ class PLUFactors(keras.layers.Layer):
         return {"num_channels": num_channels, "dtype": self.variable_dtype, "name": self.name}
 
     def _add(self, name: str, value: tf.Tensor, dtype: str | None = None) -> keras.Variable:
-        return self.add_weight(
-            shape=value.shape,
-            initializer=lambda shape, dtype: tf.cast(value, dtype),
-            dtype=dtype,
-            trainable=dtype is None,
-            autocast=False,
-            name=name,
-        )
+        options = {"dtype": dtype, "trainable": dtype is None, "autocast": False, "name": name}
+        return self.add_weight(value.shape, lambda _, dtype: tf.cast(value, dtype), **options)
 
     def values(self) -> tuple[tf.Tensor, ...]:
         """Returns U and L, log scales, signs, and the order of the rows."""

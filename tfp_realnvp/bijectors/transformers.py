@@ -146,9 +146,8 @@ class Affine(Transformer):
         )
         if not isinstance(scale, keras.Variable):
             validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
-            initializer = keras.initializers.Constant(scale)
             options = {"dtype": dtype.name, "autocast": False, "aggregation": "mean"}
-            scale = self.add_weight(initializer=initializer, name="scale", **options)
+            scale = self.add_weight((), keras.initializers.Constant(scale), name="scale", **options)
         is_valid = scale.dtype == dtype.name and scale.shape == ()
         validation.require(is_valid, expected, scale, TypeError)
         self.scale = scale

@@ -69,11 +69,9 @@ class Clusters(keras.layers.Layer):
         validation.require(num_clusters % (num_classes or 1) == 0, expected, num_clusters)
         options = {"trainable": False, "autocast": False, "dtype": "float32"}
         shape = (num_clusters, *self.event_shape)
-        self.centers = self.add_weight(name="centers", shape=shape, initializer="zeros", **options)
-        shape, share = (num_clusters,), keras.initializers.Constant(1 / self.num_per_class)
-        self.frequencies = self.add_weight(
-            name="frequencies", shape=shape, initializer=share, **options
-        )
+        self.centers = self.add_weight(shape, "zeros", name="centers", **options)
+        share = keras.initializers.Constant(1 / self.num_per_class)
+        self.frequencies = self.add_weight((num_clusters,), share, name="frequencies", **options)
         self.built = True
 
     @classmethod

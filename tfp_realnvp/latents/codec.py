@@ -249,10 +249,9 @@ def in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
     """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
-    mixture = without_model(flow)
+    conditional_input, mixture = given_condition(flow, conditional_input), without_model(flow)
     if not isinstance(mixture, ClusterMixture):
-        return flow, conditional_input
-    conditional_input = given_condition(flow, conditional_input)
+        return mixture, conditional_input
     flow, spec = mixture.components_distribution, mixture.condition_spec
     expected = "encode: expected no conditional_input for a ClusterMixture without classes"
     validation.require(spec is not None or conditional_input is None, expected, conditional_input)

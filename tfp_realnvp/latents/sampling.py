@@ -143,8 +143,7 @@ def levels_of_representation(
     """
     validation.choice(mode, ("redraw", "zero"), "levels_of_representation: expected a mode")
     flow, conditional_input = codec.in_nearest_cluster(flow, images, conditional_input)
-    conditional_input = codec.given_condition(flow, conditional_input)
-    flow, bijector = codec.without_model(flow), codec.bijector_of(flow, ImageFlow)
+    bijector = codec.bijector_of(flow, ImageFlow)
     latents = codec.encode(flow, images, conditional_input=conditional_input)
     if mode == "zero":
         others = tf.zeros_like(latents)

@@ -47,13 +47,11 @@ class SelfAttention(keras.layers.Layer):
         size = math.ceil(filters / heads)
         # With these kernels, queries, keys and values of normalized features have variance 1.
         normal = keras.initializers.RandomNormal(stddev=filters**-0.5)
-        options: dict[str, Any] = {"initializer": normal, "autocast": False}
-        options["shape"] = 3, filters, heads, size
-        self.kernels = self.add_weight(name="kernels", **options)
-        options |= {"shape": (heads,), "initializer": "zeros"}
-        self.slopes = self.add_weight(name="slopes", **options)
-        options["shape"] = heads, size, filters
-        self.output_kernel = self.add_weight(name="output_kernel", **options)
+        shape = 3, filters, heads, size
+        self.kernels = self.add_weight(shape, normal, autocast=False, name="kernels")
+        self.slopes = self.add_weight([heads], "zeros", autocast=False, name="slopes")
+        shape = heads, size, filters
+        self.output_kernel = self.add_weight(shape, "zeros", autocast=False, name="output_kernel")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns [B, H, W, F] for inputs [B, H, W, F]."""

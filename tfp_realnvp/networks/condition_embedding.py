@@ -53,15 +53,14 @@ class ConditionEmbedding(keras.layers.Layer):
         num_classes = self.spec.num_classes
         if num_classes is not None:
             normal = keras.initializers.RandomNormal(seed=initial_seed())
-            shape = num_classes, self.size
-            self.table = self.add_weight(name="table", shape=shape, initializer=normal)
+            self.table = self.add_weight((num_classes, self.size), normal, name="table")
         elif self.spec.event_ndims == 1:
             self.dense = [self._dense("dense1", "swish"), self._dense("dense2", None)]
             self.dense[0].build([None, *self.spec.event_shape])
             self.dense[1].build([None, self.size])
         if self.spec.may_be_missing:
-            options = {"shape": self.embedded_shape[-1:], "initializer": "zeros"}
-            self.no_condition = self.add_weight(name="no_condition", **options)
+            shape = self.embedded_shape[-1:]
+            self.no_condition = self.add_weight(shape, "zeros", name="no_condition")
 
     def _dense(self, name: str, activation: str | None) -> keras.layers.Dense:
         glorot = keras.initializers.GlorotUniform(seed=initial_seed())

@@ -113,8 +113,7 @@ class Conditioner(keras.layers.Layer):
         self, name: str, shape: Sequence[int], initializer: Any = "zeros", **kwargs: Any
     ) -> keras.Variable:
         # `autocast=False` keeps full precision when the layer computes in half precision.
-        kwargs = {"autocast": False, **kwargs}
-        return self.add_weight(name=name, shape=shape, initializer=initializer, **kwargs)
+        return self.add_weight(shape, initializer, name=name, **{"autocast": False, **kwargs})
 
     def _add_film(self, num_terms: int, num_filters: int) -> None:
         if self.takes_vector:

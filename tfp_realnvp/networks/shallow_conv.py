@@ -48,16 +48,14 @@ class ShallowConv(Conditioner):
           TypeError, ValueError: if an argument is not a number, or out of range.
         """
         super().__init__(output_channels, **kwargs)
-        self.num_filters = validation.count(num_filters, "num_filters", 1, self.name)
+        self.num_filters = filters = validation.count(num_filters, "num_filters", 1, self.name)
         self.convs = [
-            self._conv(self.num_filters, 3, "conv1", "he_normal"),
-            self._conv(self.num_filters, 1, "conv2", "he_normal"),
+            self._conv(filters, 3, "conv1", "he_normal"),
+            self._conv(filters, 1, "conv2", "he_normal"),
             self._conv(self.output_channels, 3, "conv3", "zeros"),
         ]
         if self.takes_image:
-            self.condition_conv = self._conv(
-                self.num_filters, 3, "condition_conv", "zeros", use_bias=False
-            )
+            self.condition_conv = self._conv(filters, 3, "condition_conv", "zeros", use_bias=False)
         self.num_heads, self.attention = num_heads, None
         if num_heads:
             self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")

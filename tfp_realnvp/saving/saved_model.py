@@ -292,11 +292,9 @@ class ServedFlow:
         if self._mixture is None:
             return {"log_prob": self._given_log_prob(events, condition)}
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
-            sum_over_clusters = functools.partial(
-                self._mixture.sum_over_clusters, self._given_log_prob, events, condition
-            )
             # tf2onnx does not support the loop over parts.
-            return {"log_prob": sum_over_clusters(in_parts=not self._takes_noise)}
+            inputs = events, condition, not self._takes_noise
+            return {"log_prob": self._mixture.sum_over_clusters(self._given_log_prob, *inputs)}
 
     def _given_log_prob(self, events: tf.Tensor, condition: Condition) -> tf.Tensor:
         latents, ildj = self._encoded(events, condition)

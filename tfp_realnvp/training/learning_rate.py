@@ -28,8 +28,7 @@ class RateFactors:
 
     def __init__(self, num_steps: int) -> None:
         """Constructs factors of 1, for executions of `num_steps` steps."""
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        options = {"trainable": False, "aggregation": first}
+        options = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
         self._first = tf.Variable(0, dtype=tf.int64, **options)
         # One row per step of an execution: the factor and the power.
         self._table = tf.Variable(tf.tile([[1.0, 0.0]], [num_steps, 1]), **options)
