@@ -127,6 +127,17 @@ def test_a_refused_fit_changes_nothing(refused):
     assert history.history["bits_per_dim"][0] < 10
 
 
+def test_evaluation_after_a_refused_fit_sets_no_normalization():
+    distribution, norms = _unset()
+    model = _model(distribution)
+    images = ft.grey_levels(16)
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(8)
+    with pytest.raises(ValueError, match="`sample_weights` should not be passed"):
+        model.fit(dataset, sample_weight=np.ones(16), verbose=0)
+    model.evaluate(images, verbose=0)
+    assert not any(norm.learned.is_known_to_be_set for norm in norms)
+
+
 def test_fit_sets_normalizations_again_after_their_weights_are_reset():
     distribution, norms = _unset()
     model = _model(distribution)

@@ -345,6 +345,7 @@ class FlowModel(FlowSteps):
         try:
             history = super().fit(**arguments)
         finally:
+            self._may_initialize = False
             self._after_fit.close()
             if self.rate_factors is not None:
                 self.rate_factors.assign(0, lambda index: 1.0)
@@ -417,8 +418,12 @@ class FlowModel(FlowSteps):
         self._check_trainable()
         data = checked_batch(self, (x, y, sample_weight), class_weight)
         self._guard.reset()
+        options = {"class_weight": class_weight, "return_dict": return_dict}
         self._may_initialize = True
-        logs = super().train_on_batch(*data, class_weight=class_weight, return_dict=return_dict)
+        try:
+            logs = super().train_on_batch(*data, **options)
+        finally:
+            self._may_initialize = False
         self.raise_failure()
         return logs
 
