@@ -411,7 +411,7 @@ def test_a_condition_that_is_not_declared(tmp_path):
 def learned(tmp_path_factory):
     """A model of images given labels with learned noise, the same served, images, and labels."""
     flow = ft.conditional_distribution("labels", "user", normalization="actnorm")
-    noise = ft.randomize(tfr.VariationalDequantization(SHAPE, num_couplings=1, num_filters=4))
+    noise = ft.randomize(tfr.VariationalDequantization(SHAPE, num_couplings=2, num_filters=4))
     model = tfr.FlowModel(flow, dequantizer=noise, seed=3)
     path = tmp_path_factory.mktemp("export") / "1"
     model.export(path)
