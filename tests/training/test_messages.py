@@ -138,6 +138,14 @@ def test_metrics_are_refused(model, option):
             model.compile("adam", "mae")
 
 
+def test_a_refused_compile_keeps_the_schedule_of_the_optimizer():
+    model = ft.compiled(_flow(), "adam")
+    before = model.get_compile_config()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'momentum'"):
+        model.compile(momentum=0.9)
+    assert model.get_compile_config() == before and before["optimizer"] is not None
+
+
 def test_float16_is_refused():
     flow = _flow(network_fn=None, num_blocks=0, num_filters=2, network_dtype="mixed_float16")
     with pytest.raises(ValueError, match=r"mixed_bfloat16 .* got float16"):

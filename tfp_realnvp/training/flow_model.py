@@ -222,16 +222,18 @@ class FlowModel(FlowSteps):
             )
         expected = "FlowModel.compile: expected a scale_l2 of at least 0"
         validation.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
+        is_annealed = optimizer is None
         with self.distribute_strategy.scope():
-            self._is_annealed = optimizer is None
-            if optimizer is None:
+            if is_annealed:
                 default = Muon if self.event_ndims == 3 else FusedAdam
                 optimizer = default(_PEAKS[self.event_ndims], global_clipnorm=100.0)
+            optimizer = keras.optimizers.get(optimizer)
+            replicas.check_scope("the optimizer", [v.value for v in optimizer.variables])
             super().compile(optimizer=optimizer, **kwargs)
-            replicas.check_scope("the optimizer", [v.value for v in self.optimizer.variables])
             self._loss_tracker = replicas.ReplicatedMean(name="loss")
         if self.jit_compile:
             execution.advise_no_xla()
+        self._is_annealed = is_annealed
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
 
