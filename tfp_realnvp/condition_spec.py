@@ -134,7 +134,9 @@ class ConditionSpec:
         if is_other:
             return "; `np.unique(labels, return_inverse=True)[1]` converts names"
         labels = "np.nan_to_num(labels, nan=-1)" if self.may_be_missing else "labels"
-        whole = f"`{labels}.astype(int)` converts whole floats, and " * dtype.is_floating
+        what = "bools" if dtype.is_bool else "whole floats"
+        is_whole = dtype.is_floating or dtype.is_bool
+        whole = f"`{labels}.astype(int)` converts {what}, and " * is_whole
         return f"; {whole}`labels.argmax(-1)` converts one-hot vectors"
 
     def _fits(self, shape: tf.TensorShape) -> bool:

@@ -92,7 +92,7 @@ def test_no_condition(kind):
         ("labels", 2**32, r"got \[4294967296\]"),
         ("labels", 1.0, r"got float\d\d of shape \(\)"),
         ("labels", ["cat"], r"got values that are not numbers of shape \(1,\); `np\.unique"),
-        ("labels", np.zeros([3], bool), r"got bool of shape \(3,\)"),
+        ("labels", np.zeros([3], bool), r"got bool of shape \(3,\); .*int\)` converts bools"),
         ("vectors", np.zeros([3], object), r"got values that are not .*`frame\.astype\(float\)"),
         ("images", np.zeros([2, 8, 8, 2]), r"images \[..., 4, 4, 2\], got .* \(2, 8, 8, 2\)"),
     ],

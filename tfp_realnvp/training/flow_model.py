@@ -201,7 +201,7 @@ class FlowModel(FlowSteps):
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
             statistics after each step.
-          loss, **kwargs: as in `keras.Model.compile`, but without a loss and metrics.
+          loss, **kwargs: as in `keras.Model.compile`; `loss` and metrics must be `None`.
 
         Raises:
           ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
