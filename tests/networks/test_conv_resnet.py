@@ -97,10 +97,10 @@ class _Reference:
         return tf.nn.relu(x)
 
     def _norm(self, x, offset, mean, variance):
-        options = {"training": self.training, "momentum": self.network.momentum}
-        vectors = map(tf.convert_to_tensor, (offset, mean, variance))
-        x, *moved = batch_norm(x, *vectors, epsilon=self.network.epsilon, **options)
-        self.moved.append(moved)
+        options = {"training": self.training, "epsilon": self.network.epsilon}
+        x, *moments = batch_norm(x, *map(tf.convert_to_tensor, (offset, mean, variance)), **options)
+        pairs, rho = zip((mean, variance), moments, strict=True), self.network.momentum
+        self.moved.append([rho * before + (1 - rho) * after for before, after in pairs])
         return x
 
 

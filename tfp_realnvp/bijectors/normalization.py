@@ -110,7 +110,7 @@ class LearnedAffine(ChannelVariables):
         """Sets the variables from the moments of `images`, unless a batch has set them."""
         if self.is_known_to_be_set:
             return
-        mean, variance, _ = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
+        mean, variance = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
         values = mean, -0.5 * tf.math.log(variance + epsilon)
         # Skip moments that are not finite: no later batch would replace them.
         is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))
@@ -307,7 +307,7 @@ class BatchNormalization(ChannelNormalization):
         mean, variance = (tf.convert_to_tensor(v.value) for v in (moving.mean, moving.variance))
         if p.training:
             num_updates = tf.convert_to_tensor(moving.num_updates.value)
-            batch = p.statistics.moments(y, shift=mean)[:2]
+            batch = p.statistics.moments(y, shift=mean)
             # The first update replaces the initial values.
             momentum = tf.where(num_updates > 0, tf.constant(self._momentum, y.dtype), 0)
             pairs = zip((mean, variance), batch, strict=True)

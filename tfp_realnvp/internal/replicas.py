@@ -33,22 +33,22 @@ class Statistics:
         return self.are_global and num_replicas() > 1
 
     def moments(self, images: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Returns mean and biased variance, [C], and the sum of weights, which are 1 by default.
+        """Returns mean and biased variance, [C]; weights are 1 by default.
 
         The replicas' parts [B, ..., C] may differ in size, or be empty. `shift`, [C], must be equal
         on all replicas. To avoid cancellation, `shift` should be near the mean.
         """
         axes = list(range(images.shape.rank - 1))
         if self.weights is None:
-            count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
-            weights = tf.ones([], images.dtype)
             if not self.span_replicas:
                 # `tf.nn.moments` has wrong second derivatives: it treats the mean within the
                 # variance as a constant. `keepdims=True` halves the operations of the gradient.
                 mean = tf.reduce_mean(images, axes, keepdims=True)
                 square = tf.math.squared_difference(images, mean)
                 variance = tf.reduce_mean(square, axes, keepdims=True)
-                return tf.reshape(mean, [-1]), tf.reshape(variance, [-1]), count
+                return tf.reshape(mean, [-1]), tf.reshape(variance, [-1])
+            weights = tf.ones([], images.dtype)
+            count = tf.cast(tf.size(images, tf.int64) // images.shape[-1], images.dtype)
         else:
             weights = tf.reshape(tf.cast(self.weights, images.dtype), [-1] + [1] * len(axes))
             count = tf.reduce_sum(weights * tf.ones_like(images[..., :1]))
@@ -56,7 +56,7 @@ class Statistics:
             # If all weights are zero, so are both sums, and `FlowModel` skips the step.
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * images, axes), count)
             square = weights * tf.math.squared_difference(images, mean)
-            return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count), count
+            return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes), count)
         shift = tf.stop_gradient(shift)
         distance, channels = weights * (images - shift), images.shape[-1]
         mean = tf.reduce_sum(distance, axes)
@@ -66,7 +66,7 @@ class Statistics:
         count, mean, square = tf.split(summed, [1, channels, channels])
         count = tf.reshape(count, [])
         mean, square = tf.math.divide_no_nan(mean, count), tf.math.divide_no_nan(square, count)
-        return mean + shift, tf.maximum(square - tf.square(mean), 0.0), count
+        return mean + shift, tf.maximum(square - tf.square(mean), 0.0)
 
 
 LOCAL_STATISTICS = Statistics()

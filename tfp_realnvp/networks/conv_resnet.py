@@ -11,7 +11,13 @@ from tfp_realnvp.internal import replicas, validation
 from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.functional import batch_norm, convolve, shifted, weight_norm
+from tfp_realnvp.networks.functional import (
+    batch_norm,
+    convolve,
+    inverse_bessel,
+    shifted,
+    weight_norm,
+)
 
 # For smaller images, computing all positions is faster than selecting half of them.
 _MIN_HALVED_POSITIONS = 128
@@ -168,12 +174,14 @@ class ConvResNet(Conditioner):
         if folds_output:
             skips, bias = skips * factors[-1], bias * factors[-1] + shifts[-1]
         skips = tf.unstack(skips)
-        moved = []
+        options: dict[str, Any] = {"training": training, "epsilon": self.epsilon}
+        if training:
+            options |= {"statistics": statistics, "bessel": inverse_bessel(inputs)}
+        moments = []
 
         def normalize(x: tf.Tensor, norm: Sequence[tf.Tensor]) -> tf.Tensor:
-            options = {"momentum": self.momentum, "epsilon": self.epsilon}
-            x, *moving = batch_norm(x, *norm, training=training, statistics=statistics, **options)
-            moved.append(moving)
+            x, *of_batch = batch_norm(x, *norm, **options)
+            moments.append(of_batch)
             return x
 
         def activate(x: tf.Tensor, i: int, is_normalized: bool = False) -> tf.Tensor:
@@ -235,12 +243,12 @@ class ConvResNet(Conditioner):
             total = self.attention(total)
         x = activate(total, -1, is_normalized=folds_output)
         if training:
-            (input_mean, input_variance), *others = moved
-            means, variances = map(tf.stack, zip(*others, strict=True))
-            replicas.assign(self.input_mean, input_mean)
-            replicas.assign(self.input_variance, input_variance)
-            replicas.assign(self.moving_means, means)
-            replicas.assign(self.moving_variances, variances)
+            of_inputs, *others = moments
+            stacks = map(tf.stack, zip(*others, strict=True))
+            moving = self.input_mean, self.input_variance, self.moving_means, self.moving_variances
+            for variable, batch in zip(moving, (*of_inputs, *stacks), strict=True):
+                before = tf.convert_to_tensor(variable.value)
+                replicas.assign(variable, before + (1 - self.momentum) * (batch - before))
         return self.at_changed_positions(convolve(x, *output_conv))
 
     def _both_signs(

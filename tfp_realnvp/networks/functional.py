@@ -53,56 +53,55 @@ def batch_norm(
     *,
     training: bool,
     statistics: Statistics = LOCAL_STATISTICS,
-    momentum: float = 0.9,
+    bessel: tf.Tensor | None = None,
     epsilon: float = 1e-4,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    r"""Normalizes each channel and adds an offset. Also returns the new moving statistics.
+    r"""Normalizes each channel and adds an offset. Also returns the mean and variance it used.
 
     ```
     y = (x - mean) / sqrt(variance + epsilon) + offset
     ```
 
-    With `training=True`, normalizes by the mean and variance over the batch and all positions, and
-    updates the moving statistics with the unbiased variance:
-    `moving <- momentum * moving + (1 - momentum) * batch`. Otherwise normalizes by the moving
-    statistics. There is no scale, because a weight-normalized convolution follows.
+    With `training=True`, normalizes by the mean and the biased variance over the batch and all
+    positions, otherwise by the moving statistics. There is no scale, because a weight-normalized
+    convolution follows.
 
     Inputs and outputs are [B, H, W, C] in float32, float64 or half precision; offset and moving
     statistics are [C] in float64 or float32. `statistics` holds the events and their weights.
+    `bessel` is `inverse_bessel(inputs)`, which inputs with equally many positions can share.
 
     Source: Ioffe, Szegedy: Batch Normalization, algorithm 1.
     """
-    moving = moving_mean, moving_variance
     is_local = statistics.weights is None and not statistics.span_replicas
     if inputs.dtype != tf.float64 and (is_local or not training):
-        # One fused kernel normalizes; in training it also returns the updated statistics. Version 1
-        # takes only float32, but its gradient traces faster: it creates no zero gradients for the
-        # statistics.
+        # One fused kernel normalizes; in training it also returns the moments. Version 1 takes only
+        # float32, but its gradient traces faster: it creates no zero gradients for the moments.
         is_first = training and inputs.dtype == tf.float32
         fused = tf.raw_ops.FusedBatchNorm if is_first else tf.raw_ops.FusedBatchNormV3
-        outputs, *moved = fused(
+        outputs, mean, variance = fused(
             x=inputs,
             scale=tf.ones_like(offset),
             offset=offset,
             mean=moving_mean,
             variance=moving_variance,
             epsilon=epsilon,
-            exponential_avg_factor=1 - momentum if training else 1.0,
             is_training=training,
         )[:3]
-        return outputs, *(moved if training else moving)
+        if not training:
+            return outputs, moving_mean, moving_variance
+        # The kernel returns the unbiased variance.
+        return outputs, mean, variance * (inverse_bessel(inputs) if bessel is None else bessel)
     # The fused kernel supports neither float64, nor weights, nor statistics over replicas.
-    values = tf.cast(inputs, offset.dtype)
-    mean, variance = moving
+    values, moments = tf.cast(inputs, offset.dtype), (moving_mean, moving_variance)
     if training:
-        mean, variance, count = statistics.moments(values, shift=moving_mean)
-        unbiased = variance * count / tf.maximum(count - 1, 1)
-        moving = tuple(
-            before + (1 - momentum) * (batch - before)
-            for before, batch in zip(moving, (mean, unbiased), strict=True)
-        )
-    outputs = tf.nn.batch_normalization(values, mean, variance, offset, None, epsilon)
-    return tf.cast(outputs, inputs.dtype), *moving
+        moments = statistics.moments(values, shift=moving_mean)
+    outputs = tf.nn.batch_normalization(values, *moments, offset, None, epsilon)
+    return tf.cast(outputs, inputs.dtype), *moments
+
+
+def inverse_bessel(images: tf.Tensor) -> tf.Tensor:
+    """Returns biased / unbiased variance, (N - 1) / N, of the N = B H W values of a channel."""
+    return 1 - images.shape[-1] / tf.cast(tf.size(images), tf.float32)
 
 
 def layer_norm(x: tf.Tensor, epsilon: float) -> tf.Tensor:
