@@ -78,6 +78,15 @@ def test_spatial_mask(pattern, parity):
     assert mask == same and hash(mask) == hash(same) and mask != other
 
 
+@pytest.mark.parametrize("pattern", _IS_FIRST)
+def test_a_condition_image_is_arranged_as_the_halves_of_a_spatial_mask(pattern):
+    mask, positions = tfr.SpatialMask(pattern, 1), _image((1, 4, 6, 1))
+    kept, changed = (half[..., 0] for half in mask.split(tf.repeat(positions, 2, axis=-1)))
+    arranged = mask.arrange(positions)[..., 0]
+    np.testing.assert_array_equal(arranged[..., ::2], kept[..., ::2])
+    np.testing.assert_array_equal(arranged[..., 1::2], changed[..., 1::2])
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 2), (4, 3, 2), (2, 2, 3)])
 def test_spatial_mask_of_odd_sizes(shape):
     with pytest.raises(ValueError, match=r"SpatialMask: expected .*even"):

@@ -349,6 +349,51 @@ def test_a_tape_after_a_cached_call_and_another_tape(mode):
     ft.assert_close((first, second), (expected, expected), rtol=1e-4, atol=1e-6)
 
 
+def _gradient_within(outer, call, x, **options):
+    """Returns the gradient of `call(x)` by an inner tape, after `outer()` within an outer tape."""
+
+    def run(x):
+        with tf.GradientTape(**options):
+            value = x if outer is None else outer(x)
+            with tf.GradientTape() as inner:
+                inner.watch(value)
+                result = call(value)
+            return value, inner.gradient(result, value)
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+@pytest.mark.parametrize(
+    ("first", "persistent"),
+    [
+        ("log_prob", False),
+        ("log_prob", True),
+        ("inverse", False),
+        ("sample", False),
+        ("sample", True),
+    ],
+)
+def test_an_inner_tape_records_what_an_outer_tape_has_recorded(first, persistent, mode):
+    flow = _distribution()
+
+    def before(x):
+        held.append(getattr(flow.bijector if first == "inverse" else flow, first)(x))
+        return held[-1] if first == "sample" else x
+
+    def after(x):
+        if first == "inverse":
+            return flow.bijector.inverse_log_det_jacobian(x, event_ndims=3)
+        return flow.log_prob(x)
+
+    held, x = [], 3 if first == "sample" else ft.normal([3, *_SHAPE])
+    run = _gradient_within(before, after, x, persistent=persistent)
+    value, gradient = tf.function(run)(x) if mode == "function" else run(x)
+    expected = _gradient_within(None, after, x)(tf.identity(value))[1]
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
 # Batch normalization moves once a training step.
 
 

@@ -78,6 +78,22 @@ def test_images_as_condition():
         tfr.RealNVPImage.jet((6, 6, 2), patch_size=3, conditional_event_shape=(6, 6, 1))
 
 
+def test_each_token_sees_the_condition_of_its_position():
+    masks, seen = [tfr.SpatialMask("horizontal_stripes")], []
+    flow = ft.jet(_SHAPE, masks, conditional_event_shape=(4, 4, 1))
+    coupling = next(part for part in flow.submodules if isinstance(part, tfr.Coupling))
+    call = coupling.network.call
+    coupling.network.call = lambda x, **options: seen.append((x, options)) or call(x, **options)
+    places = tf.reshape(tf.range(4.0), [1, 2, 2, 1])
+    data = tf.repeat(places, 8, axis=-1)
+    coupling.inverse(data, conditional_input=tf.repeat(places, 4, axis=-1))
+    [(kept, options)] = seen
+    changed, condition = coupling.mask.split(data)[1], options["conditional_input"]
+    kept, changed, condition = (x.numpy()[..., 0] for x in (kept, changed, condition))
+    assert np.all((condition == kept) | (condition == changed))
+    assert sorted(condition.ravel()) == [0, 1, 2, 3]
+
+
 @pytest.mark.full
 def test_saved(tmp_path):
     flow = ft.randomize(ft.jet(_SHAPE, _MASKS))

@@ -125,8 +125,7 @@ class Coupling(FlowBijector):
         self._network_arguments = set(_arguments(network))
         self.accepts_conditional_input = takes_condition(network)
         self._condition_spec = _declared_condition(network, conditional_event_shape, name)
-        is_constant = getattr(transformer, "is_constant_jacobian", False)
-        super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
+        super().__init__(parameters=parameters)
 
     @property
     def is_built(self) -> bool:
@@ -159,9 +158,9 @@ class Coupling(FlowBijector):
         if p.recompute and self.can_recompute and self.is_built:
             return self._recomputed_pass(event, p.but(recompute=False), inverse)
         if self._condition_spec is not None:
-            p = p.but(condition=self._condition_spec.of_network(p.condition))
+            p = p.but(condition=self._of_network(p.condition))
             if p.no_condition is not None:
-                p = p.but(no_condition=self._condition_spec.of_network(p.no_condition))
+                p = p.but(no_condition=self._of_network(p.no_condition))
         ndims, transformer = self.event_ndims, self.transformer
         kept, changed = self.mask.split(event)
         inputs = self._network_inputs(kept, changed, p.condition)
@@ -209,6 +208,12 @@ class Coupling(FlowBijector):
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
     _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
+
+    def _of_network(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns the condition of the network, at the positions of the network's input."""
+        condition = self._condition_spec.of_network(condition)
+        is_image = self._condition_spec.event_ndims == 3
+        return self.mask.arrange(condition) if is_image else condition
 
     def _recomputed_pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         """Like `_pass`, but the backward pass recomputes activations."""

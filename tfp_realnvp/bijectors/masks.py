@@ -32,6 +32,10 @@ class Mask(Protocol):
     def changed_channels(self, channels: int) -> int:
         """Returns the number of transformed channels of an event with `channels` channels."""
 
+    def arrange(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns a condition image [B, H, W, K] with its positions where `split` puts them."""
+        return condition
+
 
 @dataclasses.dataclass(unsafe_hash=True)
 class CheckerboardMask(Mask, Configurable):
@@ -168,7 +172,8 @@ class SpatialMask(Mask, Configurable):
     | `'horizontal_stripes'` | an even row |
 
     `split` reads the positions of each half row by row, and writes the C channels of a position to
-    two neighboring positions of an image [H, W, C/2].
+    two neighboring positions of an image [H, W, C/2]. Of these two, the first one gets a condition
+    image's values at the kept position, the second one those at the transformed position.
 
     Attributes:
       pattern: `'checkerboard'`, `'vertical_stripes'` or `'horizontal_stripes'`.
@@ -216,6 +221,13 @@ class SpatialMask(Mask, Configurable):
         order = tf.argsort(self._order(height, width))
         x = tf.gather(tf.concat(halves, axis=1), order, axis=1)
         return unflatten_batch(tf.reshape(x, [-1, height, width, channels]), like=kept)
+
+    def arrange(self, condition: tf.Tensor) -> tf.Tensor:
+        """Returns the condition at a kept and at a transformed position in turn, [B, H, W, K]."""
+        (height, width), channels = _sides(condition), condition.shape[-1]
+        order = tf.reshape(tf.transpose(tf.reshape(self._order(height, width), [2, -1])), [-1])
+        positions = tf.reshape(condition, [-1, height * width, channels])
+        return tf.reshape(tf.gather(positions, order, axis=1), [-1, height, width, channels])
 
     def changed_channels(self, channels: int) -> int:
         """Returns half of the channels; raises `ValueError` if their number is odd."""

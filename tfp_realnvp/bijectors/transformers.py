@@ -45,7 +45,6 @@ class Transformer(Configurable, keras.layers.Layer, abc.ABC):
     Papamakarios et al.: Normalizing flows for probabilistic modeling and inference, section 3.1.
     """
 
-    is_constant_jacobian = False
     # Whether parameters of zero give exactly the identity.
     is_identity_at_zero = False
 
@@ -95,7 +94,6 @@ class Additive(Transformer):
 
     num_parameters = 1
     is_identity_at_zero = True
-    is_constant_jacobian = True
 
     def __init__(self) -> None:
         super().__init__(name="additive")

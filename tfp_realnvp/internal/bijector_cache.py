@@ -22,8 +22,10 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     *   The cached result comes from the same thread, and from the same graph or eager mode.
     *   No variable of the bijector has changed, inside a `keras.StatelessScope` or outside.
-    *   An active gradient tape that would record the computation has recorded the cached result.
+    *   Each active gradient tape that would record the computation has recorded the cached result.
     *   With `training=True`, each method uses a result once, because each pass updates statistics.
+        Under a gradient tape too, because further tapes may have started since the last use. (The
+        log det of a value that a persistent tape has recorded stays in use within further tapes.)
 
     The bijector's methods `forward_name` and `inverse_name` return the value and a dictionary with
     `'ildj'`, the log |det| of the inverse's Jacobian per event.
@@ -71,7 +73,12 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
 
     def _unserved_edge(self, input: Any, fn_name: str, kwargs: Any, hook: str) -> Any:
         edge = self._get_or_create_edge(input, fn_name, kwargs)
-        if kwargs.get("training") and hook in edge.attributes.get("served", ()):
+        served = edge.attributes.get("served", set())
+        is_used_once = kwargs.get("training") or private_api.could_possibly_record()
+        # TensorFlow does not tell a persistent tape from several tapes, of which some may have
+        # started since the other direction's pass.
+        may_be_older = served - {hook, "log_det"} and private_api.possible_gradients([input]) > 1
+        if is_used_once and (hook in served or (may_be_older and hook != "log_det")):
             self._drop(edge)
             edge = self._get_or_create_edge(input, fn_name, kwargs)
         return edge
@@ -140,12 +147,11 @@ class _State:
             return False
         if not private_api.could_possibly_record():
             return True
-        if private_api.should_record_backprop(results):
-            return True
-        # No active tape recorded the cached result. The result is valid if no tape would record a
-        # new computation either.
-        trainable = any(variable.trainable for variable in self._variables)
-        return not (trainable or private_api.should_record_backprop([*inputs, *now.values()]))
+        # Tapes watch a variable when it is read, so read one as a new computation would.
+        trainable = [v for v in self._variables if v.trainable and not now]
+        sources = [*inputs, *now.values(), *map(tf.convert_to_tensor, trainable[:1])]
+        possible = private_api.possible_gradients
+        return possible(results) >= possible(sources)
 
     def _written_in_graph(self) -> bool:
         """Returns whether the graph has a newer operation on a variable, other than a read."""

@@ -26,19 +26,21 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
 
-# The bijector cache must know whether a gradient tape is active or watches a tensor.
+# The bijector cache must know whether a gradient tape is active.
 # `record_operation` gives a tape the gradient of a recomputed part; the public `tf.custom_gradient`
 # keeps every graph that uses it alive for the life of the process.
 from tensorflow.python.eager.record import (
     could_possibly_record,
     record_operation,
-    should_record_backprop,
     stop_recording,
 )
 
 # Export to ONNX needs graphs with weights as constants, but the public converter to constants only
 # takes graphs of TensorFlow 1.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+# Returns 0, 1 or 2 if no tape, one tape, or several tapes record an operation on the tensors.
+from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes as possible_gradients
 
 # No public function tells whether TensorFlow uses oneDNN, which depends on the processor.
 from tensorflow.python.util._pywrap_util_port import IsMklEnabled as is_onednn_enabled

@@ -108,10 +108,13 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Returns the sums of floating tensors over all replicas. Gradients flow through the sums."""
     if num_replicas() == 1:
         return list(tensors)
-    if not tensors:
-        return []
-    context = tf.distribute.get_replica_context()
-    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+    context, sums = tf.distribute.get_replica_context(), dict[int, tf.Tensor]()
+    # TensorFlow concatenates the tensors of a call, so each dtype needs its own call.
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        group = {i: tensor for i, tensor in enumerate(tensors) if tensor.dtype == dtype}
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, list(group.values()))
+        sums |= zip(group, summed, strict=True)
+    return [sums[i] for i in range(len(tensors))]
 
 
 def assign(variable: tf.Variable | keras.Variable, value: Any) -> None:
