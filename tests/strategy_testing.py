@@ -26,7 +26,8 @@ def make_model(
         sizes = {} if "network_fn" in options else {"num_blocks": 0, "num_filters": 3}
         options = {"num_scales": 1, "num_couplings": 1, **sizes, **options}
         flow = ft.randomize(tfr.RealNVPImage(SHAPE, **options))
-        distribution = tfp.distributions.TransformedDistribution(ft.standard_normal(SHAPE), flow)
+        base = ft.standard_normal(SHAPE, flow.dtype)
+        distribution = tfp.distributions.TransformedDistribution(base, flow)
         model = tfr.FlowModel(distribution, dequantize=dequantize)
         model.compile(optimizer(), global_statistics=global_statistics)
     return model

@@ -1,5 +1,6 @@
 import contextlib
 import pathlib
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -81,6 +82,37 @@ def _saved_steps(checkpoint, data, **options):
     checkpoint._manager.save = lambda number: steps.append(number) or save(number)
     checkpoint.model.fit(data, batch_size=8, verbose=0, **options)
     return steps
+
+
+class _Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 6:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_run_that_resumes_within_an_epoch_equals_an_uninterrupted_one(
+    tmp_path, steps_per_execution
+):
+    def run(*callbacks):
+        keras.utils.set_random_seed(0)
+        model = _model()
+        model.compile(steps_per_execution=steps_per_execution)
+        checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+        checkpoint.restore()
+        step = int(model.optimizer.iterations)
+        batches = tfr.data.batches(_IMAGES, batch_size=8, step=step)
+        options = {"steps_per_epoch": 4, "initial_epoch": step // 4, "epochs": 3, "verbose": 0}
+        model.fit(batches, callbacks=[checkpoint, *callbacks], **options)
+        return step, int(model.optimizer.iterations), _values(model)
+
+    *_, expected = run()
+    shutil.rmtree(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(_Interrupt())
+    first, last, actual = run()
+    assert (first, last) == (6, 12)
+    ft.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 # Averages of the weights.

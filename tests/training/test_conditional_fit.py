@@ -44,6 +44,24 @@ def _dataset(values):
 
 
 @pytest.mark.parametrize("kind", ["labels", "images"])
+def test_one_condition_for_a_batch_is_refused(kind):
+    model, one = _model(kind), _conditions(kind)[:1]
+    before = ft.values(model.distribution.variables)
+    for call in (
+        lambda: model.train_on_batch(_IMAGES, one),
+        lambda: model.test_on_batch(_IMAGES, one),
+        lambda: model.predict_on_batch((_IMAGES, one)),
+        lambda: model.fit(tf.data.Dataset.from_tensors((_IMAGES, one)), verbose=0),
+        lambda: model.evaluate(tf.data.Dataset.from_tensors((_IMAGES, one)), verbose=0),
+        lambda: model.predict(tf.data.Dataset.from_tensors((_IMAGES, one)), verbose=0),
+        lambda: model.predict((_IMAGES, one), verbose=0),
+    ):
+        with pytest.raises(ValueError, match="expected one condition for each event, got"):
+            call()
+    ft.assert_equal(ft.values(model.distribution.variables), before)
+
+
+@pytest.mark.parametrize("kind", ["labels", "images"])
 def test_each_image_has_its_condition(kind):
     model, conditions = _model(kind), _conditions(kind)
     history = model.fit(_IMAGES, conditions, batch_size=4, verbose=0).history

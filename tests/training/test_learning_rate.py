@@ -191,6 +191,49 @@ def test_a_rate_that_is_reduced_on_a_plateau(has_budget):
     assert _rate(model) == pytest.approx(_RATE / 8)
 
 
+@pytest.mark.graph
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+def test_a_failed_fit_leaves_the_rate(name, run_eagerly):
+    # An assertion ends the step before its end.
+    bijector = tfr.FlowChain([tfp.bijectors.Scale(2.0)], event_ndims=1, validate_args=True)
+    base = tfd.Sample(tfd.Laplace(tf.Variable(0.0), 1.0), (1,))
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, bijector))
+    optimizer = tfr.Muon(_RATE) if name == "muon" else keras.optimizers.get(name)
+    model.compile(optimizer, run_eagerly=run_eagerly)
+    expected, rows = _rate(model), np.float32([1.0, 2.0, np.nan, 1.0])[:, np.newaxis]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        batches = tf.data.Dataset.from_tensor_slices(rows).batch(1)
+        model.fit(batches, verbose=0, callbacks=[_budget(steps=4)])
+    assert _rate(model) == expected
+
+
+class _OwnStep(tfr.FlowModel):
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self(data[0] if isinstance(data, tuple) else data))
+        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+class _LongerStep(tfr.FlowModel):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize("kind", [_OwnStep, _LongerStep])
+@pytest.mark.parametrize("make", [lambda: None, lambda: keras.optimizers.SGD(_RATE)])
+def test_a_train_step_of_the_users_own_obeys_the_schedule(kind, make):
+    model = kind(tfd.Sample(tfd.Laplace(tf.Variable(0.0), 1.0), (1,)))
+    model.compile(make())
+    _assert_rates(_rates(model, _budget()), _of_budget()[:4])
+    if make() is None:
+        model.compile()
+        rows = np.resize(_ROWS, [256, 1])
+        _assert_rates(_rates(model, rows=rows, batch_size=128), 2 * _cosine(2))
+
+
 def test_a_rate_that_the_user_sets_is_the_peak():
     model = _model()
     model.optimizer.learning_rate = 0.5

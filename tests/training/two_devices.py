@@ -101,6 +101,20 @@ def weights_of_events(two):
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
+def double_precision(two):
+    images, weights = ft.grey_levels(8), np.arange(8) / 10
+    options = {"optimizer": lambda: keras.optimizers.SGD(1e-3), "dequantize": False}
+    options["dtype"] = tf.float64
+    states, losses = [], []
+    for strategy in (_ONE, two):
+        model = st.make_model(strategy, **options)
+        model.fit(images, sample_weight=weights, shuffle=False, verbose=0)
+        states.append(_state(model))
+        losses.append(model.evaluate(images, sample_weight=weights, verbose=0))
+    ft.assert_close(*states, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
     options["network_fn"] = ft.convolution
@@ -161,6 +175,7 @@ if __name__ == "__main__":
         optimizers,
         conditions_and_recomputed_activations,
         weights_of_events,
+        double_precision,
         first_batch_of_act_norm,
         a_nan_on_one_replica,
         statistics_of_each_replica,

@@ -24,7 +24,7 @@ from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import arguments_for_keras, check_distribution, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.steps import FlowSteps
+from tfp_realnvp.training.steps import FlowSteps, with_scheduled_rate
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
@@ -101,6 +101,12 @@ class FlowModel(FlowSteps):
     train_function: Any
     test_function: Any
     predict_function: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Makes the schedules of the learning rate apply to a `train_step` of the subclass."""
+        super().__init_subclass__(**kwargs)
+        if "train_step" in vars(cls):
+            cls.train_step = with_scheduled_rate(cls.train_step)
 
     def __init__(
         self,
@@ -341,7 +347,8 @@ class FlowModel(FlowSteps):
         if self._is_annealed and not has_schedule:
             # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
             power = 0.5 if self.event_ndims == 1 else 0.0
-            arguments["callbacks"] = [*callbacks, CosineAnnealing(power)]
+            first = max([getattr(callback, "first_batch", 0) for callback in callbacks], default=0)
+            arguments["callbacks"] = [*callbacks, CosineAnnealing(power, first)]
         # Initialization reads the first batch, which cannot be put back into a Python iterator.
         self._may_initialize = not isinstance(x, Iterator)
         try:

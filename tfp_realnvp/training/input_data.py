@@ -19,6 +19,7 @@ from tfp_realnvp.training.diagnosis import FiniteRecord
 
 # Makes the random numbers of `drop_conditions` differ from the noise of the same step.
 _DROPOUT_STREAM = 0xD809
+_EACH = "FlowModel: expected one condition for each event"
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
 # Names of events and of their axes in error messages, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
@@ -313,7 +314,9 @@ def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
         )
         expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
         validation.require(bool(is_valid), expected, weights)
-    routing.checked_conditions(distribution, condition_in(data), "FlowModel")
+    condition = routing.checked_conditions(distribution, condition_in(data), "FlowModel")
+    if condition is not None and model.condition_spec is not None:
+        validation.require(len(condition) == len(events), _EACH, condition.shape)
 
 
 def check_training_batch(model: Any, data: Any) -> None:
@@ -372,10 +375,13 @@ def record_of_data(
 ) -> FiniteRecord:
     """Checks a batch within the graph of a step, and returns the results in a `FiniteRecord`."""
     record, spec = FiniteRecord(), model.condition_spec
-    if condition is not None and spec is not None and spec.num_classes is not None:
-        expected = f"FlowModel: expected a conditional_input of {spec.description}"
-        is_valid = tf.reduce_all(spec.in_range(condition))
-        record.require(is_valid, f"{expected}, got other labels.")
+    if condition is not None and spec is not None:
+        is_each = tf.equal(tf.shape(condition)[0], tf.shape(events)[0])
+        record.require(is_each, f"{_EACH}, got another number of conditions.")
+        if spec.num_classes is not None:
+            expected = f"FlowModel: expected a conditional_input of {spec.description}"
+            is_valid = tf.reduce_all(spec.in_range(condition))
+            record.require(is_valid, f"{expected}, got other labels.")
     if model.dequantize:
         num_values = routing.find_num_values(model.distribution)
         for is_valid, *message in pixels.gray_level_conditions(events, num_values):

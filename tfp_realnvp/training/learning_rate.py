@@ -1,6 +1,7 @@
 """Learning rate schedules that apply to each step, even within an execution of several steps."""
 
 import contextlib
+import contextvars
 import math
 import time
 import warnings
@@ -18,12 +19,25 @@ _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
 _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
-class RateFactors:
-    """Multiplies the learning rate by a factor during each step only.
+# An optimizer's learning rate variable, and its value while a step runs eagerly or is traced.
+_of_step = contextvars.ContextVar[Any]("rate_of_step", default=(None, None))
 
-    Between steps, when callbacks read `optimizer.learning_rate` and save the model, the rate is the
-    user's value without the factor. Keras calls callbacks once per execution, so callbacks set the
-    factors of all steps of an execution in advance.
+
+class _Rate(keras.Variable):
+    """A learning rate that reads as the rate of the step within `RateFactors.multiply`."""
+
+    @property
+    def value(self) -> Any:
+        variable, rate = _of_step.get()
+        return rate if variable is self else super().value
+
+
+class RateFactors:
+    """Multiplies the learning rate by a factor within a step.
+
+    The optimizer's variable never changes: callbacks that read or save it, also after a failed
+    step, get the user's value without the factor. Keras calls callbacks once per execution, so
+    callbacks set the factors of all steps of an execution in advance.
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -50,8 +64,9 @@ class RateFactors:
     ) -> Iterator[tf.Tensor]:
         """Multiplies the learning rate within the context; yields whether to make the step.
 
-        Does not change a `LearningRateSchedule`. `num_rows` is the number of rows in the batch;
-        `None` leaves out the factor `(rows / 32) ** power`.
+        If the step is not to be made, the rate is 0. Does not change a `LearningRateSchedule`.
+        `num_rows` is the number of rows in the batch; `None` leaves out the factor
+        `(rows / 32) ** power`.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):
@@ -66,12 +81,15 @@ class RateFactors:
         if num_rows is not None:
             rows = tf.clip_by_value(tf.cast(num_rows, tf.float32), _LEAST_ROWS, _MOST_ROWS)
             factor *= tf.pow(rows / _LEAST_ROWS, power)
-        rate = tf.convert_to_tensor(variable)
-        replicas.assign(variable, rate * tf.cast(factor, rate.dtype))
+        # Keras has no hook for the rate of a step, so a subclass overrides the property.
+        variable.__class__ = _Rate
+        token = _of_step.set((None, None))
+        rate, factor = tf.convert_to_tensor(variable), tf.where(is_made, factor, 0.0)
+        _of_step.set((variable, rate * tf.cast(factor, rate.dtype)))
         try:
             yield is_made
         finally:
-            replicas.assign(variable, rate)
+            _of_step.reset(token)
 
 
 class CosineAnnealing(keras.callbacks.Callback):
@@ -85,14 +103,17 @@ class CosineAnnealing(keras.callbacks.Callback):
     where B is the number of rows in the batch, clipped to [32, 512]. Each step has its own rate,
     even within an execution of several steps. If the number of steps is unknown, the rate changes
     once per epoch. The count of epochs includes the epochs before `initial_epoch` and, in a run
-    that `keras.callbacks.BackupAndRestore` resumes, the earlier epochs.
+    that `keras.callbacks.BackupAndRestore` resumes, the earlier epochs. If a `TrainingCheckpoint`
+    resumes within an epoch, the count includes the batches of this epoch, and training stops when
+    the rate is zero.
 
     Source: Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
 
-    def __init__(self, power: float = 0.0) -> None:
+    def __init__(self, power: float = 0.0, first_batch: int = 0) -> None:
+        """Constructs the callback; `first_batch` batches of the first epoch were made before."""
         super().__init__()
-        self._power = power
+        self._power, self._first_batch = power, first_batch
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -101,13 +122,22 @@ class CosineAnnealing(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate factors of the next execution."""
-        steps = self.params["steps"]
 
         def factor(index: int) -> float:
-            share = min(1.0, (batch + index) / steps) if steps else 0
-            return _half_cosine(1 - (self._epoch + share) / self.params["epochs"])
+            fraction = self._fraction(batch + index)
+            is_over = index > 0 and self._first_batch and fraction >= 1
+            return math.nan if is_over else _half_cosine(max(0.0, 1 - fraction))
 
         self.model.rate_factors.assign(step_of(self.model), factor, self._power)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stops a resumed run after the steps of an uninterrupted one."""
+        self.model.stop_training |= self._first_batch > 0 and self._fraction(batch + 1) >= 1
+
+    def _fraction(self, batch: int) -> float:
+        steps = self.params["steps"]
+        share = (self._first_batch + batch) / steps if steps else 0
+        return (self._epoch + share) / self.params["epochs"]
 
 
 class LearningRateBudget(keras.callbacks.Callback):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -249,6 +250,18 @@ class FlowSteps(SavableModel):
         if data_batch is not None:
             input_data.check_training_batch(self, data_batch)
             self._initialize_normalizations(data_batch)
+
+
+def with_scheduled_rate(train_step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Applies the schedule of the learning rate within a `train_step`."""
+
+    @functools.wraps(train_step)
+    def call(self: FlowSteps, data: Any) -> Any:
+        images, weights = input_data.events_and_weights(data, self.distribution)
+        with self._scheduled_rate(replicas.part_of_batch(tf.shape(images)[0], weights)):
+            return train_step(self, data)
+
+    return call
 
 
 def _part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
