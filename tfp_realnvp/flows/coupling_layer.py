@@ -1,5 +1,6 @@
 """A coupling with its network, its normalization and its mixing of channels: `coupling_layer`."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
 from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, TransformerFn
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seed
 
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
@@ -74,11 +76,11 @@ def coupling_layer(
         or float64 in flows of float64.
 
     Returns:
-      A function `layer(mask, event_shape, name, halvings=0, condition_shape=None, dtype=tf.float32,
-      seed=0)`, which returns bijectors in order from data to latents. `event_shape` is (height,
-      width, channels) or (size,). `name` is the prefix of the bijectors' names. `halvings` counts
-      how often the image was halved. `condition_shape` is the shape of the embedded condition, and
-      `seed` the seed of a permutation.
+      A function `layer(mask, event_shape, name, halvings=0, condition_shape=None,
+      dtype=tf.float32)`, which returns bijectors in order from data to latents. `event_shape` is
+      (height, width, channels) or (size,). `name` is the prefix of the bijectors' names; unless the
+      flow has a `seed`, the name also determines the permutation. `halvings` counts how often the
+      image was halved. `condition_shape` is the shape of the embedded condition.
 
     Raises:
       TypeError, ValueError: if an argument is invalid or has no effect.
@@ -102,7 +104,6 @@ def coupling_layer(
         halvings: int = 0,
         condition_shape: ConditionShape = None,
         dtype: Any = tf.float32,
-        seed: int = 0,
     ) -> list[tfb.Bijector]:
         *sides, channels = event_shape
         ndims, changed = len(event_shape), mask.changed_channels(channels)
@@ -143,6 +144,7 @@ def coupling_layer(
             bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
         elif mixing == "permutation":
             # Every process gets the same permutation: NumPy never changes `RandomState`.
+            seed = initial_seed() or zlib.crc32(name.encode())
             order = np.random.RandomState(seed).permutation(channels).tolist()
             bijectors.insert(0, tfb.Permute(order, name=f"{name}_permute"))
         if normalization == "actnorm":
