@@ -151,6 +151,15 @@ def test_reparameterization_type():
         assert flow.reparameterization_type == tfd.NOT_REPARAMETERIZED
 
 
+@pytest.mark.parametrize("kind", ["labels", "vectors"])
+def test_a_conditional_base_with_a_condition_that_may_be_missing(kind):
+    flow = ft.conditional_distribution(kind, condition_dropout=0.1)
+    flow = flow.copy(distribution=ft.class_base(tf.Variable(ft.normal([5, *_SHAPE]))))
+    for use in (tfr.FlowModel, lambda flow: tfr.condition(flow, 1)):
+        with pytest.raises(ValueError, match=r"ConditionalBase.*condition_dropout=0.1"):
+            use(flow)
+
+
 def test_without_a_condition():
     flow = ft.conditional_distribution("labels", condition_dropout=0.1)
     given = tfr.condition(flow, None)
