@@ -151,6 +151,24 @@ def test_reparameterization_type():
         assert flow.reparameterization_type == tfd.NOT_REPARAMETERIZED
 
 
+def test_a_missing_condition_has_the_size_of_the_images():
+    options = {"conditional_event_shape": (None, None, 2), "condition_dropout": 0.1}
+    flow = ft.conditional_distribution("images", "shallow", **options)
+    x = ft.pixels([3, *_SHAPE])
+    expected = tfr.condition(flow, np.full([4, 4, 2], np.nan)).log_prob(x)
+    model, missing = tfr.FlowModel(flow, dequantize=False), tfr.condition(flow, None)
+    for actual in (flow.log_prob(tf.identity(x)), missing.log_prob(x), tfr.log_prob(model, x)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    in_graph = tf.function(flow.log_prob, input_signature=[tf.TensorSpec([None] * 3 + [1])])
+    np.testing.assert_allclose(in_graph(x), expected, rtol=1e-5)
+    z = tfr.latents.encode(flow, x.numpy())
+    np.testing.assert_allclose(z, flow.bijector.inverse(x), rtol=1e-4, atol=1e-5)
+    assert missing.sample(2).shape == model.sample(2).shape == (2, *_SHAPE)
+    assert missing.batch_shape_tensor().shape == (0,)
+    with pytest.raises(ValueError, match=r"height and width of the images, \(4, 4\), got \(1, 1\)"):
+        flow.log_prob(x, bijector_kwargs={"conditional_input": np.full([1, 1, 2], np.nan)})
+
+
 @pytest.mark.parametrize("kind", ["labels", "vectors"])
 def test_a_conditional_base_with_a_condition_that_may_be_missing(kind):
     flow = ft.conditional_distribution(kind, condition_dropout=0.1)

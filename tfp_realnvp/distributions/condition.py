@@ -73,6 +73,8 @@ class ConditionedDistribution(tfd.Distribution):
                 shape = base.batch_shape
             else:
                 shape = condition.shape[: condition.shape.rank - spec.event_ndims]
+            # The bijector makes a missing condition image, which has the size of the events.
+            condition = None if conditional_input is None else condition
             self.distribution, self.conditional_input = distribution, condition
             parameters["conditional_input"] = condition
             self._static_batch_shape = self._no_dependency(shape)
@@ -95,6 +97,8 @@ class ConditionedDistribution(tfd.Distribution):
         return self._static_batch_shape
 
     def _batch_shape_tensor(self) -> tf.Tensor:
+        if self.conditional_input is None:
+            return tf.zeros([0], tf.int32)
         return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
