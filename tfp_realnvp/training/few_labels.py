@@ -14,7 +14,7 @@ from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.input_data import ArrayBatches, condition_in, events_in, weights_in
 from tfp_realnvp.training.learning_rate import step_of
 
-LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
+_LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
@@ -176,15 +176,24 @@ def _spread(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[:: max(1, len(rows) // max(1, number))][:number]
 
 
-def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-    """Returns this replica's term of the mean over the labeled events of all replicas.
+def label_term(
+    distribution: tfd.Distribution,
+    log_probs: tf.Tensor,
+    labels: tf.Tensor,
+    weights: tf.Tensor | None,
+) -> tf.Tensor:
+    """Returns this replica's term of the mean log p(y | x) over the labeled events, times 0.1.
 
-    The `values`, [B], are log p(x | y) - log p(x), exactly 0 for an event without a label.
+    `log_probs`, [2, B], are log p(x | y) and log p(x). `labels`, [B], are -1 if unknown.
     """
-    weights = tf.ones_like(values) if weights is None else weights
-    is_labeled = tf.cast(tf.not_equal(values, 0), values.dtype)
-    [total] = replicas.sum_over_replicas([tf.reduce_sum(weights * is_labeled)])
-    return tf.math.divide_no_nan(tf.reduce_sum(weights * values), total)
+    prior = parts_of(distribution)[-1].mixture_distribution
+    log_prior = tf.cast(prior.log_prob(tf.maximum(labels, 0)), log_probs.dtype)
+    weights_of_labeled = tf.cast(labels >= 0, log_probs.dtype)
+    weights_of_labeled *= 1 if weights is None else weights
+    [total] = replicas.sum_over_replicas([tf.reduce_sum(weights_of_labeled)])
+    log_posterior = log_probs[0] + log_prior - log_probs[1]
+    weighted = tf.math.multiply_no_nan(log_posterior, weights_of_labeled)
+    return _LABEL_WEIGHT * tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
 
 
 def parts_of(distribution: tfd.Distribution) -> list[Any]:
