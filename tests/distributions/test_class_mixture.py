@@ -223,6 +223,19 @@ def test_labels_of_endless_datasets_and_of_events_that_count():
     assert cosine > 1 - 1e-5
 
 
+def test_first_means_by_weight():
+    model, means = _equal_means(_VECTORS)
+    x, labels = ft.normal([5, 3]).numpy(), np.array([0, 2, 2, 1, 1])
+    x[4] *= 100
+    weights = np.array([1.0, 1.0, 3.0, 1.0, 1e-9], np.float32)
+    model.fit(x, labels, sample_weight=weights, epochs=4, shuffle=False, verbose=0)
+    z = model.distribution.bijector.inverse(x).numpy()
+    centers = np.stack([z[0], z[3], (z[1] + 3 * z[2]) / 4])
+    centers -= centers.mean(axis=0)
+    cosines = np.sum(means * centers, axis=1) / np.linalg.norm(centers, axis=1)
+    np.testing.assert_allclose(cosines / np.linalg.norm(means, axis=1), 1, atol=1e-5)
+
+
 def test_word_of_classes_without_labels():
     model, _ = _equal_means(_VECTORS)
     x = ft.normal([6, 3]).numpy()

@@ -131,14 +131,15 @@ class ClassSeparation(keras.callbacks.Callback):
         num_classes, dtype = self._mixture.condition_spec.num_classes, self._distribution.dtype
         missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
         events, labels, num_searched = [], np.zeros([0], int), 0
+        self._weights = np.zeros([0])
         for batch in batches:
             values, weights = events_in(batch), weights_in(batch)
             condition = condition_in(batch)
             condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is not None:
+                weights = np.reshape(np.ones(len(values)) if weights is None else weights, [-1])
                 # Ignore events of weight zero.
-                is_used = True if weights is None else np.reshape(weights, [-1]) > 0
-                of_batch = np.where(is_used, condition, -1)
+                of_batch = np.where(weights > 0, condition, -1)
                 by_class = [
                     _spread(np.flatnonzero(of_batch == label), number)
                     for label, number in enumerate(missing)
@@ -146,6 +147,7 @@ class ClassSeparation(keras.callbacks.Callback):
                 rows = np.concatenate(by_class)
                 missing -= [len(rows_of_class) for rows_of_class in by_class]
                 labels = np.append(labels, of_batch[rows])
+                self._weights = np.append(self._weights, weights[rows])
                 events.append(np.asarray(values)[rows] + noise)
             num_searched += len(values)
             is_enough = not missing.any() if self._is_separating else len(labels) >= _MAX_LABELED
@@ -160,7 +162,8 @@ class ClassSeparation(keras.callbacks.Callback):
         for bijector in self._bijectors:
             latents = bijector.inverse(latents)
         latents, classes = np.asarray(latents), np.unique(self._labels)
-        centers = np.stack([latents[self._labels == label].mean(axis=0) for label in classes])
+        groups = [self._labels == label for label in classes]
+        centers = np.stack([np.average(latents[g], 0, self._weights[g]) for g in groups])
         centers -= centers.mean(axis=0)
         means = np.zeros(self._mixture.loc.shape, centers.dtype)  # zeros for classes without labels
         means[classes] = centers
