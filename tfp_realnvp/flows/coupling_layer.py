@@ -15,7 +15,13 @@ from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
-from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, TransformerFn
+from tfp_realnvp.bijectors.transformers import (
+    Additive,
+    Affine,
+    SigmoidAffine,
+    Transformer,
+    TransformerFn,
+)
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
 
@@ -89,6 +95,10 @@ def coupling_layer(
     num_filters = validation.count(num_filters, "num_filters", 1, caller)
     if not callable(transformer):
         validation.choice(transformer, (*_TRANSFORMERS,), f"{caller}: expected a transformer")
+    expected = f"{caller}: expected a function that returns a new Transformer"
+    if isinstance(transformer, Transformer):
+        expected += f", for example the class `{type(transformer).__name__}`"
+        raise TypeError(f"{expected}, got {transformer!r}.")
     transformer_fn = transformer if callable(transformer) else _TRANSFORMERS[transformer]
     normalizations, mixings = ("batch", "actnorm", None), ("lu", "permutation", None)
     validation.choice(normalization, normalizations, f"{caller}: expected a normalization")
@@ -116,6 +126,8 @@ def coupling_layer(
         # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
         is_affine = transformer_fn in (Affine, Additive)
         new_transformer: Any = transformer_fn if is_affine else transformer_fn()
+        is_transformer = is_affine or isinstance(new_transformer, Transformer)
+        validation.require(is_transformer, expected, new_transformer, TypeError)
         policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
         # Construct the network first, so that its initial weights do not depend on other options.
         network = network_fn(

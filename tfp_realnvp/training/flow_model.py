@@ -139,9 +139,7 @@ class FlowModel(FlowSteps):
         validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
         num_values = routing.find_num_values(distribution)
         if dequantizer is not None and num_values is not None:
-            expected = (
-                f"FlowModel: expected a dequantizer of num_values={num_values}, the flow's"
-            )
+            expected = f"FlowModel: expected a dequantizer of num_values={num_values}, the flow's"
             fits = dequantizer.num_values == num_values
             validation.require(fits, expected, dequantizer.num_values)
         seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
