@@ -91,11 +91,16 @@ class ConditionSpec:
                 raise ValueError(f"{expected}, got {sorted(set(wrong.ravel().tolist()))[:5]}.")
 
     def as_tensor(
-        self, value: Any, caller: str = "ConditionSpec", dtype: Any = tf.float32
+        self,
+        value: Any,
+        caller: str = "ConditionSpec",
+        dtype: Any = tf.float32,
+        like: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Returns checked conditions as a tensor: int32 labels, or floats of `dtype`.
 
-        `None` is a missing condition. Error messages begin with `caller`.
+        `None` is a missing condition; a missing image has the height and width of the images
+        `like`. Error messages begin with `caller`.
         """
         dtype = self.tensor_spec(dtype).dtype
         if value is None:
@@ -105,7 +110,11 @@ class ConditionSpec:
                     "pass `conditional_input=...`, for a `tfd.TransformedDistribution` in "
                     "`bijector_kwargs={'conditional_input': ...}`, or fix it by `tfr.condition`."
                 )
-            return tf.fill([size or 1 for size in self.event_shape], _missing_value(dtype))
+            shape = self.event_shape
+            if None in shape:
+                sides = [1, 1] if like is None else tf.unstack(tf.shape(like)[-3:-1])
+                shape = [*sides, shape[-1]]
+            return tf.fill(shape, _missing_value(dtype))
         value = value if tf.is_tensor(value) else np.asarray(value)
         self.check(value, caller)
         return tf.cast(value, dtype)

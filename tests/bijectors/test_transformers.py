@@ -263,3 +263,88 @@ def test_variables_of_a_transformer(recompute):
     assert all(np.abs(g).max() > 0 for g in tape.gradient(loss, flow.trainable_variables))
     with pytest.raises(TypeError, match=r"variables by `add_weight`, got \[<tf\.Variable"):
         tfr.Coupling(tfr.ChannelMask(), network, _Scaled("tensorflow"))
+
+
+class _Own(tfr.Transformer):
+    """A user's transformer, z = x exp(θ), with a mistake."""
+
+    num_parameters = 1
+
+    def inverse(self, x, parameters):
+        return x * tf.exp(parameters), parameters
+
+    def forward(self, z, parameters):
+        return z * tf.exp(-parameters), -parameters
+
+
+class _Summed(_Own):
+    def inverse(self, x, parameters):
+        return x * tf.exp(parameters), tf.reduce_sum(parameters, axis=-1)
+
+
+class _SummedWithItsAxes(_Own):
+    def inverse(self, x, parameters):
+        return x * tf.exp(parameters), tf.reduce_sum(parameters, axis=-1, keepdims=True)
+
+
+class _ForgottenLogDet(_Own):
+    def inverse(self, x, parameters):
+        return x * tf.exp(parameters)
+
+
+class _TooFewParameters(_Own):
+    def inverse(self, x, parameters):
+        shift, log_scale = tf.split(parameters, 2, axis=-1)
+        return x * tf.exp(log_scale) + shift, log_scale
+
+
+class _TooManyParameters(_Own):
+    num_parameters = 3
+
+
+class _WrongLogDetOfForward(_Own):
+    def forward(self, z, parameters):
+        return z * tf.exp(-parameters), 0.0
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize(
+    ("transformer", "match"),
+    [
+        (_Summed, r"_Summed.inverse to return .* of shape \(2, 3\), got \(2, 3\), \(2,\)"),
+        (_SummedWithItsAxes, r"_SummedWithItsAxes.inverse to return .* got .*\(2, 1\)"),
+        (_ForgottenLogDet, r"_ForgottenLogDet.inverse to return .* log det .* got .*\(2, 3\)"),
+        (
+            _TooFewParameters,
+            r"_TooFewParameters.inverse to take .* shape \(2, 3\), num_parameters=1",
+        ),
+        (
+            _TooManyParameters,
+            r"_TooManyParameters.inverse to take .* shape \(2, 9\), num_parameters=3",
+        ),
+    ],
+)
+def test_mistakes_in_a_transformer(transformer, match, in_graph):
+    coupling = ft.randomize(tfr.RealNVPVector(6, 1, mixing=None, transformer=transformer))
+    inverse = tf.function(coupling.inverse) if in_graph else coupling.inverse
+    with pytest.raises(ValueError, match=match):
+        inverse(ft.normal([2, 6]))
+
+
+def test_mistakes_in_a_transformer_of_images():
+    flow = tfr.RealNVPImage((4, 4, 1), 1, num_blocks=0, num_filters=2, transformer=_Summed)
+    with pytest.raises(ValueError, match=r"_Summed.inverse to return"):
+        flow.inverse(ft.pixels([2, 4, 4, 1]))
+    flow = tfr.RealNVPVector(6, 1, transformer=_WrongLogDetOfForward)
+    with pytest.raises(ValueError, match=r"_WrongLogDetOfForward.forward to return .*, \(\)\."):
+        flow.forward(ft.normal([2, 6]))
+
+
+@pytest.mark.parametrize("make", [tfr.RealNVPVector, tfr.coupling_layer])
+def test_an_instance_in_place_of_a_class(make):
+    first = ft.shallow_conv if make is tfr.coupling_layer else 4
+    with pytest.raises(TypeError, match=r"returns a new Transformer.*class `_Own`.*got <_Own"):
+        make(first, transformer=_Own())
+    if make is tfr.RealNVPVector:
+        with pytest.raises(TypeError, match=r"returns a new Transformer.*got .*function"):
+            make(first, transformer=lambda: tf.identity)

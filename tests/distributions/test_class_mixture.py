@@ -89,6 +89,9 @@ def test_samples(shape):
 def test_few_labels_in_fit():
     # One step of gradient descent, on labeled and unlabeled rows.
     flow, rate = _flow(_VECTORS), 1e-3
+    prior = tf.Variable(np.log(_PROBS), dtype=tf.float32)
+    components = flow.distribution.components_distribution
+    flow = flow.copy(distribution=tfr.ClassMixture(tfd.Categorical(logits=prior), components))
     model = ft.compiled(flow, keras.optimizers.SGD(rate), dequantize=False, scale_l2=0.0)
     x = ft.normal([4, *_VECTORS]).numpy()
     flow.log_prob(x, bijector_kwargs={"training": True})  # ActNorm takes its moments.
@@ -97,16 +100,19 @@ def test_few_labels_in_fit():
         z, ildj = flow.bijector.inverse_and_log_det(tf.constant(x), training=True)
         joint = flow.distribution.components_distribution.log_prob(tf.expand_dims(z, 1))
         known = tf.gather(joint, [0, 2, 0, 1], batch_dims=1)
-        unknown = tf.reduce_logsumexp(joint + np.log(_PROBS, dtype=np.float32), axis=-1)
+        log_prior = tf.math.log_softmax(prior)
+        unknown = tf.reduce_logsumexp(joint + log_prior, axis=-1)
         log_prob = tf.where(np.less(_LABELS, 0), unknown, known) + ildj
         loss = -tf.reduce_mean(log_prob)
         # A tenth of the mean log p(y | x) of the three labels is added.
-        gain = tf.gather(known - unknown, [0, 1, 3])
+        gain = tf.gather(known - unknown, [0, 1, 3]) + tf.gather(log_prior, [0, 2, 1])
         objective = loss - 0.1 * tf.reduce_mean(gain)
-    expected = means - rate * tape.gradient(objective, means)
+    of_means, of_prior = tape.gradient(objective, [means, prior])
+    expected, before = means - rate * of_means, prior.numpy()
     history = model.fit(x, np.array(_LABELS), batch_size=4, shuffle=False, verbose=0).history
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
     np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose((before - prior) / rate, of_prior, atol=1e-3)
     expected = tfr.condition(flow, _LABELS).log_prob(x)
     np.testing.assert_allclose(tfr.log_prob(model, x, _LABELS), expected, rtol=1e-4)
     np.testing.assert_allclose(tfr.log_prob(model, x), flow.log_prob(x), rtol=1e-4)
@@ -215,6 +221,19 @@ def test_labels_of_endless_datasets_and_of_events_that_count():
     expected = z[4] - (z[0] + (z[2] + z[3]) / 2 + z[4]) / 3
     cosine = np.vdot(means[1], expected) / np.linalg.norm(means[1]) / np.linalg.norm(expected)
     assert cosine > 1 - 1e-5
+
+
+def test_first_means_by_weight():
+    model, means = _equal_means(_VECTORS)
+    x, labels = ft.normal([5, 3]).numpy(), np.array([0, 2, 2, 1, 1])
+    x[4] *= 100
+    weights = np.array([1.0, 1.0, 3.0, 1.0, 1e-9], np.float32)
+    model.fit(x, labels, sample_weight=weights, epochs=4, shuffle=False, verbose=0)
+    z = model.distribution.bijector.inverse(x).numpy()
+    centers = np.stack([z[0], z[3], (z[1] + 3 * z[2]) / 4])
+    centers -= centers.mean(axis=0)
+    cosines = np.sum(means * centers, axis=1) / np.linalg.norm(centers, axis=1)
+    np.testing.assert_allclose(cosines / np.linalg.norm(means, axis=1), 1, atol=1e-5)
 
 
 def test_word_of_classes_without_labels():

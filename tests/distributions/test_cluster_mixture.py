@@ -77,6 +77,15 @@ def test_clusters_within_classes():
     np.testing.assert_array_equal(nearest, order[:, :2] + 3 * _LABELS[:, None])
 
 
+def test_nearest_center_of_far_data():
+    rng = np.random.default_rng(0)
+    # In float32, a square of 1e4 is exact only to 8.
+    events = rng.choice([1e4, -1e4], [200, 1]) + rng.normal(0, 3, [200, 4])
+    clusters, events = tfr.Clusters.of(events, num_clusters=20), events.astype(np.float32)
+    distances = np.square(events[:, None] - clusters.centers.numpy().astype(np.float64)).sum(-1)
+    np.testing.assert_array_equal(clusters.nearest(events), distances.argmin(axis=1))
+
+
 def test_number_of_clusters():
     rng = np.random.default_rng(0)
     assert tfr.Clusters.of(rng.normal(size=[250, 2])).num_clusters == 10

@@ -1,6 +1,9 @@
 """Distributions with a fixed condition, and bases that depend on one."""
 
+import warnings
+
 import flow_testing as ft
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -112,6 +115,67 @@ def test_in_a_function(kind):
     assert batch.numpy().tolist() == [2]
     np.testing.assert_allclose(x, given.sample(3, seed=(0, 1)), rtol=1e-9)
     np.testing.assert_allclose(log_prob, given.log_prob(tf.identity(x)), rtol=1e-9)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def mixture_of_class(label, logits):
+    components = tfd.Independent(tfd.Normal(tf.constant([[-1.0], [1.0]]), 0.1), 1)
+    return tfd.MixtureSameFamily(tfd.Categorical(logits=tf.gather(logits, label)), components)
+
+
+def test_gradients_of_samples_of_a_mixture():
+    logits = tf.Variable([[0.0, 0.0], [0.5, 1.5]])
+    base = tfr.ConditionalBase(mixture_of_class, [logits], event_shape=[1])
+    flow = tfd.TransformedDistribution(base, tfb.Shift(3.0))
+    given = tfr.condition(flow, 1)
+    with tf.GradientTape() as tape, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TFP says that it uses the score function.
+        # The divergence from a density ∝ exp(x), up to a constant.
+        loss = tfp.vi.monte_carlo_variational_loss(
+            lambda x: tf.reduce_sum(x, -1), given, sample_size=100_000, seed=(0, 1)
+        )
+    actual = tf.convert_to_tensor(tape.gradient(loss, logits))[1]
+    p = 1 / (1 + np.exp(-1.0))
+    # d/dlogit of p log p + (1 - p) log (1 - p) - (2 p - 1): the components do not overlap.
+    expected = p * (1 - p) * (1.0 - 2.0)
+    np.testing.assert_allclose(actual, [-expected, expected], atol=0.01)
+
+
+def test_reparameterization_type():
+    normal = ft.class_base(tf.Variable(ft.normal([5, 1])))
+    mixture = tfr.ConditionalBase(mixture_of_class, [tf.zeros([2, 2])], event_shape=[1])
+    for base, expected in ((normal, tfd.FULLY_REPARAMETERIZED), (mixture, tfd.NOT_REPARAMETERIZED)):
+        flow = tfd.TransformedDistribution(tfd.Independent(base, 0), tfb.Shift(3.0))
+        assert tfr.condition(flow, 1).reparameterization_type == expected
+        # Without a condition, the distribution is not known.
+        assert flow.reparameterization_type == tfd.NOT_REPARAMETERIZED
+
+
+def test_a_missing_condition_has_the_size_of_the_images():
+    options = {"conditional_event_shape": (None, None, 2), "condition_dropout": 0.1}
+    flow = ft.conditional_distribution("images", "shallow", **options)
+    x = ft.pixels([3, *_SHAPE])
+    expected = tfr.condition(flow, np.full([4, 4, 2], np.nan)).log_prob(x)
+    model, missing = tfr.FlowModel(flow, dequantize=False), tfr.condition(flow, None)
+    for actual in (flow.log_prob(tf.identity(x)), missing.log_prob(x), tfr.log_prob(model, x)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    in_graph = tf.function(flow.log_prob, input_signature=[tf.TensorSpec([None] * 3 + [1])])
+    np.testing.assert_allclose(in_graph(x), expected, rtol=1e-5)
+    z = tfr.latents.encode(flow, x.numpy())
+    np.testing.assert_allclose(z, flow.bijector.inverse(x), rtol=1e-4, atol=1e-5)
+    assert missing.sample(2).shape == model.sample(2).shape == (2, *_SHAPE)
+    assert missing.batch_shape_tensor().shape == (0,)
+    with pytest.raises(ValueError, match=r"height and width of the images, \(4, 4\), got \(1, 1\)"):
+        flow.log_prob(x, bijector_kwargs={"conditional_input": np.full([1, 1, 2], np.nan)})
+
+
+@pytest.mark.parametrize("kind", ["labels", "vectors"])
+def test_a_conditional_base_with_a_condition_that_may_be_missing(kind):
+    flow = ft.conditional_distribution(kind, condition_dropout=0.1)
+    flow = flow.copy(distribution=ft.class_base(tf.Variable(ft.normal([5, *_SHAPE]))))
+    for use in (tfr.FlowModel, lambda flow: tfr.condition(flow, 1)):
+        with pytest.raises(ValueError, match=r"ConditionalBase.*condition_dropout=0.1"):
+            use(flow)
 
 
 def test_without_a_condition():

@@ -143,6 +143,15 @@ def test_another_bijector():
     np.testing.assert_array_equal(tf.floor(values), _images(4))
 
 
+def test_another_number_of_gray_levels():
+    flow = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=17)
+    images = _images(2)
+    for use in (tfr.FlowModel, lambda *args, **kw: evaluation.bits_per_dim(*args, images, **kw)):
+        with pytest.raises(ValueError, match=r"dequantizer of num_values=17.*got 16"):
+            use(flow, dequantizer=_dequantizer())
+    tfr.FlowModel(flow, dequantizer=_dequantizer(num_values=17))
+
+
 @pytest.mark.full
 def test_trains_with_a_flow_under_xla():
     distribution = ft.flow_distribution(_SHAPE, num_scales=1, num_couplings=1, num_values=16)

@@ -1,12 +1,14 @@
 """Options of whole flows: what has no effect is an error, what does not exist as well."""
 
 import inspect
+import math
 
 import flow_testing as ft
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as tfr
 
@@ -175,3 +177,22 @@ def test_a_subclass_with_its_own_constructor(make):
     x = ft.pixels([3, 4, 4, 1]) if make is _Square else ft.normal([3, 2])
     np.testing.assert_array_equal(copy.inverse(x), flow.inverse(tf.identity(x)))
     assert {v.ref() for v in copy.variables} == {v.ref() for v in flow.variables}
+
+
+def test_each_layer_has_a_permutation_of_its_own():
+    layer = tfr.coupling_layer(ft.shallow_conv, 2, mixing="permutation")
+
+    def orders(flow):
+        return [tuple(p.permutation.numpy()) for p in flow.submodules if isinstance(p, tfb.Permute)]
+
+    for make in (
+        lambda: tfr.multi_scale((8, 8, 4), 2, layer, num_couplings=8, prior=layer),
+        lambda: tfr.patch_flow((4, 4, 8), 1, [tfr.ChannelMask(i % 2) for i in range(20)], layer),
+    ):
+        found = orders(make())
+        assert found == orders(make())  # in each process
+        by_size = {}
+        for order in found:
+            by_size.setdefault(len(order), []).append(order)
+        for size, group in by_size.items():
+            assert len(set(group)) > 0.7 * min(len(group), math.factorial(size)), (size, group)

@@ -85,6 +85,17 @@ def test_permutations_are_the_same_in_each_model():
     assert len({tuple(order) for order in orders[0]}) == 10
 
 
+def test_a_seed_determines_permutations():
+    def orders(seed):
+        flow = tfr.RealNVPVector(9, 3, mixing="permutation", seed=seed)
+        return [
+            p.permutation.numpy().tolist() for p in flow.submodules if isinstance(p, tfb.Permute)
+        ]
+
+    assert orders(3) == orders(3)
+    assert not any(order in orders(4) for order in orders(3))
+
+
 def test_standardization_comes_first():
     data = np.random.default_rng(0).normal([1.0, 100.0], [0.1, 50.0], [1000, 2]).astype("float32")
     moments = tfr.Standardization.of(data)

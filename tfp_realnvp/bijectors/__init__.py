@@ -6,7 +6,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.bijectors.flow_chain import ConditionalBijector, FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
-from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, SpatialMask
+from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline

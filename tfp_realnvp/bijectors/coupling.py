@@ -78,8 +78,7 @@ class Coupling(FlowBijector):
         """Constructs the coupling.
 
         Args:
-          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or an object with their
-            methods.
+          mask: a `CheckerboardMask`, `ChannelMask` or `SpatialMask`, or another `Mask`.
           network: a layer or function that maps the kept half, [B, H, W, k], to parameters, [B, H,
             W, P c]; for vectors [B, k] to [B, P c]. The network's dtype may differ from `dtype`.
             The coupling passes the keyword arguments `training`, `conditional_input` and
@@ -103,10 +102,11 @@ class Coupling(FlowBijector):
         if parameters is None:
             parameters = dict(locals())
             del parameters["parameters"]
-        # The class of a mask has the protocol's methods too, so `isinstance` would accept it.
-        if isinstance(mask, type) or not isinstance(mask, Mask):
-            expected = f"{name}: expected a mask, for example `tfr.CheckerboardMask()`"
-            raise TypeError(f"{expected}, got {mask!r}.")
+        expected = (
+            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or an instance of a "
+            "subclass of `tfr.Mask` with the methods split, restrict, merge and changed_channels"
+        )
+        validation.require(isinstance(mask, Mask), expected, mask, TypeError)
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         if transformer is not None and not isinstance(transformer, Transformer):
@@ -194,8 +194,7 @@ class Coupling(FlowBijector):
         output = unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
         # Zero parameters at kept positions make affine transformers the identity there.
         parameters = self.mask.restrict(output)
-        transform = transformer.inverse if inverse else transformer.forward
-        changed, log_dets = transform(changed, parameters)
+        changed, log_dets = self._transformed(changed, parameters, inverse)
         if transformer.is_identity_at_zero and isinstance(self.mask, CheckerboardMask):
             # `changed` is the whole image, unchanged at kept positions, so no merge is needed.
             return changed, self._sum_over_event(log_dets, p)
@@ -214,6 +213,27 @@ class Coupling(FlowBijector):
         condition = self._condition_spec.of_network(condition)
         is_image = self._condition_spec.event_ndims == 3
         return self.mask.arrange(condition) if is_image else condition
+
+    def _transformed(self, values: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Any:
+        """Applies the transformer to the changed half, and checks the shapes that it returns."""
+        direction = "inverse" if inverse else "forward"
+        method = f"{self.name}: expected {type(self.transformer).__name__}.{direction} to"
+        try:
+            results = getattr(self.transformer, direction)(values, parameters)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(
+                f"{method} take values of shape {values.shape} and parameters of shape "
+                f"{parameters.shape}, num_parameters={self.transformer.num_parameters} for each "
+                f"value, got the error: {error}"
+            ) from error
+        parts = results if isinstance(results, (tuple, list)) else [results]
+        shapes = [tf.convert_to_tensor(part).shape for part in parts]
+        if len(shapes) != 2 or not all(map(values.shape.is_compatible_with, shapes)):
+            raise ValueError(
+                f"{method} return values and the log det of each value, two tensors of shape "
+                f"{values.shape}, got {', '.join(map(str, shapes))}."
+            )
+        return results
 
     def _recomputed_pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         """Like `_pass`, but the backward pass recomputes activations."""

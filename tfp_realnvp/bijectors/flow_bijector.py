@@ -463,7 +463,7 @@ class FlowBijector(tfb.Bijector):
             condition = np.frombuffer(condition.data, condition.dtype).reshape(condition.shape)
         ndims = self.event_ndims
         if spec is not None:
-            condition = spec.as_tensor(condition, self.name, self.dtype)
+            condition = spec.as_tensor(condition, self.name, self.dtype, value)
             value, condition = batch_dims.broadcast_batch(value, ndims, condition, spec.event_ndims)
         like = value
         if like.shape.rank is None:

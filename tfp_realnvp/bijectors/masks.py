@@ -1,8 +1,8 @@
 """Masks of coupling layers. Masks split an event into a kept and a transformed half."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
@@ -15,20 +15,56 @@ from tfp_realnvp.networks.functional import check_parity, checkerboard
 PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 
-@runtime_checkable
-class Mask(Protocol):
-    """The interface of a mask. In the docstrings, `b` is the binary mask of eq. 9 in the paper."""
+class Mask(Configurable, abc.ABC):
+    r"""Splits an event into a half that a coupling keeps and a half that the coupling transforms.
 
+    | method | takes | returns |
+    | --- | --- | --- |
+    | `split` | event [..., H, W, C] | kept [..., H, W, k] and changed [..., H, W, c] |
+    | `restrict` | [..., H, W, P c] | the same shape, zero at kept positions |
+    | `merge` | kept [..., H, W, k] and changed [..., H, W, c] | event [..., H, W, C] |
+    | `changed_channels` | C | c |
+
+    For vectors, H and W are missing. The network's input is the kept half, with k = C - c channels,
+    or k = C if c = C. `merge` inverts `split`, and splitting a merged event again gives the same
+    kept half. In the docstrings, `b` is the binary mask of eq. 9 in the Real NVP paper.
+
+    To save your own mask, decorate the class with `keras.saving.register_keras_serializable()`.
+    Store each constructor argument as an attribute of the same name, or override `get_config`.
+
+    #### Example
+
+    >>> import tensorflow as tf, tfp_realnvp as tfr
+    >>> class KeepFirst(tfr.Mask):
+    ...   def split(self, x):
+    ...     return x[..., :1], x[..., 1:]
+    ...   def merge(self, kept, changed):
+    ...     return tf.concat([kept, changed], axis=-1)
+    ...   def changed_channels(self, channels):
+    ...     return channels - 1
+    >>> network = tfr.DenseResNet(2 * 4, num_filters=8)
+    >>> coupling = tfr.AffineCoupling(KeepFirst(), network, event_ndims=1)
+    >>> z, ildj = coupling.inverse_and_log_det(tf.random.normal([7, 5]))
+    >>> z.shape, ildj.shape
+    (TensorShape([7, 5]), TensorShape([7]))
+    """
+
+    @abc.abstractmethod
     def split(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the network's input, and the values that the coupling transforms."""
 
     def restrict(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns `x`, a network's output, with zeros at any kept positions that it contains."""
+        """Returns `x`, parameters or log dets, with zeros at any kept positions that it contains.
+
+        By default, returns `x` itself, for masks whose changed half contains no kept positions.
+        """
         return x
 
+    @abc.abstractmethod
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns the event, merged from the kept and the transformed half."""
 
+    @abc.abstractmethod
     def changed_channels(self, channels: int) -> int:
         """Returns the number of transformed channels of an event with `channels` channels."""
 
@@ -38,7 +74,7 @@ class Mask(Protocol):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class CheckerboardMask(Mask, Configurable):
+class CheckerboardMask(Mask):
     """Spatial checkerboard (paper, section 3.4 and figure 3, left).
 
     The mask fits images of any size.
@@ -85,7 +121,7 @@ class CheckerboardMask(Mask, Configurable):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class ChannelMask(Mask, Configurable):
+class ChannelMask(Mask):
     """Channel-wise mask (paper, section 3.4 and figure 3, right), for images or vectors.
 
     `merge` restores the order of the channels.
@@ -162,7 +198,7 @@ class ChannelMask(Mask, Configurable):
 
 
 @dataclasses.dataclass(unsafe_hash=True)
-class SpatialMask(Mask, Configurable):
+class SpatialMask(Mask):
     """Keeps half of the H W positions. Packs each half, H W / 2 positions, in an image [H, W, C/2].
 
     | pattern | parity 0 keeps the positions of |

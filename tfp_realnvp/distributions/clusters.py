@@ -134,10 +134,11 @@ class Clusters(keras.layers.Layer):
           labels: classes [B]; restricts each event to clusters of its class.
           number: a number n, to return the n nearest clusters instead, [B, n], nearest first.
         """
-        rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float32)
+        # In float32, squares of values far from zero would lose the distances.
+        rows = tf.cast(tf.reshape(events, [-1, int(np.prod(self.event_shape))]), tf.float64)
         first = 0 if labels is None else tf.cast(labels, tf.int32) * self.num_per_class
         first = tf.broadcast_to(first, tf.shape(rows)[:1])[:, tf.newaxis]
-        centers = tf.reshape(self.centers.value, [self.num_clusters, -1])
+        centers = tf.cast(tf.reshape(self.centers.value, [self.num_clusters, -1]), tf.float64)
         # Pad one row: with oneDNN, a matrix product without rows crashes the process.
         products = tf.matmul(tf.pad(rows, [[0, 1], [0, 0]]), centers, transpose_b=True)[:-1]
         # Omit the term |x|² of squared distances, which is equal for all clusters.

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import private_api, validation
 
 tfd = tfp.distributions
 
@@ -55,24 +55,32 @@ class ConditionedDistribution(tfd.Distribution):
         expected = "condition: expected a distribution that takes a conditional_input"
         validation.require(routing.takes_condition(distribution), expected, distribution)
         with tf.name_scope(name or f"conditioned_{distribution.name}") as name:
-            spec = routing.find_condition_spec(distribution)
+            spec, base = routing.find_condition_spec(distribution), distribution
+            while isinstance(base, (private_api.TransformedDistribution, private_api.Independent)):
+                base = base.distribution
+            is_made = isinstance(base, ConditionalBase)
             if spec is not None:
                 condition = spec.as_tensor(conditional_input, "condition", distribution.dtype)
-                shape = condition.shape[: condition.shape.rank - spec.event_ndims]
             else:
                 condition = tf.convert_to_tensor(conditional_input)
-                base = routing.find_part(distribution, ConditionalBase)
                 expected = (
                     "condition: expected couplings with a conditional_event_shape, which tells the "
                     f"batch shape of a conditional_input of shape {condition.shape}"
                 )
-                validation.require(base is not None, expected, distribution)
-                shape = base.given(condition).batch_shape
+                validation.require(is_made, expected, distribution)
+            base = base.given(condition) if is_made else base
+            if spec is None:
+                shape = base.batch_shape
+            else:
+                shape = condition.shape[: condition.shape.rank - spec.event_ndims]
+            # The bijector makes a missing condition image, which has the size of the events.
+            condition = None if conditional_input is None else condition
             self.distribution, self.conditional_input = distribution, condition
             parameters["conditional_input"] = condition
             self._static_batch_shape = self._no_dependency(shape)
-            names = ("dtype", "reparameterization_type", "validate_args", "allow_nan_stats")
+            names = ("dtype", "validate_args", "allow_nan_stats")
             options = {key: getattr(distribution, key) for key in names}
+            options["reparameterization_type"] = base.reparameterization_type
             super().__init__(parameters=parameters, name=name, **options)
 
     @classmethod
@@ -89,6 +97,8 @@ class ConditionedDistribution(tfd.Distribution):
         return self._static_batch_shape
 
     def _batch_shape_tensor(self) -> tf.Tensor:
+        if self.conditional_input is None:
+            return tf.zeros([0], tf.int32)
         return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:

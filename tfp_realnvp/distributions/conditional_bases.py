@@ -43,7 +43,11 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
     ```
 
     As the base of a `tfd.TransformedDistribution`, it gets the condition through
-    `distribution_kwargs`; `FlowModel` and `condition` pass the condition automatically.
+    `distribution_kwargs`; `FlowModel` and `condition` pass the condition automatically. The flow
+    must not have `condition_dropout`, because the function needs a condition.
+
+    The `reparameterization_type` of `condition(flow, c)` is that of the distribution for c. Without
+    a condition this distribution is unknown, and the type is `tfd.NOT_REPARAMETERIZED`.
 
     #### Example
 
@@ -88,7 +92,7 @@ class ConditionalBase(ConditionalDistribution, tfd.Distribution):
             self._make = make_distribution
             self._parameter_variables = tuple(variables)
             self._static_event_shape = self._no_dependency(tf.TensorShape(event_shape))
-            dtype, kind = tf.as_dtype(dtype), tfd.FULLY_REPARAMETERIZED
+            dtype, kind = tf.as_dtype(dtype), tfd.NOT_REPARAMETERIZED
             super().__init__(dtype, kind, validate_args, allow_nan_stats, parameters, name=name)
 
     def given(self, conditional_input: Any) -> tfd.Distribution:

@@ -9,7 +9,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
+from tfp_realnvp.distributions.conditional_bases import ConditionalBase, ConditionalDistribution
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import memoized
 
@@ -70,7 +70,14 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     specs = {of_base, condition_spec_of(distribution.bijector)} - {None}
     if len(specs) > 1:
         raise ValueError(f"expected {distribution} to declare one condition, got {specs}.")
-    return specs.pop() if specs else None
+    spec = specs.pop() if specs else None
+    dropout = None if spec is None else spec.dropout
+    if dropout is not None and find_part(distribution.distribution, ConditionalBase) is not None:
+        raise ValueError(
+            f"{distribution.name}: expected a flow without condition_dropout, because the function "
+            f"of a ConditionalBase needs a condition, got condition_dropout={dropout}."
+        )
+    return spec
 
 
 @memoized

@@ -1,5 +1,6 @@
 """A coupling with its network, its normalization and its mixing of channels: `coupling_layer`."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,15 @@ from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
-from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, TransformerFn
+from tfp_realnvp.bijectors.transformers import (
+    Additive,
+    Affine,
+    SigmoidAffine,
+    Transformer,
+    TransformerFn,
+)
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.initial_seeds import initial_seed
 
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
@@ -74,11 +82,11 @@ def coupling_layer(
         or float64 in flows of float64.
 
     Returns:
-      A function `layer(mask, event_shape, name, halvings=0, condition_shape=None, dtype=tf.float32,
-      seed=0)`, which returns bijectors in order from data to latents. `event_shape` is (height,
-      width, channels) or (size,). `name` is the prefix of the bijectors' names. `halvings` counts
-      how often the image was halved. `condition_shape` is the shape of the embedded condition, and
-      `seed` the seed of a permutation.
+      A function `layer(mask, event_shape, name, halvings=0, condition_shape=None,
+      dtype=tf.float32)`, which returns bijectors in order from data to latents. `event_shape` is
+      (height, width, channels) or (size,). `name` is the prefix of the bijectors' names; unless the
+      flow has a `seed`, the name also determines the permutation. `halvings` counts how often the
+      image was halved. `condition_shape` is the shape of the embedded condition.
 
     Raises:
       TypeError, ValueError: if an argument is invalid or has no effect.
@@ -87,6 +95,10 @@ def coupling_layer(
     num_filters = validation.count(num_filters, "num_filters", 1, caller)
     if not callable(transformer):
         validation.choice(transformer, (*_TRANSFORMERS,), f"{caller}: expected a transformer")
+    expected = f"{caller}: expected a function that returns a new Transformer"
+    if isinstance(transformer, Transformer):
+        expected += f", for example the class `{type(transformer).__name__}`"
+        raise TypeError(f"{expected}, got {transformer!r}.")
     transformer_fn = transformer if callable(transformer) else _TRANSFORMERS[transformer]
     normalizations, mixings = ("batch", "actnorm", None), ("lu", "permutation", None)
     validation.choice(normalization, normalizations, f"{caller}: expected a normalization")
@@ -102,7 +114,6 @@ def coupling_layer(
         halvings: int = 0,
         condition_shape: ConditionShape = None,
         dtype: Any = tf.float32,
-        seed: int = 0,
     ) -> list[tfb.Bijector]:
         *sides, channels = event_shape
         ndims, changed = len(event_shape), mask.changed_channels(channels)
@@ -115,6 +126,8 @@ def coupling_layer(
         # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
         is_affine = transformer_fn in (Affine, Additive)
         new_transformer: Any = transformer_fn if is_affine else transformer_fn()
+        is_transformer = is_affine or isinstance(new_transformer, Transformer)
+        validation.require(is_transformer, expected, new_transformer, TypeError)
         policy = "float64" if dtype == tf.float64 else keras.config.dtype_policy().name
         # Construct the network first, so that its initial weights do not depend on other options.
         network = network_fn(
@@ -143,6 +156,7 @@ def coupling_layer(
             bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
         elif mixing == "permutation":
             # Every process gets the same permutation: NumPy never changes `RandomState`.
+            seed = initial_seed() or zlib.crc32(name.encode())
             order = np.random.RandomState(seed).permutation(channels).tolist()
             bijectors.insert(0, tfb.Permute(order, name=f"{name}_permute"))
         if normalization == "actnorm":

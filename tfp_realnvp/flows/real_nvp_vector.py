@@ -139,7 +139,8 @@ class RealNVPVector(VectorFlow):
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is
             unnecessary: the first `ActNorm` starts with the moments of the first batch.
-          seed: seed of the initial weights; by default Keras' global generator draws the weights.
+          seed: seed of the initial weights and permutations. By default Keras' global generator
+            draws the weights, and permutations are the same in every flow.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by
             default a `DenseResNet`.
           dtype, name: as in `image_flow`.
@@ -169,7 +170,7 @@ class RealNVPVector(VectorFlow):
             for i in range(num_couplings):
                 # A coupling of a single element always transforms the element.
                 mask = ChannelMask(i % 2 if size > 1 else 0, num_first=size // 2)
-                bijectors += layer(mask, (size,), f"layer{i}", seed=i, **of_all)
+                bijectors += layer(mask, (size,), f"layer{i}", **of_all)
             return bijectors
 
         options |= {"event_size": size, "dtype": dtype, "name": name}

@@ -237,6 +237,8 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
     embedding = bijector.condition_embedding
     if embedding is not None:
         spec, dtype = embedding.spec, embedding.compute_dtype
+        if conditional_input is None and None in spec.event_shape:
+            return None  # The bijector makes a missing image of the size of the events.
         values = spec.as_tensor(conditional_input, bijector.name, dtype).numpy()
         return ConditionArray(values, spec.event_ndims)
     applies = flow is not bijector and takes_condition(flow.distribution)

@@ -14,7 +14,7 @@ from tfp_realnvp.internal import private_api, replicas
 from tfp_realnvp.training.input_data import ArrayBatches, condition_in, events_in, weights_in
 from tfp_realnvp.training.learning_rate import step_of
 
-LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
+_LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
@@ -131,14 +131,15 @@ class ClassSeparation(keras.callbacks.Callback):
         num_classes, dtype = self._mixture.condition_spec.num_classes, self._distribution.dtype
         missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
         events, labels, num_searched = [], np.zeros([0], int), 0
+        self._weights = np.zeros([0])
         for batch in batches:
             values, weights = events_in(batch), weights_in(batch)
             condition = condition_in(batch)
             condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
             if condition is not None:
+                weights = np.reshape(np.ones(len(values)) if weights is None else weights, [-1])
                 # Ignore events of weight zero.
-                is_used = True if weights is None else np.reshape(weights, [-1]) > 0
-                of_batch = np.where(is_used, condition, -1)
+                of_batch = np.where(weights > 0, condition, -1)
                 by_class = [
                     _spread(np.flatnonzero(of_batch == label), number)
                     for label, number in enumerate(missing)
@@ -146,6 +147,7 @@ class ClassSeparation(keras.callbacks.Callback):
                 rows = np.concatenate(by_class)
                 missing -= [len(rows_of_class) for rows_of_class in by_class]
                 labels = np.append(labels, of_batch[rows])
+                self._weights = np.append(self._weights, weights[rows])
                 events.append(np.asarray(values)[rows] + noise)
             num_searched += len(values)
             is_enough = not missing.any() if self._is_separating else len(labels) >= _MAX_LABELED
@@ -160,7 +162,8 @@ class ClassSeparation(keras.callbacks.Callback):
         for bijector in self._bijectors:
             latents = bijector.inverse(latents)
         latents, classes = np.asarray(latents), np.unique(self._labels)
-        centers = np.stack([latents[self._labels == label].mean(axis=0) for label in classes])
+        groups = [self._labels == label for label in classes]
+        centers = np.stack([np.average(latents[g], 0, self._weights[g]) for g in groups])
         centers -= centers.mean(axis=0)
         means = np.zeros(self._mixture.loc.shape, centers.dtype)  # zeros for classes without labels
         means[classes] = centers
@@ -176,15 +179,24 @@ def _spread(rows: np.ndarray, number: int) -> np.ndarray:
     return rows[:: max(1, len(rows) // max(1, number))][:number]
 
 
-def mean_of_labeled(values: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
-    """Returns this replica's term of the mean over the labeled events of all replicas.
+def label_term(
+    distribution: tfd.Distribution,
+    log_probs: tf.Tensor,
+    labels: tf.Tensor,
+    weights: tf.Tensor | None,
+) -> tf.Tensor:
+    """Returns this replica's term of the mean log p(y | x) over the labeled events, times 0.1.
 
-    The `values`, [B], are log p(x | y) - log p(x), exactly 0 for an event without a label.
+    `log_probs`, [2, B], are log p(x | y) and log p(x). `labels`, [B], are -1 if unknown.
     """
-    weights = tf.ones_like(values) if weights is None else weights
-    is_labeled = tf.cast(tf.not_equal(values, 0), values.dtype)
-    [total] = replicas.sum_over_replicas([tf.reduce_sum(weights * is_labeled)])
-    return tf.math.divide_no_nan(tf.reduce_sum(weights * values), total)
+    prior = parts_of(distribution)[-1].mixture_distribution
+    log_prior = tf.cast(prior.log_prob(tf.maximum(labels, 0)), log_probs.dtype)
+    weights_of_labeled = tf.cast(labels >= 0, log_probs.dtype)
+    weights_of_labeled *= 1 if weights is None else weights
+    [total] = replicas.sum_over_replicas([tf.reduce_sum(weights_of_labeled)])
+    log_posterior = log_probs[0] + log_prior - log_probs[1]
+    weighted = tf.math.multiply_no_nan(log_posterior, weights_of_labeled)
+    return _LABEL_WEIGHT * tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
 
 
 def parts_of(distribution: tfd.Distribution) -> list[Any]:

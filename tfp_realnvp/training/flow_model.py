@@ -133,8 +133,9 @@ class FlowModel(FlowSteps):
         Raises:
           TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` is not a number.
           ValueError: if the events of `distribution` are neither images nor vectors, or are images
-            with channels first; if it has batch dimensions; or if it was not constructed in the
-            scope of the same `tf.distribute.Strategy` as this model.
+            with channels first; if it has batch dimensions; if its number of gray levels differs
+            from the dequantizer's; or if it was not constructed in the scope of the same
+            `tf.distribute.Strategy` as this model.
         """
         event_ndims = check_distribution(distribution, dequantize)
         if dequantize is None:
@@ -142,6 +143,11 @@ class FlowModel(FlowSteps):
         validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
         when = "with dequantize=True"
         validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
+        num_values = routing.find_num_values(distribution)
+        if dequantizer is not None and num_values is not None:
+            expected = f"FlowModel: expected a dequantizer of num_values={num_values}, the flow's"
+            fits = dequantizer.num_values == num_values
+            validation.require(fits, expected, dequantizer.num_values)
         seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
         modules = [distribution] if dequantizer is None else [distribution, dequantizer]
         variables = [variable for module in modules for variable in module.variables]

@@ -113,6 +113,8 @@ def apply_if(
     # `optimizer.apply` runs a collective operation, even with a single replica, which `tf.cond`
     # does not allow. Therefore always make the step, and undo it if `condition` is false.
     state = [variable.value for variable in (*variables, *optimizer.variables)]
+    # Within a step, the learning rate can be a tensor; see `RateFactors`.
+    state = [variable for variable in state if isinstance(variable, tf.Variable)]
     before = [tf.convert_to_tensor(variable) for variable in state]
     # `optimizer.apply` sums the gradients over replicas again. The gradients are sums already, so
     # only the first replica passes them, and the others pass zeros.

@@ -13,9 +13,8 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ClusterMixture, routing, scorer
 from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.saving.savable_model import SavableModel
-from tfp_realnvp.training import input_data
+from tfp_realnvp.training import few_labels, input_data
 from tfp_realnvp.training.diagnosis import FiniteRecord
-from tfp_realnvp.training.few_labels import LABEL_WEIGHT, mean_of_labeled
 from tfp_realnvp.training.packing import apply_if, packing_of
 
 
@@ -44,14 +43,15 @@ class FlowSteps(SavableModel):
         record = input_data.record_of_data(self, images, weights, self.condition_of(data))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(data, images, weights, part.first, record)
-            label_term = 0.0
+            gain = 0.0
             if log_prob.shape.rank == 2:
-                log_prob, without_label = tf.unstack(log_prob)
-                label_term = LABEL_WEIGHT * mean_of_labeled(log_prob - without_label, weights)
+                labels = self.condition_of(data)
+                gain = few_labels.label_term(self.distribution, log_prob, labels, weights)
+                log_prob = log_prob[0]
             # The objectives of all replicas add up to the mean over the batch, plus the penalty.
             loss = -_part_of_mean(log_prob, weights, part.total)
             penalty = self._penalty(loss.dtype) / replicas.num_replicas()
-            objective = self.optimizer.scale_loss(loss + penalty - label_term)
+            objective = self.optimizer.scale_loss(loss + penalty - gain)
         gradients = tape.gradient(
             objective,
             [variable.value for variable in variables],
