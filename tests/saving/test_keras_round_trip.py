@@ -313,6 +313,24 @@ def test_a_flow_and_its_copy_share_their_parts_when_loaded():
     assert first.bijectors == second.bijectors and len(first.variables) == len(flow.variables)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class FreshMask(tfr.Coupling):
+    """A coupling of the user, whose configuration makes a new mask."""
+
+    def get_config(self):
+        return {**super().get_config(), "mask": tfr.ChannelMask(self.mask.parity)}
+
+
+def test_new_parts_of_a_configuration_are_distinct():
+    parities = [0, 1, 0, 1, 0, 1]
+    couplings = [
+        FreshMask(tfr.ChannelMask(parity), ft.network(2, 2), Stretch()) for parity in parities
+    ]
+    config = keras_config.serialize(tfr.FlowChain(couplings), "bijector")
+    loaded = keras_config.deserialize(config, tfr.FlowChain).bijectors
+    assert [coupling.mask.parity for coupling in loaded] == parities
+
+
 @pytest.mark.parametrize(
     ("options", "dtype", "policy"),
     [

@@ -76,7 +76,9 @@ class _Serializer:
     """Describes each object once; later occurrences are references to the first."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, int] = {}
+        # The number of each object, by `id`. Keep the objects alive: the `id` of an object that a
+        # `get_config` made would otherwise be given to another object.
+        self._described: dict[int, tuple[int, Any]] = {}
         self._claimed_variables: set[int] = set()
 
     def describe(self, value: Any, path: str) -> Any:
@@ -94,10 +96,11 @@ class _Serializer:
         is_constant = isinstance(value, tf.Tensor) and hasattr(value, "numpy")
         if is_constant or isinstance(value, np.ndarray):
             return {"kind": "tensor", **_tensor_config(value)}
-        if id(value) in self._ids:
-            return {"kind": "reference", "to": self._ids[id(value)]}
-        self._ids[id(value)] = len(self._ids)
-        return {"id": self._ids[id(value)], **self._describe_object(value, path)}
+        if id(value) in self._described:
+            return {"kind": "reference", "to": self._described[id(value)][0]}
+        number = len(self._described)
+        self._described[id(value)] = number, value
+        return {"id": number, **self._describe_object(value, path)}
 
     def _describe_object(self, value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, tf.Variable):
