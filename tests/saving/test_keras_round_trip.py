@@ -347,6 +347,18 @@ def test_precision_round_trips(tmp_path, options, dtype, policy):
     assert_same(model, loaded)
 
 
+def test_scalars_of_numpy_keep_their_dtype(tmp_path):
+    base = tfd.Sample(tfd.Normal(np.float64(0.3), 1.5), [np.int64(3)])
+    flow = ft.vector_flow(3, dtype=tf.float64)
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, flow))
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    rows = ft.normal([8, 3], tf.float64)
+    expected = model.distribution.log_prob(rows)
+    np.testing.assert_allclose(loaded.distribution.log_prob(rows), expected, rtol=1e-12)
+    assert type(loaded.distribution.distribution.distribution.parameters["loc"]) is np.float64
+
+
 def small_flow(kind=None, seed=0):
     options = {"weights_seed": seed, "condition_dropout": 0.1} if kind else {"weights_seed": seed}
     make = partial(ft.conditional_flow, kind) if kind else partial(ft.image_flow, SHAPE, **SMALL)

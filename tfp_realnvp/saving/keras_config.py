@@ -82,8 +82,8 @@ class _Serializer:
         self._claimed_variables: set[int] = set()
 
     def describe(self, value: Any, path: str) -> Any:
-        if isinstance(value, np.generic):
-            value = value.item()
+        if isinstance(value, np.generic) and not isinstance(value, str):
+            return {"kind": "scalar", **_tensor_config(value)}
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, tf.TensorShape):
@@ -169,6 +169,7 @@ class _Deserializer:
             "reference": lambda config: self._objects[config["to"]],
             "dtype": lambda config: tf.as_dtype(config["name"]),
             "tensor": _tensor,
+            "scalar": lambda config: tf.as_dtype(config["dtype"]).as_numpy_dtype(config["value"]),
             "variable": lambda config: tf.Variable(
                 _tensor(config), trainable=config["trainable"], name=config["name"]
             ),
