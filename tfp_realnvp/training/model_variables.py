@@ -1,6 +1,7 @@
 """Exposes the variables of a distribution to Keras, and inspects its bijectors."""
 
 import collections
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,8 +69,8 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns the names of a module's variables, keyed by the `id` of each variable.
 
     A name is the path from `root` to the variable: constructor arguments of distributions and
-    bijectors, attributes of other modules, and names or indices of elements in lists. The name does
-    not depend on the number or order of other variables.
+    bijectors, attributes of other modules, names in Keras layers, and names or indices of elements
+    in lists. The name does not depend on the number or order of other variables.
     """
     names: dict[int, str] = {}
     # Keys are `id`s, which are unique because the values keep the objects alive.
@@ -84,9 +85,11 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
                 names[id(value)] = path
             else:
                 pending.extend((f"{path}.{key}", child) for key, child in _children(value))
-    # Name the remaining variables, for example in a list attribute of a user's bijector.
+    # Name the remaining variables, for example in a list attribute of a user's bijector. Their
+    # scopes, and default names of Keras, contain counters of the process.
     for variable in module.variables:
-        names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
+        own_name = variable.name.split(":")[0].split("/")[-1]
+        names.setdefault(id(variable), f"{root}.{re.sub('^variable_[0-9]+$', 'variable', own_name)}")
     counts: dict[str, int] = {}
     for key, name in names.items():
         names[key] = _numbered(name, counts)
@@ -103,6 +106,8 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         ]
     elif isinstance(value, dict):
         children = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, keras.layers.Layer):
+        children = [(variable.name, variable.value) for variable in value.variables]
     elif isinstance(value, tf.Module):
         attributes = sorted(vars(value).items())
         if _has_parameters(value):
