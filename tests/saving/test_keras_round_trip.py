@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
 from tfp_realnvp.distributions.routing import find_condition_spec, takes_condition
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionEmbedding
 from tfp_realnvp.saving import keras_config
 
@@ -410,3 +411,40 @@ def test_frozen_layers_stay_frozen(tmp_path, first):
     ft.assert_equal(loaded.optimizer.variables, model.optimizer.variables)
     losses = [m.fit(images, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# Every network of this package, with and without attention and conditions.
+NETWORKS = {
+    "resnet": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, attention=2, **SMALL),
+    "resnet, labels": lambda: ft.conditional_flow("labels"),
+    "resnet, images": lambda: ft.conditional_flow("images"),
+    "shallow, split priors": BIJECTORS["compact"],
+    "shallow, vectors": lambda: ft.conditional_flow("vectors", "shallow"),
+    "shallow, images": lambda: ft.conditional_flow("images", "shallow"),
+    "transformer": lambda: ft.jet(SHAPE, [tfr.ChannelMask(0), tfr.ChannelMask(1)]),
+    "dense": lambda: ft.vector_flow(3, conditional_event_shape=[2]),
+    "of the user": lambda: ft.conditional_flow("images", "user"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
+    shape, noise = SHAPE, tfr.VariationalDequantization(SHAPE, num_couplings=2, num_filters=2)
+    if kind == "dense":
+        shape, noise = [3], None
+    flow = tfd.TransformedDistribution(ft.standard_normal(shape), NETWORKS[kind]())
+    model = tfr.FlowModel(flow, dequantizer=noise)
+    for i, network in enumerate(model.networks):
+        # A whole network, or its last layer.
+        part = network if i % 2 else private_api.flatten_layers(network)[-1]
+        part.trainable = False
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    flags = [variable.trainable for variable in model.variables]
+    assert 0 < len(model.trainable_variables) < len(flags)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for other in (loaded, tfr.FlowModel.from_preset(tmp_path / "preset")):
+        assert [variable.trainable for variable in other.variables] == flags
+        assert len(other.trainable_variables) == len(model.trainable_variables)
+        for tf_flags in zip(other.distribution.variables, flow.variables, strict=True):
+            assert tf_flags[0].trainable == tf_flags[1].trainable

@@ -1,5 +1,6 @@
 """Saves a `FlowModel` as a `.keras` file, weights, a preset or a SavedModel."""
 
+import itertools
 import os
 import zipfile
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ import keras
 import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.internal import atomic_files, validation
+from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving import presets
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 from tfp_realnvp.saving.onnx import export_onnx
@@ -24,7 +25,7 @@ class SavableModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
-        frozen = [i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable]
+        frozen = [i for i, layer in enumerate(self._all_layers()) if not layer.trainable]
         return {
             "name": self.name,
             "distribution": serialize(self.distribution, "distribution"),
@@ -45,9 +46,18 @@ class SavableModel(keras.Model):
         arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
         frozen = arguments.pop("frozen_layers")
         model = cls(**arguments)
+        layers = model._all_layers()
         for i in frozen:
-            model.layers_of_bijectors[i].trainable = False
+            # A layer that was constructed with `trainable=False` ignores this assignment, so that
+            # Keras freezes none of its nested layers.
+            for layer in private_api.flatten_layers(layers[i]):
+                layer.trainable = False
         return model
+
+    def _all_layers(self) -> list[keras.layers.Layer]:
+        """Returns the layers of bijectors, followed by the layers nested in these."""
+        nested = [private_api.flatten_layers(layer) for layer in self.layers_of_bijectors]
+        return list(dict.fromkeys([*self.layers_of_bijectors, *itertools.chain(*nested)]))
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the serialized arguments of `compile`; an empty dictionary before `compile`."""
