@@ -448,3 +448,19 @@ def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
         assert len(other.trainable_variables) == len(model.trainable_variables)
         for tf_flags in zip(other.distribution.variables, flow.variables, strict=True):
             assert tf_flags[0].trainable == tf_flags[1].trainable
+
+
+@pytest.mark.parametrize("optimizer", [tfr.FusedAdam, tfr.Muon, keras.optimizers.Adam])
+def test_layers_frozen_after_the_last_fit(tmp_path, optimizer):
+    model = trained_model(small_flow(), optimizer=optimizer(1e-3))
+    model.networks[0].trainable = False
+    model.save(tmp_path / "flow.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert_same(model, loaded)
+    assert loaded.optimizer.iterations == 0
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+    frozen = [v for v in loaded.networks[0].variables if "moving" not in v.name]
+    before = ft.values(frozen)
+    loaded.fit(batch_for(loaded.distribution, 8), verbose=0)
+    ft.assert_equal(frozen, before)
