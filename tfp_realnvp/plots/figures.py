@@ -75,8 +75,8 @@ def save_history(
 
     Args:
       path: path of the PNG file, which is returned. Missing folders are created.
-      history: what `fit` returns, or its dictionary `history.history`. The dictionary has no epochs:
-        its first epoch is 1, and its `validation_freq` the largest that fits.
+      history: what `fit` returns, or its dictionary `history.history`. The dictionary lacks epochs:
+        the first epoch is then 1, and `validation_freq` the largest that fits.
       metric: name of the metric; by default `'bits_per_dim'` if there is one, else `'loss'`.
 
     Raises:

@@ -89,9 +89,8 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     # scopes, and default names of Keras, contain counters of the process.
     for variable in module.variables:
         own_name = variable.name.split(":")[0].split("/")[-1]
-        names.setdefault(
-            id(variable), f"{root}.{re.sub('^variable_[0-9]+$', 'variable', own_name)}"
-        )
+        own_name = re.sub(r"^variable_\d+$", "variable", own_name)
+        names.setdefault(id(variable), f"{root}.{own_name}")
     counts: dict[str, int] = {}
     for key, name in names.items():
         names[key] = _numbered(name, counts)
