@@ -16,6 +16,7 @@ from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
 from tfp_realnvp.bijectors.transformers import Additive, Affine, SigmoidAffine, TransformerFn
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.layer_variables import has_build
 
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
@@ -127,17 +128,20 @@ def coupling_layer(
             **({"num_heads": attention} if attention and halvings else {}),
             **({"conditional_event_shape": condition_shape} if condition_shape else {}),
         )
-        if isinstance(network, keras.layers.Layer) and not network.built:
+        is_layer = isinstance(network, keras.layers.Layer)
+        if is_layer and has_build(network) and not network.built:
             network.build((None, *sides, input_channels))
         options = {"event_ndims": ndims, "dtype": dtype}
         shape = condition_shape if takes_condition(network) else None
         of_coupling = {"conditional_event_shape": shape, "name": f"{name}_coupling", **options}
-        bijectors: list[tfb.Bijector]
+        coupling: Coupling
         if is_affine:
             use_scale = transformer_fn is Affine
-            bijectors = [AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)]
+            coupling = AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)
         else:
-            bijectors = [Coupling(mask, network, new_transformer, **of_coupling)]
+            coupling = Coupling(mask, network, new_transformer, **of_coupling)
+        coupling.build(event_shape, shape)
+        bijectors: list[tfb.Bijector] = [coupling]
         options["num_channels"] = channels
         if mixing == "lu":
             bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))

@@ -15,6 +15,7 @@ from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.layer_variables import has_build
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -246,6 +247,9 @@ def _keras_config(value: Any, path: str) -> Any:
         config = keras.saving.serialize_keras_object(value)
     except (NotImplementedError, TypeError) as error:
         raise TypeError(f"{path} cannot be saved: Keras does not serialize it: {error}") from error
+    if isinstance(value, keras.layers.Layer) and not has_build(value):
+        # Loading would call `keras.Layer.build`, which sets `built`, but creates no variables.
+        config.pop("build_config", None)
     for part in parts(config):
         is_object = {"class_name", "config"} <= part.keys()
         if is_object and (part.get("module") or "").split(".")[0] not in ("keras", "builtins"):

@@ -1,0 +1,144 @@
+"""Networks as in Keras' guides: nested layers in `__init__`, and no `build`."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+pytestmark = [pytest.mark.core, pytest.mark.eager]
+
+SHAPE = (4, 4, 1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Block(keras.layers.Layer):
+    """A residual block of the user, whose initial weights are not zero."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.layers = [
+            keras.layers.Dense(units, kernel_initializer="random_normal", dtype=self.dtype_policy)
+            for _ in range(2)
+        ]
+
+    def call(self, inputs):
+        first, second = self.layers
+        return inputs + second(tf.nn.tanh(first(inputs)))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Network(keras.layers.Layer):
+    """A network of the user that can take a condition, a vector [B, K]."""
+
+    def __init__(self, channels, is_pair=False, conditional_event_shape=None, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.is_pair = channels, is_pair
+        self.conditional_event_shape = conditional_event_shape
+        self.first = keras.layers.Dense(6, dtype=self.dtype_policy)
+        self.block = Block(6, dtype=self.dtype_policy)
+        if conditional_event_shape is not None:
+            self.of_condition = keras.layers.Dense(6, dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(0.1)
+        self.last = keras.layers.Dense(channels, dtype=self.dtype_policy)
+
+    def call(self, inputs, training=False, conditional_input=None):
+        h = self.first(inputs)
+        if conditional_input is not None:
+            added = self.of_condition(conditional_input)
+            h += added if h.shape.rank == 2 else added[:, None, None]
+        outputs = self.last(tf.nn.tanh(self.block(self.dropout(h, training=training))))
+        return tf.split(outputs, 2, axis=-1) if self.is_pair else outputs
+
+    def get_config(self):
+        names = ("channels", "is_pair", "conditional_event_shape")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def new_network(*, output_channels, dtype, conditional_event_shape=None, **_):
+    return Network(output_channels, conditional_event_shape=conditional_event_shape, dtype=dtype)
+
+
+def image_by_hand():
+    masks = [tfr.ChannelMask(0), tfr.CheckerboardMask(1)]
+    couplings = [tfr.Coupling(mask, Network(n), tfr.Affine()) for mask, n in zip(masks, (4, 8))]
+    return tfr.FlowChain([tfr.PixelLogit(), tfb.Invert(tfr.Squeeze()), *couplings, tfr.Squeeze()])
+
+
+def vector_by_hand():
+    network = Network(4, is_pair=True)
+    pair = tfr.real_nvp_coupling(num_masked=1, shift_and_log_scale_fn=network)
+    mask = tfr.ChannelMask(1, num_first=1)
+    return tfr.FlowChain([pair, tfr.AffineCoupling(mask, Network(2), event_ndims=1)])
+
+
+def image(**options):
+    options = {"num_scales": 2, "num_couplings": 1, "num_filters": 4, **options}
+    return tfr.RealNVPImage(SHAPE, network_fn=new_network, **options)
+
+
+# The shape of an event, the flow, and its conditions for eight events.
+FLOWS = {
+    "image": (SHAPE, image, None),
+    "image, labels": (SHAPE, lambda: image(num_classes=5, embedding_size=3), np.arange(8) % 5),
+    "image by hand": (SHAPE, image_by_hand, None),
+    "vector": ([3], lambda: tfr.RealNVPVector(3, 2, network_fn=new_network), None),
+    "vector, splines": (
+        [3],
+        lambda: tfr.RealNVPVector(
+            3, 1, network_fn=new_network, transformer="rational_quadratic_spline"
+        ),
+        None,
+    ),
+    "vector by hand": ([3], vector_by_hand, None),
+}
+
+
+def new_model(kind, optimizer):
+    shape, new_flow, _ = FLOWS[kind]
+    flow = tfd.TransformedDistribution(ft.standard_normal(shape), new_flow())
+    return ft.compiled(flow, None if optimizer is None else optimizer(1e-3))
+
+
+def loaded_by(how, model, folder, new):
+    if how == "load_model":
+        model.save(folder / "flow.keras")
+        return keras.models.load_model(folder / "flow.keras")
+    if how == "from_preset":
+        model.save_to_preset(folder)
+        return tfr.FlowModel.from_preset(folder)
+    other = new()
+    if how == "load_weights":
+        model.save_weights(folder / "flow.weights.h5")
+        other.load_weights(folder / "flow.weights.h5")
+    else:
+        tfr.TrainingCheckpoint(folder, model).save()
+        assert tfr.TrainingCheckpoint(folder, other).restore()
+    return other
+
+
+@pytest.mark.filterwarnings("error:.*build:UserWarning")
+@pytest.mark.parametrize("optimizer", [None, keras.optimizers.Adam])
+@pytest.mark.parametrize("kind", FLOWS)
+def test_trained_networks_are_loaded(tmp_path, kind, optimizer):
+    model, conditions = new_model(kind, optimizer), FLOWS[kind][2]
+    events = ft.normal([8, 3]).numpy() if "vector" in kind else ft.grey_levels(8, SHAPE)
+    model.fit(events, conditions, batch_size=4, verbose=0)
+    ft.randomize(model.distribution, seed=3)
+    expected = model.log_prob(events, conditions)
+    for how in ("load_model", "load_weights", "from_preset", "restore"):
+        new = lambda: new_model(kind, optimizer)  # noqa: E731
+        other = loaded_by(how, model, tmp_path / how, new)
+        assert len(other.variables) == len(model.variables), how
+        np.testing.assert_allclose(other.log_prob(events, conditions), expected, rtol=1e-6)
+        if how in ("load_model", "restore"):
+            ft.assert_equal(other.optimizer.variables, model.optimizer.variables)
