@@ -134,26 +134,6 @@ class Coupling(FlowBijector):
         is_known = self.transformer is not None or self._read_variables is not None
         return is_known and super().is_built
 
-    def build(
-        self, event_shape: Sequence[int | None], condition_shape: Sequence[int | None] | None
-    ) -> None:
-        """Creates the variables of a network without a `build` of its own, by a symbolic call.
-
-        Without variables, weights could not be loaded. Does nothing if the variables exist.
-        """
-        if self.is_built:
-            return
-        shapes = [event_shape] if condition_shape is None else [event_shape, condition_shape]
-        specs = [tf.TensorSpec([None, *shape], self.dtype) for shape in shapes]
-
-        @tf.function(autograph=False)
-        def call(event: tf.Tensor, condition: tf.Tensor | None = None) -> None:
-            self._inverse_and_log_det(event, Pass(condition=condition))
-
-        # Keras creates variables at the end of this scope, outside of the graph.
-        with keras.StatelessScope(collect_losses=True):
-            call.get_concrete_function(*specs)
-
     @property
     def can_recompute(self) -> bool:
         """Whether the backward pass can recompute the network's activations."""

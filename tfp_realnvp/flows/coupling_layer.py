@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
+from tfp_realnvp.bijectors.flow_bijector import Pass
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
@@ -140,7 +141,7 @@ def coupling_layer(
             coupling = AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)
         else:
             coupling = Coupling(mask, network, new_transformer, **of_coupling)
-        coupling.build(event_shape, shape)
+        _build(coupling, event_shape)
         bijectors: list[tfb.Bijector] = [coupling]
         options["num_channels"] = channels
         if mixing == "lu":
@@ -157,6 +158,25 @@ def coupling_layer(
         return bijectors
 
     return layer
+
+
+def _build(coupling: Coupling, event_shape: Sequence[int | None]) -> None:
+    """Creates variables that the network lacks, for example without a `build`, by a symbolic call.
+
+    Otherwise the first call would create the variables, and weights could not be loaded before.
+    """
+    if coupling.is_built:
+        return
+    condition_shape = coupling.conditional_event_shape
+    shapes = [event_shape] if condition_shape is None else [event_shape, condition_shape]
+
+    @tf.function(autograph=False)
+    def call(event: tf.Tensor, condition: tf.Tensor | None = None) -> None:
+        coupling._inverse_and_log_det(event, Pass(condition=condition))
+
+    # Keras creates the variables at the end of this scope, outside of the graph.
+    with keras.StatelessScope(collect_losses=True):
+        call.get_concrete_function(*(tf.TensorSpec([None, *s], coupling.dtype) for s in shapes))
 
 
 def network_of(network_class: type[keras.layers.Layer], **options: Any) -> NetworkFn:

@@ -11,11 +11,10 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.saving import presets
+from tfp_realnvp.saving import presets, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 from tfp_realnvp.saving.onnx import export_onnx
 from tfp_realnvp.saving.saved_model import export_saved_model
-from tfp_realnvp.saving.weights_file import save_weights
 
 Model = TypeVar("Model", bound="SavableModel")
 
@@ -138,12 +137,13 @@ class SavableModel(keras.Model):
             return super().save_weights(filepath, overwrite=overwrite, **kwargs)
         if os.path.exists(filepath) and not overwrite:
             raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
-        save_weights(self, filepath)
+        weights_file.save_weights(self, filepath)
 
     def load_weights(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
         """Loads weights like `keras.Model.load_weights`; an error changes no variables.
 
-        Arguments and errors are as in Keras.
+        Arguments and errors are as in Keras. If the file lacks arrays of the model's layers, or has
+        others, raises `ValueError`.
         """
         optimizer = self.optimizer.variables if self.compiled else []
         before = [(v, v.numpy()) for v in (*self.variables, *optimizer)]
@@ -153,6 +153,15 @@ class SavableModel(keras.Model):
             for variable, value in before:
                 variable.assign(value)
             raise
+
+    def load_own_variables(self, store: Any) -> None:
+        """Checks the arrays of all layers in the file, which `load_model` and `load_weights` read.
+
+        Raises:
+          ValueError: if the file lacks an array of a layer, or has an array that no layer has.
+        """
+        weights_file.check_layers(self, store)
+        super().load_own_variables(store)
 
     def export(
         self,

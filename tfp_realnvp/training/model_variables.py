@@ -40,7 +40,6 @@ class TrackedVariables(keras.layers.Layer):
         ]
         for variable in self.wrapped:
             link_trainable(variable)
-        self._refusal = ""
         self.built = True
 
     def save_own_variables(self, store: Any) -> None:
@@ -49,18 +48,7 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; raises `ValueError` if the names in the file differ."""
-        names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
-        missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
-        if missing or others:
-            # After an error, Keras retries with an empty group of the file: raise the first message
-            # again.
-            if names_of_file or not self._refusal:
-                self._refusal = (
-                    f"{self.name}: expected a file with the variables of the model, got one that "
-                    f"lacks {len(missing)} of them, {missing[:5]}, and has others, {others[:5]}."
-                )
-            raise ValueError(self._refusal)
+        """Reads the variables by name."""
         for variable in self.wrapped:
             variable.assign(store[variable.name])
 
