@@ -1,6 +1,7 @@
 import sys
 import types
 
+import flow_testing as ft
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -98,17 +99,33 @@ def test_saved_curves_read_back_and_differ(tmp_path):
 def test_a_history_is_drawn_by_epoch(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_curves", lambda *args: drawn.append(args))
-    logs = {"loss": [9.0, 8, 7, 6], "bits_per_dim": [4.0, 3, 2, 1], "val_loss": [8.5, 7]}
+    logs = {"loss": [9.0, 8, 7, 6, 5], "bits_per_dim": [4.0, 3, 2, 1, 0], "val_loss": [8.5, 7]}
     save_history("history.png", types.SimpleNamespace(history=logs))
     save_history("loss.png", logs, "loss")
     (_, bits, *labels), (_, loss, *_) = drawn
     assert labels == ["epoch", "bits/dim"] and list(bits) == ["training"]
-    np.testing.assert_array_equal(bits["training"], ([1, 2, 3, 4], logs["bits_per_dim"]))
+    np.testing.assert_array_equal(bits["training"], ([1, 2, 3, 4, 5], logs["bits_per_dim"]))
     np.testing.assert_array_equal(loss["validation"], ([2, 4], logs["val_loss"]))
     with pytest.raises(ValueError, match=r"expected a metric, one of .*'loss'.*got 'accuracy'"):
         save_history("no.png", logs, "accuracy")
     with pytest.raises(TypeError, match="save_history plots a Keras History"):
         save_curves(tmp_path / "curve.png", types.SimpleNamespace(history=logs))
+
+
+@pytest.mark.parametrize(
+    ("frequency", "first", "validated"),
+    [(2, 0, [2, 4]), (3, 0, [3]), ([1, 4], 0, [1, 4]), (3, 2, [3])],
+)
+def test_validations_are_drawn_at_their_epochs(monkeypatch, frequency, first, validated):
+    drawn = []
+    monkeypatch.setattr(figures, "save_curves", lambda *args: drawn.append(args))
+    model = ft.compiled(ft.vector_distribution(2))
+    rows = ft.normal([8, 2]).numpy()
+    options = {"validation_data": rows, "validation_freq": frequency, "initial_epoch": first}
+    save_history("history.png", model.fit(rows, epochs=5, verbose=0, **options))
+    [(_, curves, *_)] = drawn
+    np.testing.assert_array_equal(curves["training"][0], np.arange(first + 1, 6))
+    np.testing.assert_array_equal(curves["validation"][0], validated)
 
 
 def test_a_grid_is_drawn_on_given_axes():

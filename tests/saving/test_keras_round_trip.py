@@ -13,6 +13,7 @@ import tensorflow_probability as tfp
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
 from tfp_realnvp.distributions.routing import find_condition_spec, takes_condition
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.networks import ConditionEmbedding
 from tfp_realnvp.saving import keras_config
 
@@ -313,6 +314,24 @@ def test_a_flow_and_its_copy_share_their_parts_when_loaded():
     assert first.bijectors == second.bijectors and len(first.variables) == len(flow.variables)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class FreshMask(tfr.Coupling):
+    """A coupling of the user, whose configuration makes a new mask."""
+
+    def get_config(self):
+        return {**super().get_config(), "mask": tfr.ChannelMask(self.mask.parity)}
+
+
+def test_new_parts_of_a_configuration_are_distinct():
+    parities = [0, 1, 0, 1, 0, 1]
+    couplings = [
+        FreshMask(tfr.ChannelMask(parity), ft.network(2, 2), Stretch()) for parity in parities
+    ]
+    config = keras_config.serialize(tfr.FlowChain(couplings), "bijector")
+    loaded = keras_config.deserialize(config, tfr.FlowChain).bijectors
+    assert [coupling.mask.parity for coupling in loaded] == parities
+
+
 @pytest.mark.parametrize(
     ("options", "dtype", "policy"),
     [
@@ -327,6 +346,18 @@ def test_precision_round_trips(tmp_path, options, dtype, policy):
     assert loaded.distribution.dtype == dtype
     assert {layer.dtype_policy.name for layer in loaded.networks} == {policy}
     assert_same(model, loaded)
+
+
+def test_scalars_of_numpy_keep_their_dtype(tmp_path):
+    base = tfd.Sample(tfd.Normal(np.float64(0.3), 1.5), [np.int64(3)])
+    flow = ft.vector_flow(3, dtype=tf.float64)
+    model = tfr.FlowModel(tfd.TransformedDistribution(base, flow))
+    model.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    rows = ft.normal([8, 3], tf.float64)
+    expected = model.distribution.log_prob(rows)
+    np.testing.assert_allclose(loaded.distribution.log_prob(rows), expected, rtol=1e-12)
+    assert type(loaded.distribution.distribution.distribution.parameters["loc"]) is np.float64
 
 
 def small_flow(kind=None, seed=0):
@@ -380,3 +411,56 @@ def test_frozen_layers_stay_frozen(tmp_path, first):
     ft.assert_equal(loaded.optimizer.variables, model.optimizer.variables)
     losses = [m.fit(images, shuffle=False, verbose=0).history["loss"] for m in (model, loaded)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# Every network of this package, with and without attention and conditions.
+NETWORKS = {
+    "resnet": lambda: tfr.RealNVPImage(SHAPE, 2, num_blocks=1, attention=2, **SMALL),
+    "resnet, labels": lambda: ft.conditional_flow("labels"),
+    "resnet, images": lambda: ft.conditional_flow("images"),
+    "shallow, split priors": BIJECTORS["compact"],
+    "shallow, vectors": lambda: ft.conditional_flow("vectors", "shallow"),
+    "shallow, images": lambda: ft.conditional_flow("images", "shallow"),
+    "transformer": lambda: ft.jet(SHAPE, [tfr.ChannelMask(0), tfr.ChannelMask(1)]),
+    "dense": lambda: ft.vector_flow(3, conditional_event_shape=[2]),
+    "of the user": lambda: ft.conditional_flow("images", "user"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
+    shape, noise = SHAPE, tfr.VariationalDequantization(SHAPE, num_couplings=2, num_filters=2)
+    if kind == "dense":
+        shape, noise = [3], None
+    flow = tfd.TransformedDistribution(ft.standard_normal(shape), NETWORKS[kind]())
+    model = tfr.FlowModel(flow, dequantizer=noise)
+    for i, network in enumerate(model.networks):
+        # A whole network, or its last layer.
+        part = network if i % 2 else private_api.flatten_layers(network)[-1]
+        part.trainable = False
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    flags = [variable.trainable for variable in model.variables]
+    assert 0 < len(model.trainable_variables) < len(flags)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for other in (loaded, tfr.FlowModel.from_preset(tmp_path / "preset")):
+        assert [variable.trainable for variable in other.variables] == flags
+        assert len(other.trainable_variables) == len(model.trainable_variables)
+        for tf_flags in zip(other.distribution.variables, flow.variables, strict=True):
+            assert tf_flags[0].trainable == tf_flags[1].trainable
+
+
+@pytest.mark.parametrize("optimizer", [tfr.FusedAdam, tfr.Muon, keras.optimizers.Adam])
+def test_layers_frozen_after_the_last_fit(tmp_path, optimizer):
+    model = trained_model(small_flow(), optimizer=optimizer(1e-3))
+    model.networks[0].trainable = False
+    model.save(tmp_path / "flow.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert_same(model, loaded)
+    assert loaded.optimizer.iterations == 0
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+    frozen = [v for v in loaded.networks[0].variables if "moving" not in v.name]
+    before = ft.values(frozen)
+    loaded.fit(batch_for(loaded.distribution, 8), verbose=0)
+    ft.assert_equal(frozen, before)

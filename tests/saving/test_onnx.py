@@ -1,5 +1,6 @@
 """ONNX models, run by onnxruntime, against the distribution that they were exported from."""
 
+import logging
 import sys
 
 import flow_testing as ft
@@ -183,3 +184,12 @@ def test_a_mixture_of_clusters(labels, tmp_path):
     latents, nearest = run(folder, "encode", *inputs, *given.values())
     np.testing.assert_array_equal(nearest, clusters.nearest(events, labels))
     np.testing.assert_allclose(run(folder, "decode", latents, nearest), events, atol=0.1)
+
+
+def test_an_export_keeps_the_level_of_logging(tmp_path):
+    logging.disable(logging.INFO)
+    try:
+        tfr.export_onnx(ft.vector_distribution(2), tmp_path / "models", verbose=False)
+        assert logging.root.manager.disable == logging.INFO
+    finally:
+        logging.disable(logging.NOTSET)

@@ -18,7 +18,7 @@ from tensorflow_probability import bijectors as tfb
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.bijector_cache import OnePassCache
-from tfp_realnvp.internal.layer_variables import LayerVariables
+from tfp_realnvp.internal.layer_variables import LayerVariables, is_built
 from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 
@@ -248,7 +248,7 @@ class FlowBijector(tfb.Bijector):
     @property
     def is_built(self) -> bool:
         """Whether the variables of this bijector exist, excluding nested bijectors."""
-        return all(layer.built for layer in self.layers)
+        return all(map(is_built, self.layers))
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
+from tfp_realnvp.bijectors.flow_bijector import Pass
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
@@ -24,6 +25,7 @@ from tfp_realnvp.bijectors.transformers import (
 )
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
+from tfp_realnvp.internal.layer_variables import has_build
 
 ConditionShape = tuple[int | None, ...] | None
 NetworkFn = Callable[..., Callable[..., tf.Tensor]]
@@ -140,17 +142,20 @@ def coupling_layer(
             **({"num_heads": attention} if attention and halvings else {}),
             **({"conditional_event_shape": condition_shape} if condition_shape else {}),
         )
-        if isinstance(network, keras.layers.Layer) and not network.built:
+        is_layer = isinstance(network, keras.layers.Layer)
+        if is_layer and has_build(network) and not network.built:
             network.build((None, *sides, input_channels))
         options = {"event_ndims": ndims, "dtype": dtype}
         shape = condition_shape if takes_condition(network) else None
         of_coupling = {"conditional_event_shape": shape, "name": f"{name}_coupling", **options}
-        bijectors: list[tfb.Bijector]
+        coupling: Coupling
         if is_affine:
             use_scale = transformer_fn is Affine
-            bijectors = [AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)]
+            coupling = AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)
         else:
-            bijectors = [Coupling(mask, network, new_transformer, **of_coupling)]
+            coupling = Coupling(mask, network, new_transformer, **of_coupling)
+        _build(coupling, event_shape)
+        bijectors: list[tfb.Bijector] = [coupling]
         options["num_channels"] = channels
         if mixing == "lu":
             bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
@@ -167,6 +172,25 @@ def coupling_layer(
         return bijectors
 
     return layer
+
+
+def _build(coupling: Coupling, event_shape: Sequence[int | None]) -> None:
+    """Creates variables that the network lacks, for example without a `build`, by a symbolic call.
+
+    Otherwise the first call would create the variables, and weights could not be loaded before.
+    """
+    if coupling.is_built:
+        return
+    condition_shape = coupling.conditional_event_shape
+    shapes = [event_shape] if condition_shape is None else [event_shape, condition_shape]
+
+    @tf.function(autograph=False)
+    def call(event: tf.Tensor, condition: tf.Tensor | None = None) -> None:
+        coupling._inverse_and_log_det(event, Pass(condition=condition))
+
+    # Keras creates the variables at the end of this scope, outside of the graph.
+    with keras.StatelessScope(collect_losses=True):
+        call.get_concrete_function(*(tf.TensorSpec([None, *s], coupling.dtype) for s in shapes))
 
 
 def network_of(network_class: type[keras.layers.Layer], **options: Any) -> NetworkFn:

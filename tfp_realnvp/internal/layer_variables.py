@@ -38,6 +38,18 @@ class LayerVariables(Sequence):
         return [variable.value for variable in variables]
 
 
+def is_built(layer: keras.layers.Layer) -> bool:
+    """Returns whether the variables of a layer exist, including those of nested layers."""
+    # Keras sets `built` on a layer without a `build` of its own, even if nested layers lack theirs.
+    parts = private_api.flatten_layers(layer)
+    return layer.built and all(part.built or not has_build(part) for part in parts)
+
+
+def has_build(layer: keras.layers.Layer) -> bool:
+    """Returns whether the class of a layer overrides `build`, which creates the variables."""
+    return type(layer).build is not keras.layers.Layer.build
+
+
 def link_trainable(variable: keras.Variable) -> None:
     """Makes the `tf.Variable` of a Keras variable follow the Keras variable's `trainable` flag."""
     if isinstance(variable, _LinkedVariable):

@@ -154,3 +154,11 @@ def weights_in_memory(model: keras.Model) -> io.BytesIO:
     buffer = _Buffer()
     keras.Model.save_weights(model, buffer)
     return buffer
+
+
+def weights_file_of(store: Any) -> Any:
+    """Returns the HDF5 file of a store from which Keras loads; `None` if there are several files.
+
+    Keras passes the store to `load_own_variables`, and documents it as a dictionary.
+    """
+    return None if hasattr(store, "sharding_config") else getattr(store, "h5_file", None)

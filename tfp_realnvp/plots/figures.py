@@ -75,7 +75,8 @@ def save_history(
 
     Args:
       path: path of the PNG file, which is returned. Missing folders are created.
-      history: what `fit` returns, or its dictionary `history.history`.
+      history: what `fit` returns, or its dictionary `history.history`. The dictionary lacks epochs:
+        the first epoch is then 1, and `validation_freq` the largest that fits.
       metric: name of the metric; by default `'bits_per_dim'` if there is one, else `'loss'`.
 
     Raises:
@@ -94,12 +95,13 @@ def save_history(
     logs = getattr(history, "history", history)
     metric = metric or ("bits_per_dim" if "bits_per_dim" in logs else "loss")
     validation.choice(metric, (*logs,), "save_history: expected a metric")
-    named = {"training": metric, "validation": f"val_{metric}"}
-    epochs = len(logs[metric])
-    curves = {}
-    for name, key in named.items():
-        if key in logs:
-            step = epochs / len(logs[key])
-            curves[name] = step * np.arange(1, len(logs[key]) + 1), logs[key]
+    epochs = np.asarray(getattr(history, "epoch", range(len(logs[metric])))) + 1
+    curves = {"training": (epochs, logs[metric])}
+    if validations := logs.get(f"val_{metric}"):
+        frequency = len(epochs) // len(validations)
+        frequency = getattr(history, "params", {}).get("validation_freq", frequency)
+        is_int = isinstance(frequency, int)
+        is_validated = epochs % frequency == 0 if is_int else np.isin(epochs, list(frequency))
+        curves["validation"] = epochs[is_validated], validations
     units = {"bits_per_dim": "bits/dim", "loss": "nats"}
     return save_curves(path, curves, "epoch", units.get(metric, metric))

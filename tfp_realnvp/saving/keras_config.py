@@ -15,6 +15,7 @@ from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.layer_variables import has_build
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -76,12 +77,14 @@ class _Serializer:
     """Describes each object once; later occurrences are references to the first."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, int] = {}
+        # The number of each object, by `id`. Keep the objects alive: the `id` of an object that a
+        # `get_config` made would otherwise be given to another object.
+        self._described: dict[int, tuple[int, Any]] = {}
         self._claimed_variables: set[int] = set()
 
     def describe(self, value: Any, path: str) -> Any:
-        if isinstance(value, np.generic):
-            value = value.item()
+        if isinstance(value, np.generic) and not isinstance(value, str):
+            return {"kind": "scalar", **_tensor_config(value)}
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, tf.TensorShape):
@@ -94,10 +97,11 @@ class _Serializer:
         is_constant = isinstance(value, tf.Tensor) and hasattr(value, "numpy")
         if is_constant or isinstance(value, np.ndarray):
             return {"kind": "tensor", **_tensor_config(value)}
-        if id(value) in self._ids:
-            return {"kind": "reference", "to": self._ids[id(value)]}
-        self._ids[id(value)] = len(self._ids)
-        return {"id": self._ids[id(value)], **self._describe_object(value, path)}
+        if id(value) in self._described:
+            return {"kind": "reference", "to": self._described[id(value)][0]}
+        number = len(self._described)
+        self._described[id(value)] = number, value
+        return {"id": number, **self._describe_object(value, path)}
 
     def _describe_object(self, value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, tf.Variable):
@@ -166,6 +170,7 @@ class _Deserializer:
             "reference": lambda config: self._objects[config["to"]],
             "dtype": lambda config: tf.as_dtype(config["name"]),
             "tensor": _tensor,
+            "scalar": lambda config: tf.as_dtype(config["dtype"]).as_numpy_dtype(config["value"]),
             "variable": lambda config: tf.Variable(
                 _tensor(config), trainable=config["trainable"], name=config["name"]
             ),
@@ -242,6 +247,9 @@ def _keras_config(value: Any, path: str) -> Any:
         config = keras.saving.serialize_keras_object(value)
     except (NotImplementedError, TypeError) as error:
         raise TypeError(f"{path} cannot be saved: Keras does not serialize it: {error}") from error
+    if isinstance(value, keras.layers.Layer) and not has_build(value):
+        # Loading would call `keras.Layer.build`, which sets `built`, but creates no variables.
+        config.pop("build_config", None)
     for part in parts(config):
         is_object = {"class_name", "config"} <= part.keys()
         if is_object and (part.get("module") or "").split(".")[0] not in ("keras", "builtins"):

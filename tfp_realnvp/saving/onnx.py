@@ -102,6 +102,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
     names = {name: name.removesuffix(":0") for name in inputs}
     names |= zip(outputs, sorted(function.structured_outputs), strict=True)
     # Silence tf2onnx, which only logs errors. The check below raises them.
+    disabled = logging.root.manager.disable
     logging.disable()
     handlers = {"BroadcastArgs": _broadcast_args, "Log1p": _log1p, "Ndtri": _ndtri}
     try:
@@ -113,7 +114,7 @@ def _write(path: pathlib.Path, function: Any) -> None:
             custom_op_handlers={name: (handler, []) for name, handler in handlers.items()},
         )
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
     # If tf2onnx cannot convert an operation, it leaves the operation in the model.
     try:
         onnx.checker.check_model(model, full_check=True)

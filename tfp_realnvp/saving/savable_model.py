@@ -1,5 +1,6 @@
 """Saves a `FlowModel` as a `.keras` file, weights, a preset or a SavedModel."""
 
+import itertools
 import os
 import zipfile
 from collections.abc import Mapping
@@ -9,12 +10,11 @@ import keras
 import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.internal import atomic_files, validation
-from tfp_realnvp.saving import presets
+from tfp_realnvp.internal import atomic_files, private_api, validation
+from tfp_realnvp.saving import presets, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 from tfp_realnvp.saving.onnx import export_onnx
 from tfp_realnvp.saving.saved_model import export_saved_model
-from tfp_realnvp.saving.weights_file import save_weights
 
 Model = TypeVar("Model", bound="SavableModel")
 
@@ -24,7 +24,7 @@ class SavableModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
-        frozen = [i for i, layer in enumerate(self.layers_of_bijectors) if not layer.trainable]
+        frozen = [i for i, layer in enumerate(self._all_layers()) if not layer.trainable]
         return {
             "name": self.name,
             "distribution": serialize(self.distribution, "distribution"),
@@ -45,9 +45,18 @@ class SavableModel(keras.Model):
         arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
         frozen = arguments.pop("frozen_layers")
         model = cls(**arguments)
+        layers = model._all_layers()
         for i in frozen:
-            model.layers_of_bijectors[i].trainable = False
+            # A layer that was constructed with `trainable=False` ignores this assignment, so that
+            # Keras freezes none of its nested layers.
+            for layer in private_api.flatten_layers(layers[i]):
+                layer.trainable = False
         return model
+
+    def _all_layers(self) -> list[keras.layers.Layer]:
+        """Returns the layers of bijectors, followed by the layers nested in these."""
+        nested = [private_api.flatten_layers(layer) for layer in self.layers_of_bijectors]
+        return list(dict.fromkeys([*self.layers_of_bijectors, *itertools.chain(*nested)]))
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the serialized arguments of `compile`; an empty dictionary before `compile`."""
@@ -128,12 +137,13 @@ class SavableModel(keras.Model):
             return super().save_weights(filepath, overwrite=overwrite, **kwargs)
         if os.path.exists(filepath) and not overwrite:
             raise FileExistsError(f"FlowModel.save_weights: {os.fspath(filepath)!r} exists.")
-        save_weights(self, filepath)
+        weights_file.save_weights(self, filepath)
 
     def load_weights(self, filepath: str | os.PathLike[str], **kwargs: Any) -> None:
         """Loads weights like `keras.Model.load_weights`; an error changes no variables.
 
-        Arguments and errors are as in Keras.
+        Arguments and errors are as in Keras. If the file lacks arrays of the model's layers, or has
+        others, raises `ValueError`.
         """
         optimizer = self.optimizer.variables if self.compiled else []
         before = [(v, v.numpy()) for v in (*self.variables, *optimizer)]
@@ -143,6 +153,15 @@ class SavableModel(keras.Model):
             for variable, value in before:
                 variable.assign(value)
             raise
+
+    def load_own_variables(self, store: Any) -> None:
+        """Checks the arrays of all layers in the file, which `load_model` and `load_weights` read.
+
+        Raises:
+          ValueError: if the file lacks an array of a layer, or has an array that no layer has.
+        """
+        weights_file.check_layers(self, store)
+        super().load_own_variables(store)
 
     def export(
         self,

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import pathlib
+from typing import Any
 
 import h5py
 import keras
@@ -69,17 +70,41 @@ def _arrays(file: h5py.File) -> Arrays:
     return arrays
 
 
-def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> None:
-    """Loads all weights of a model; raises `ValueError` if the file lacks weights or has others."""
+def check_layers(model: keras.Model, store: Any) -> None:
+    """Raises `ValueError` if a store of Keras lacks arrays of a model's layers, or has others.
+
+    Keras itself ignores arrays of layers that have no variables yet. A store that consists of
+    several files is not checked.
+    """
+    if (file := private_api.weights_file_of(store)) is None:
+        return
+    expected, declared = (
+        {name: spec for name, spec in arrays.items() if name.startswith("layers/")}
+        for arrays in (_arrays_of(model), _arrays(file))
+    )
+    # Keras checks shapes and casts to the dtypes of the model.
+    declared |= {name: spec for name, spec in expected.items() if name in declared}
+    _check_equal(declared, expected, "expected the arrays of the model's layers, got ")
+
+
+def _arrays_of(model: keras.Model) -> Arrays:
     with h5py.File(private_api.weights_in_memory(model)) as file:
-        expected = _arrays(file)
+        return _arrays(file)
+
+
+def _check_equal(declared: Arrays, expected: Arrays, what: str = "") -> None:
     for name in sorted({*expected, *declared}):
         here, there = (
             "{}{}".format(*arrays[name]) if name in arrays else "no such array"
             for arrays in (expected, declared)
         )
         if here != there:
-            raise ValueError(f"{there} instead of {here} for {name}")
+            raise ValueError(f"{what}{there} instead of {here} for {name}")
+
+
+def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> None:
+    """Loads all weights of a model; raises `ValueError` if the file lacks weights or has others."""
+    _check_equal(declared, _arrays_of(model))
     model.load_weights(path)
     for weight in model.weights:
         values = np.asarray(weight.numpy(), np.float64)

@@ -359,6 +359,7 @@ class FlowModel(FlowSteps):
         self._may_initialize = not isinstance(x, Iterator)
         try:
             history = super().fit(**arguments)
+            history.params["validation_freq"] = self.validation_freq
         finally:
             self._may_initialize = False
             self._after_fit.close()

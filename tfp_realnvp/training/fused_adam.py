@@ -1,6 +1,7 @@
 """An Adam optimizer that updates many variables at once."""
 
 import math
+import warnings
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -98,6 +99,21 @@ class FusedAdam(keras.optimizers.Adam):
             for variable in self.variables[number:]:
                 self._untrack_variable(variable)
             raise
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the moments; if they belong to other variables, only warns, as Keras' Adam does."""
+        shapes = [tuple(variable.shape) for variable in self.variables]
+        shapes_of_file = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
+        if shapes != shapes_of_file:
+            numbers = [sum(map(math.prod, each)) for each in (shapes, shapes_of_file)]
+            warnings.warn(
+                f"Skipping variable loading for optimizer '{self.name}': expected {numbers[0]:,} "
+                f"values in {len(shapes)} variables, got {numbers[1]:,} in {len(shapes_of_file)}. "
+                "After freezing layers, call `compile` before you save the model.",
+                stacklevel=2,
+            )
+            return
+        super().load_own_variables(store)
 
     def _group_of(self, variable: Any) -> Group:
         decays = bool(self.weight_decay) and self._use_weight_decay(variable)

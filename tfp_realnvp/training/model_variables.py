@@ -1,6 +1,7 @@
 """Exposes the variables of a distribution to Keras, and inspects its bijectors."""
 
 import collections
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,6 @@ class TrackedVariables(keras.layers.Layer):
         ]
         for variable in self.wrapped:
             link_trainable(variable)
-        self._refusal = ""
         self.built = True
 
     def save_own_variables(self, store: Any) -> None:
@@ -48,18 +48,7 @@ class TrackedVariables(keras.layers.Layer):
             store[variable.name] = variable
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables by name; raises `ValueError` if the names in the file differ."""
-        names, names_of_file = {v.name for v in self.wrapped}, set(store.keys())
-        missing, others = sorted(names - names_of_file), sorted(names_of_file - names)
-        if missing or others:
-            # After an error, Keras retries with an empty group of the file: raise the first message
-            # again.
-            if names_of_file or not self._refusal:
-                self._refusal = (
-                    f"{self.name}: expected a file with the variables of the model, got one that "
-                    f"lacks {len(missing)} of them, {missing[:5]}, and has others, {others[:5]}."
-                )
-            raise ValueError(self._refusal)
+        """Reads the variables by name."""
         for variable in self.wrapped:
             variable.assign(store[variable.name])
 
@@ -68,8 +57,8 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
     """Returns the names of a module's variables, keyed by the `id` of each variable.
 
     A name is the path from `root` to the variable: constructor arguments of distributions and
-    bijectors, attributes of other modules, and names or indices of elements in lists. The name does
-    not depend on the number or order of other variables.
+    bijectors, attributes of other modules, names in Keras layers, and names or indices of elements
+    in lists. The name does not depend on the number or order of other variables.
     """
     names: dict[int, str] = {}
     # Keys are `id`s, which are unique because the values keep the objects alive.
@@ -84,9 +73,12 @@ def variable_names(module: tf.Module, root: str) -> dict[int, str]:
                 names[id(value)] = path
             else:
                 pending.extend((f"{path}.{key}", child) for key, child in _children(value))
-    # Name the remaining variables, for example in a list attribute of a user's bijector.
+    # Name the remaining variables, for example in a list attribute of a user's bijector. Their
+    # scopes, and default names of Keras, contain counters of the process.
     for variable in module.variables:
-        names.setdefault(id(variable), f"{root}.{variable.name.split(':')[0].replace('/', '.')}")
+        own_name = variable.name.split(":")[0].split("/")[-1]
+        own_name = re.sub(r"^variable_\d+$", "variable", own_name)
+        names.setdefault(id(variable), f"{root}.{own_name}")
     counts: dict[str, int] = {}
     for key, name in names.items():
         names[key] = _numbered(name, counts)
@@ -103,6 +95,8 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         ]
     elif isinstance(value, dict):
         children = [(str(key), part) for key, part in value.items()]
+    elif isinstance(value, keras.layers.Layer):
+        children = [(variable.name, variable.value) for variable in value.variables]
     elif isinstance(value, tf.Module):
         attributes = sorted(vars(value).items())
         if _has_parameters(value):
