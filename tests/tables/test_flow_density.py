@@ -375,6 +375,22 @@ def test_only_ratios_of_weights_count():
         np.testing.assert_allclose(log_probs, expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_flows", "few_components")
+@pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
+def test_only_ratios_of_weights_count_with_missing_cells():
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.integers(6, size=60), rng.normal(size=60), rng.normal(size=60)], axis=1)
+    rows[:, 1] += rows[:, 0]
+    complete = rows.copy()
+    rows[rng.random([60, 3]) < 0.15] = np.nan
+    rows, weights = np.repeat(rows, [3] * 20 + [1] * 40, axis=0), np.repeat([1, 3, 1], [60, 20, 20])
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    expected = density.fit(rows, None, weights).score_samples(complete)
+    for factor in (0.1, 1 / 60, 7.3):
+        log_probs = density.fit(rows, None, factor * weights).score_samples(complete)
+        np.testing.assert_allclose(log_probs, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
