@@ -588,6 +588,25 @@ def test_errors(density, classifier):
 
 
 @pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("transformer", "nosuch", r"expected a transformer, one of \('affine', .* got 'nosuch'"),
+        ("num_couplings", 0, "num_couplings of at least 1, got 0"),
+        ("num_blocks", -1, "num_blocks of at least 0, got -1"),
+        ("num_filters", 0, "num_filters of at least 1, got 0"),
+        ("verbose", "yes", r"expected verbose, one of \('auto', .* got 'yes'"),
+    ],
+)
+def test_options_of_flows_are_checked_where_few_rows_have_none(estimator, name, value, message):
+    fitted = estimator(random_state=0, **_TINY).fit(_rows(20), np.arange(20) % 2)
+    expected = dict(vars(fitted.set_params(**{name: value})))
+    with pytest.raises(ValueError, match=message):
+        fitted.fit(_rows(30), np.arange(30) % 2)
+    assert vars(fitted) == expected
+
+
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
 def test_an_unknown_argument_names_those_that_exist(estimator):
     message = f"{estimator.__name__} got .*'num_flow', did you mean 'num_flows'.*verbose"
     with pytest.raises(TypeError, match=message):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
-from tfp_realnvp.tables.domains import Limits, checked_limits
+from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import StackFit
@@ -97,13 +97,14 @@ class TableEstimator(Options, EstimatorWithGaps):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
 
-    def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
-        """Returns the names of the numeric columns, and their bounds and periods."""
+    def _limits(self, rows: np.ndarray) -> tuple[np.ndarray, list[str], Limits]:
+        """Returns wrapped rows, names of the numeric columns, and their bounds and periods."""
         names = self._names
         options = self.bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
         numbers = [i for i in range(len(names)) if i not in self._categories]
-        return [str(names[i]) for i in numbers], {numbers.index(i): limits[i] for i in limits}
+        of_numbers = {numbers.index(i): limits[i] for i in limits}
+        return wrapped(rows, limits), [str(names[i]) for i in numbers], of_numbers
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Splits rows into indicators of their categories and numeric columns, both float64."""
