@@ -77,10 +77,14 @@ class TableEstimator(Options, EstimatorWithGaps):
                 fit.add_flows()
             results = [fit.result() for fit in fits]
         except KeyboardInterrupt:
-            number, most = sum(len(fit.flows) for fit in fits), sum(fit.max_flows for fit in fits)
+            # An interrupted flow has a history, but the mixture may not need the flow.
+            number = sum(len(fit.history) - (fit.num_partial_steps > 0) for fit in fits)
+            most, steps = sum(fit.max_flows for fit in fits), sum(f.num_partial_steps for f in fits)
+            partial = f" and {steps:,} steps of the next one, with its best weights so far"
             warnings.warn(
-                f"{self._name}: the fit was interrupted after {number} of {most} flows. It keeps "
-                "these and all other densities, with the weights that are best for them.",
+                f"{self._name}: the fit was interrupted after {number} of {most} flows"
+                f"{partial if steps else ''}. It keeps these and all other densities, with the "
+                "mixture weights that are best for them.",
                 ConvergenceWarning,
                 stacklevel=_STACK_LEVEL,
             )

@@ -140,8 +140,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         does not matter. If `fit` raises an error, the estimator does not change.
 
         Ctrl-C during the training of flows ends the training, as in `MLPClassifier`. The estimator
-        keeps the finished flows and all other densities; the rows that these flows held out
-        determine the mixture weights. A `ConvergenceWarning` says how many flows are missing.
+        keeps the finished flows, the best weights so far of the flow in training, and all other
+        densities; the rows that these flows held out determine the mixture weights. A
+        `ConvergenceWarning` says how many flows are missing.
         Before the training of flows, Ctrl-C raises `KeyboardInterrupt`, and the estimator does not
         change.
 
