@@ -177,8 +177,8 @@ class StackFit:
             fit = self._starts[i], self._seen[i], self._widths, self._options, self._rng
             best, interrupt = None, None
             try:
-                for best in fit_table_flow(*fit, self._progress, i):
-                    pass
+                for validated in fit_table_flow(*fit, self._progress, i):
+                    best = validated
             except KeyboardInterrupt as error:
                 if best is None:
                     raise
