@@ -110,6 +110,38 @@ def test_directions():
     assert np.log(np.trapezoid(p, axis)) == pytest.approx(log_marginal, abs=0.1)
 
 
+@pytest.mark.usefixtures("few_components")
+@pytest.mark.parametrize("period", [360, 2 * np.pi, 1.0])
+@pytest.mark.parametrize("kind", ["density", "regressor"])
+def test_whole_turns_are_the_same_row(kind, period):
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.uniform(0, period, 200), rng.normal(size=200)])
+    x[rng.random([200, 2]) < 0.1] = np.nan
+    y = np.cos(2 * np.pi / period * np.nan_to_num(x[:, 0])) + 0.1 * rng.normal(size=200)
+    turned = x + np.outer(rng.integers(-3, 4, 200), [period, 0])
+    if kind == "density":
+        estimator, target = tfr.FlowDensity(periods={0: period}, **_TINY), (None, None)
+    else:
+        estimator, target = tfr.FlowRegressor(periods={0: period}, **_TINY), (y, np.tile(y, 2))
+    arguments = (x,) if kind == "density" else (x, y)
+    expected = estimator.fit(x, target[0]).score_samples(*arguments)
+    for rows, values in ((turned, target[0]), (np.concatenate([x, turned]), target[1])):
+        log_probs = estimator.fit(rows, values).score_samples(*arguments)
+        np.testing.assert_allclose(log_probs, expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("few_components")
+@pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
+def test_rounded_directions_are_rounded_after_whole_turns():
+    rng = np.random.default_rng(0)
+    hours = np.column_stack([rng.integers(0, 24, 300), rng.normal(size=300)])
+    turned = hours + np.outer(rng.integers(-3, 4, 300), [24, 0])
+    density = tfr.FlowDensity(periods={0: 24}, **_TINY)
+    np.testing.assert_array_equal(density.fit(hours).rounding_widths_, [1, 0])
+    expected = density.score_samples(hours)
+    np.testing.assert_allclose(density.fit(turned).score_samples(hours), expected, atol=1e-6)
+
+
 def test_columns_whose_names_are_numbers():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({1: rng.exponential(size=60), 2: rng.normal(size=60)})

@@ -375,6 +375,22 @@ def test_only_ratios_of_weights_count():
         np.testing.assert_allclose(log_probs, expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_flows", "few_components")
+@pytest.mark.filterwarnings("ignore:FlowDensity. some columns:UserWarning")
+def test_only_ratios_of_weights_count_with_missing_cells():
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.integers(6, size=60), rng.normal(size=60), rng.normal(size=60)], axis=1)
+    rows[:, 1] += rows[:, 0]
+    complete = rows.copy()
+    rows[rng.random([60, 3]) < 0.15] = np.nan
+    rows, weights = np.repeat(rows, [3] * 20 + [1] * 40, axis=0), np.repeat([1, 3, 1], [60, 20, 20])
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    expected = density.fit(rows, None, weights).score_samples(complete)
+    for factor in (0.1, 1 / 60, 7.3):
+        log_probs = density.fit(rows, None, factor * weights).score_samples(complete)
+        np.testing.assert_allclose(log_probs, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -569,6 +585,25 @@ def test_errors(density, classifier):
     for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
         with pytest.raises(ValueError, match=name.split("_")[0]):
             tfr.FlowDensity(**{name: value}).fit(_rows(20))
+
+
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("transformer", "nosuch", r"expected a transformer, one of \('affine', .* got 'nosuch'"),
+        ("num_couplings", 0, "num_couplings of at least 1, got 0"),
+        ("num_blocks", -1, "num_blocks of at least 0, got -1"),
+        ("num_filters", 0, "num_filters of at least 1, got 0"),
+        ("verbose", "yes", "expected verbose of 'auto', 0 or 1, got 'yes'"),
+    ],
+)
+def test_options_of_flows_are_checked_where_few_rows_have_none(estimator, name, value, message):
+    fitted = estimator(random_state=0, **_TINY).fit(_rows(20), np.arange(20) % 2)
+    expected = dict(vars(fitted.set_params(**{name: value})))
+    with pytest.raises((ValueError, TypeError), match=message):
+        fitted.fit(_rows(30), np.arange(30) % 2)
+    assert vars(fitted) == expected
 
 
 @pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])

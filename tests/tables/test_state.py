@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import simple_densities
 from tfp_realnvp.tables import stack as table_stack
+from tfp_realnvp.tables.table import Rows
 
 _OPTIONS = {"num_flows": 2, "num_couplings": 3, "num_filters": 8, "max_steps": 150, "noise": 0.1}
 
@@ -102,6 +103,33 @@ def test_an_interrupt_keeps_the_flows_that_ended(interrupt_flow):
     np.testing.assert_array_equal(again.score_samples(test), density.score_samples(test))
     # The next fit is a whole one.
     np.testing.assert_array_equal(density.fit(rows).score_samples(test), whole.score_samples(test))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_keeps_the_best_weights_of_the_flow_in_training(number, monkeypatch):
+    rows, calls, draw = _curve(300), [], Rows.draw
+    density = tfr.FlowDensity(**{**_THREE, "max_steps": 300})
+    whole = clone(density).fit(rows)
+    steps = sum(len(history["step"]) for history in whole.history_[: number - 1])
+
+    def interrupt(*arguments):  # a flow draws batches for the steps before its next validation
+        calls.append(arguments)
+        if len(calls) == steps + 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(Rows, "draw", interrupt)
+    message = (
+        rf"interrupted after {number - 1} of 3 flows and 100 steps of the next one, with its best"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        density.fit(rows)
+    assert density.n_steps_.tolist() == [*whole.n_steps_[: number - 1], 100]
+    assert density.history_[-1]["lead"] == whole.history_[number - 1]["lead"][:2]
+    # The weights have a share: rows that had no part in the fit are more probable.
+    test = _curve(2_000, seed=1)
+    assert density.flow_gain_[0] > 0.1
+    assert density.score(test) > density.score_start_ + 0.1
 
 
 def test_an_interrupt_after_the_last_flow_keeps_all(monkeypatch):

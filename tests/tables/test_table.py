@@ -22,6 +22,28 @@ def test_copies_of_a_row_are_in_one_fold(seed):
     assert sorted(rows.where(np.arange(200) < 3).folds(5, rng)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("factor", [0.1, 1 / 60, 7.3, 1e-150, 1e100])
+def test_merged_weights_do_not_depend_on_their_scale(factor):
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=[40, 2]), rng.integers(1, 8, 40)
+    values[::3, 1] = np.nan
+    expected = Rows.merged(values, weights)
+    # A row of weight three, or three copies of weight one, some of them with rounding errors.
+    heavier = factor * np.repeat(weights, 3)
+    thrice = Rows.merged(np.repeat(values, 3, axis=0), heavier)
+    copies = Rows.merged(
+        np.repeat(values, weights, axis=0), np.full(weights.sum(), 3 * (factor / 3))
+    )
+    for rows in (Rows.merged(values, factor * weights), thrice, copies):
+        np.testing.assert_array_equal(rows.weights, expected.weights)
+    repeated = expected.repeated()
+    is_light = np.isclose(repeated.weights, expected.weights.min(), rtol=1e-6)
+    assert is_light[np.isnan(repeated.values[:, 1])].all()
+    # Rows of the same weight are in the same order, whatever the rounding errors.
+    folds = [rows.folds(5, np.random.default_rng(0)) for rows in (expected, thrice, copies)]
+    np.testing.assert_array_equal(folds[1:], folds[:1] * 2)
+
+
 def test_the_number_of_rows_does_not_grow_with_weights():
     values = np.random.default_rng(0).normal(size=50)
     rows = Rows(np.zeros([50, 1]), np.full(50, 900.0))

@@ -22,6 +22,9 @@ _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
 _LEAST_QUANTILE = -37.0
 _NUM_BINS, _NUM_HARMONICS = 64, 8
 
+# Rounding errors of whole turns are smaller than this many digits of a period.
+_DIGITS_OF_PERIOD = 9
+
 # Maps positions of columns to bounds (low, high) or a period.
 Limits = dict[int, tuple[float, float] | float]
 
@@ -109,6 +112,19 @@ class Circle(NamedTuple):
     def log_slope(self, column: np.ndarray) -> np.ndarray:
         """Returns 0, the log of the derivative of `to_line`."""
         return np.zeros(column.shape)
+
+
+def wrapped(rows: np.ndarray, limits: Limits) -> np.ndarray:
+    """Moves periodic columns of rows [N, D] by whole periods to [0, period).
+
+    The function rounds these columns, so that numbers that differ by whole periods become equal.
+    """
+    rows = rows.copy()
+    for i, period in limits.items():
+        if not isinstance(period, tuple):
+            digits = _DIGITS_OF_PERIOD - math.floor(math.log10(period))
+            rows[:, i] = np.round(rows[:, i] % period, digits) % period
+    return rows
 
 
 def checked_limits(

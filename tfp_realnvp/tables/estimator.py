@@ -15,7 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
-from tfp_realnvp.tables.domains import Limits, checked_limits
+from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
 from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import StackFit
@@ -77,10 +77,14 @@ class TableEstimator(Options, EstimatorWithGaps):
                 fit.add_flows()
             results = [fit.result() for fit in fits]
         except KeyboardInterrupt:
-            number, most = sum(len(fit.flows) for fit in fits), sum(fit.max_flows for fit in fits)
+            # An interrupted flow has a history, but the mixture may not need the flow.
+            number = sum(len(fit.history) - (fit.num_partial_steps > 0) for fit in fits)
+            most, steps = sum(fit.max_flows for fit in fits), sum(f.num_partial_steps for f in fits)
+            partial = f" and {steps:,} steps of the next one, with its best weights so far"
             warnings.warn(
-                f"{self._name}: the fit was interrupted after {number} of {most} flows. It keeps "
-                "these and all other densities, with the weights that are best for them.",
+                f"{self._name}: the fit was interrupted after {number} of {most} flows"
+                f"{partial if steps else ''}. It keeps these and all other densities, with the "
+                "mixture weights that are best for them.",
                 ConvergenceWarning,
                 stacklevel=_STACK_LEVEL,
             )
@@ -97,13 +101,14 @@ class TableEstimator(Options, EstimatorWithGaps):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
 
-    def _limits(self, rows: np.ndarray) -> tuple[list[str], Limits]:
-        """Returns the names of the numeric columns, and their bounds and periods."""
+    def _limits(self, rows: np.ndarray) -> tuple[np.ndarray, list[str], Limits]:
+        """Returns wrapped rows, names of the numeric columns, and their bounds and periods."""
         names = self._names
         options = self.bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
         numbers = [i for i in range(len(names)) if i not in self._categories]
-        return [str(names[i]) for i in numbers], {numbers.index(i): limits[i] for i in limits}
+        of_numbers = {numbers.index(i): limits[i] for i in limits}
+        return wrapped(rows, limits), [str(names[i]) for i in numbers], of_numbers
 
     def _split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Splits rows into indicators of their categories and numeric columns, both float64."""

@@ -140,8 +140,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         does not matter. If `fit` raises an error, the estimator does not change.
 
         Ctrl-C during the training of flows ends the training, as in `MLPClassifier`. The estimator
-        keeps the finished flows and all other densities; the rows that these flows held out
-        determine the mixture weights. A `ConvergenceWarning` says how many flows are missing.
+        keeps the finished flows, the best weights so far of the flow in training, and all other
+        densities; the rows that these flows held out determine the mixture weights. A
+        `ConvergenceWarning` says how many flows are missing.
         Before the training of flows, Ctrl-C raises `KeyboardInterrupt`, and the estimator does not
         change.
 
@@ -194,7 +195,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         expected = f"{self._name}: expected rows with known cells"
         validation.require(bool(weights.any()), expected, rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
-        names, limits = self._limits(rows)
+        rows, names, limits = self._limits(rows)
         expected = f"{self._name}: expected at least one numeric column"
         validation.require(bool(names), expected, "none")
         classes, groups = np.unique(labels, return_inverse=True)

@@ -124,7 +124,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
         weights = checked_weights(sample_weight, len(y), self._name)
         X, y, weights = (each[weights > 0] for each in (X, y, weights))
-        _, limits = self._limits(X)
+        X, _, limits = self._limits(X)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
         self._size, self._has_gaps = y.shape[1], np.isnan(X).any(axis=0)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import tfp_realnvp as tfr
 from tfp_realnvp.internal import validation
 
 # Pairs of defaults: for fewer rows, and for at least this many rows. Many rows get only one, larger
@@ -18,6 +19,15 @@ _DEFAULTS = {
     "num_filters": (32, 64),
     "max_steps": (2_000, 6_000),
     "batch_size": (128, 512),
+}
+_LEAST_COUNTS = {
+    "num_flows": 2,
+    "num_couplings": 1,
+    "num_blocks": 0,
+    "num_filters": 1,
+    "max_steps": 1,
+    "patience": 1,
+    "batch_size": 1,
 }
 
 
@@ -94,10 +104,17 @@ class Options:
         return type(self).__name__
 
     def _check(self) -> None:
-        """Raises an error if a numeric argument or `dequantize` is out of range."""
-        for name, least in (("num_flows", 2), ("max_steps", 1), ("patience", 1), ("batch_size", 1)):
+        """Raises an error if an argument that does not depend on the data is invalid.
+
+        Tables without flows do not use all arguments, so the check comes first.
+        """
+        for name, least in _LEAST_COUNTS.items():
             if getattr(self, name) is not None:
                 validation.count(getattr(self, name), name, least, self._name)
+        if self.transformer is not None:
+            tfr.coupling_layer(tfr.DenseResNet, transformer=self.transformer)
+        if self.verbose != "auto":
+            validation.integer(self.verbose, 0, f"{self._name}: expected verbose of 'auto', 0 or 1")
         if self.noise is not None:
             expected = f"{self._name}: expected noise of at least 0, or None"
             validation.real(self.noise, lambda x: 0 <= x < math.inf, expected)

@@ -96,6 +96,7 @@ class StackFit:
       max_flows: number of flows to train; 0 if the first flow gained too little.
       flows: the trained flows; flow i holds out fold i.
       history: the history of each trained flow, see `fit_table_flow`.
+      num_partial_steps: steps of the flow whose training was interrupted, or 0.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class StackFit:
         self.max_flows = len(self.splits) if has_flows else 0
         self.flows: list[Any] = []
         self.history: list[dict[str, Any]] = []
+        self.num_partial_steps = 0
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
         """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
@@ -166,24 +168,40 @@ class StackFit:
         return np.concatenate([_log_prob(d, part.values, self._width) for d, (_, part) in pairs])
 
     def add_flows(self) -> None:
-        """Trains one flow per fold; stops if the first one improves the mixture too little."""
+        """Trains one flow per fold; stops if the first one improves the mixture too little.
+
+        `KeyboardInterrupt` keeps the best weights so far of the flow in training.
+        """
         least_gain = _LEAST_GAIN if self._trees else _TOLERANCE
         for i in range(self.max_flows):
             fit = self._starts[i], self._seen[i], self._widths, self._options, self._rng
-            flow, history = fit_table_flow(*fit, self._progress, i)
+            best, interrupt = None, None
+            try:
+                for validated in fit_table_flow(*fit, self._progress, i):
+                    best = validated
+            except KeyboardInterrupt as error:
+                if best is None:
+                    raise
+                interrupt = error
+            flow, history = best
             self.history.append(history)
             flows = [*self.flows, self._viewed(flow)]
             if i == 0:
                 _, held_out, (start, end) = self._weighted(flows)
                 gain, error = held_out.mean_and_error(end - start)
                 if gain <= max(error, least_gain):
-                    self.max_flows = 0
+                    flows = []
                     self._progress(
                         "no flows: the first flow improves the mixture of the other densities by "
                         f"only {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
-                    break
             self.flows = flows
+            if interrupt:
+                self.num_partial_steps = history["step"][-1]
+                raise interrupt
+            if not flows:
+                self.max_flows = 0
+                break
 
     def result(self) -> tuple[TableStack, Rows, np.ndarray]:
         """Returns the stack, held-out rows, and their log densities without and with flows."""

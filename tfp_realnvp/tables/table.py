@@ -27,6 +27,7 @@ _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
 # The map of a bounded column is selected on at most this many rows.
 _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED = 10_000
+_DIGITS_OF_WEIGHTS = 9
 # The squares of larger numbers can overflow float64.
 _MAX_MAGNITUDE = 1e150
 # The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit`,
@@ -79,14 +80,20 @@ class Rows(NamedTuple):
 
     @classmethod
     def merged(cls, values: np.ndarray, weights: np.ndarray) -> Rows:
-        """Merges equal rows, adds up their weights, drops weight 0, and sorts the rows."""
+        """Merges equal rows, adds up their weights, drops weight 0, and sorts the rows.
+
+        The largest weight becomes 1. Weights are rounded to nine digits, so that the result does
+        not depend on the scale of the weights or on rounding errors of their sums.
+        """
         is_used = weights > 0
         values = values[is_used] + 0.0  # -0.0 becomes 0.0
         # NaN, a missing cell, does not equal itself.
         values = np.where(np.isnan(values), np.inf, values)
         values, indices = np.unique(values, axis=0, return_inverse=True)
         values = np.where(np.isinf(values), np.nan, values)
-        return cls(values, np.bincount(indices.ravel(), weights[is_used]))
+        weights = np.bincount(indices.ravel(), weights[is_used])
+        mantissas, exponents = np.frexp(weights / weights.max())
+        return cls(values, np.ldexp(np.round(mantissas, _DIGITS_OF_WEIGHTS), exponents))
 
     @classmethod
     def concatenated(cls, parts: Iterable[Rows]) -> Rows:
@@ -108,7 +115,8 @@ class Rows(NamedTuple):
         """
         least = max(self.weights.min(), self.weights.sum() / _MAX_ROWS_ADDED)
         has_gaps = np.isnan(self.values).any(axis=1)
-        copies = np.where(has_gaps, np.ceil(self.weights / least), 1).astype(int)
+        copies = np.ceil(np.round(self.weights / least, _DIGITS_OF_WEIGHTS - 3))
+        copies = np.where(has_gaps, copies, 1).astype(int)
         lighter = self._replace(weights=self.weights / copies)
         return lighter.where(np.repeat(np.arange(len(copies)), copies))
 

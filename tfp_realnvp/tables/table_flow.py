@@ -6,7 +6,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -114,10 +114,10 @@ def fit_table_flow(
     rng: np.random.Generator,
     progress: Progress,
     index: int,
-) -> tuple[TableFlow, dict[str, Any]]:
-    """Trains a flow; returns it with the history of its validations on held-out rows.
+) -> Iterator[tuple[TableFlow, dict[str, Any]]]:
+    """Trains a flow; after each validation on held-out rows, yields the best flow and the history.
 
-    The initial flow is `start` with randomly rotated latents. The function returns it if a training
+    The initial flow is `start` with randomly rotated latents. It is the best flow if a training
     step is not finite, or if the best validation gains at most one standard error over it: the best
     of many validations on few rows is high by chance. `widths`, [D], are the widths of uniform
     noise for rounded columns, and `index` is the number of the flow in messages.
@@ -163,8 +163,8 @@ def fit_table_flow(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-            kept = -1
-            break
+            yield flow, {**history, "kept_step": 0, "kept_noise": math.nan}
+            return
         trained = flow._replace(weights=state[0].numpy())
         leads = trained.log_prob(held_out.values) - start_log_probs
         lead, error = held_out.mean_and_error(leads)
@@ -181,11 +181,15 @@ def fit_table_flow(
             )
         if lead > best_lead:
             best, best_lead, kept = trained, lead, number
-        elif number - kept >= options.patience:
-            break
-    if kept < 0 or best_lead <= history["lead_error"][kept]:
-        return flow, {**history, "kept_step": 0, "kept_noise": math.nan}
-    return best, history | {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
+        if kept < 0 or best_lead <= history["lead_error"][kept]:
+            yield flow, {**history, "kept_step": 0, "kept_noise": math.nan}
+        else:
+            yield (
+                best,
+                history | {f"kept_{name}": history[name][kept] for name in ("step", "noise")},
+            )
+        if number - kept >= options.patience:
+            return
 
 
 def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
