@@ -27,6 +27,7 @@ from tfp_realnvp.bijectors import (
     Squeeze,
     Standardization,
     Transformer,
+    call_options,
     real_nvp_coupling,
 )
 from tfp_realnvp.distributions import (
@@ -116,6 +117,7 @@ __all__ = [
     "VectorFlow",
     "VisionTransformer",
     "bits_per_dim",
+    "call_options",
     "class_log_joint",
     "class_log_probs",
     "condition",

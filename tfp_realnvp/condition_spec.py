@@ -108,7 +108,9 @@ class ConditionSpec:
                 raise ValueError(
                     f"{caller}: expected a conditional_input of {self.description}, got None; "
                     "pass `conditional_input=...`, for a `tfd.TransformedDistribution` in "
-                    "`bijector_kwargs={'conditional_input': ...}`, or fix it by `tfr.condition`."
+                    "`bijector_kwargs={'conditional_input': ...}`, in a `tfb.Chain` in "
+                    f"`bijector_kwargs={{{caller!r}: {{'conditional_input': ...}}}}`, or in the "
+                    "context `tfr.call_options`, or fix it by `tfr.condition`."
                 )
             shape = self.event_shape
             if None in shape:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.distributions.routing import find_condition_spec, route, takes_condition
+from tfp_realnvp.distributions.routing import find_condition_spec, takes_condition
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -88,9 +88,8 @@ def test_samples_follow_their_condition(kind):
     given = tfr.condition(distribution, condition)
     sample, log_prob = given.experimental_sample_and_log_prob(3, seed=(0, 1))
     np.testing.assert_allclose(given.log_prob(tf.identity(sample)), log_prob, rtol=1e-8)
-    options = route(distribution, conditional_input=condition)
-    base = distribution.distribution
-    latents = base.sample([3, 2], seed=(0, 1), **options.get("distribution_kwargs", {}))
+    with tfr.call_options(conditional_input=condition):
+        latents = distribution.distribution.sample([3, 2], seed=(0, 1))
     for index in range(2):
         options = _options(distribution.bijector, condition[index])
         expected = distribution.bijector.forward(latents[:, index], **options)
@@ -214,8 +213,8 @@ def test_couplings_by_hand():
     x = given.sample(5, seed=(0, 1))
     assert given.batch_shape == [2] and x.shape == (5, 2, *_SHAPE)
     for index in range(2):
-        options = route(flow, conditional_input=condition[index])
-        expected = flow.log_prob(x[:, index], **options)
+        with tfr.call_options(conditional_input=condition[index]):
+            expected = flow.log_prob(x[:, index])
         np.testing.assert_allclose(given.log_prob(x)[:, index], expected, rtol=1e-4)
     network = ft.ConditionedNetwork(2)
     coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)

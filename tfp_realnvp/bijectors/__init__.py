@@ -2,7 +2,7 @@
 
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, real_nvp_coupling
 from tfp_realnvp.bijectors.factor_out import FactorOut
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass, call_options
 from tfp_realnvp.bijectors.flow_chain import ConditionalBijector, FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture

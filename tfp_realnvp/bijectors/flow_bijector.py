@@ -26,8 +26,9 @@ from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 class Pass:
     """The options of a call, which a flow passes on to its bijectors and their networks.
 
-    The bijector that the user calls creates the `Pass` from its keyword arguments. A composition
-    passes the `Pass` on to each bijector: `bijector._inverse_and_log_det(y, p)`.
+    The bijector that the user calls creates the `Pass` from its keyword arguments and from the
+    surrounding context, see `call_options`. A composition passes the `Pass` on to each bijector:
+    `bijector._inverse_and_log_det(y, p)`. Two `Pass`es are equal if they hold the same objects.
 
     #### Example
 
@@ -59,6 +60,13 @@ class Pass:
     guidance: tf.Tensor | float | None = None
     no_condition: tf.Tensor | None = None
     terms: list[tf.Tensor] | None = None
+
+    def __eq__(self, other: Any) -> bool:
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(mine is theirs for mine, theirs in pairs)
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, vars(self).values())))
 
     def but(self, **fields: Any) -> Pass:
         """Returns a copy with some fields replaced."""
@@ -92,6 +100,57 @@ def surround_with(**fields: Any) -> Iterator[None]:
         _surrounding.reset(token)
 
 
+@contextlib.contextmanager
+def call_options(*, training: bool | None = None, conditional_input: Any = None) -> Iterator[None]:
+    r"""Sets the options of all flows that are evaluated within the context.
+
+    Keyword arguments such as `log_prob(x, bijector_kwargs={'training': True})` reach the flow of a
+    `tfd.TransformedDistribution`. The context reaches every flow, wherever TFP evaluates it: in a
+    `tfd.Mixture`, a `tfd.BatchReshape`, a `tfb.Blockwise` or a `tfb.Invert`. Keyword arguments of a
+    flow take precedence. Flows and base distributions without a condition ignore the context's.
+
+    The options apply to operations that are created within the context: enter the context within a
+    `tf.function`, not around its call. TFP's own bijectors, such as `tfb.Chain`, cache results by
+    tensor and ignore the context: if one is outermost, pass `tf.identity(x)` when options change.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> tfd = tfp.distributions
+    >>> flows = [
+    ...     tfd.TransformedDistribution(
+    ...         tfd.Sample(tfd.Normal(0., 1.), [2]),
+    ...         tfr.RealNVPVector(2, num_couplings=2, num_filters=4, num_classes=3))
+    ...     for _ in range(2)]
+    >>> mixture = tfd.Mixture(tfd.Categorical(logits=[0., 0.]), flows)
+    >>> with tfr.call_options(training=True, conditional_input=[0, 2, 1, 1]):
+    ...   log_prob = mixture.log_prob(tf.random.normal([4, 2]))
+    >>> log_prob.shape
+    TensorShape([4])
+
+    Args:
+      training: as in `FlowBijector`; `None` leaves the surrounding context's value.
+      conditional_input: the condition, as in `FlowBijector`; `None` leaves the surrounding
+        context's value.
+
+    Raises:
+      TypeError: if `training` is not a bool.
+    """
+    fields: dict[str, Any] = {}
+    if training is not None:
+        fields["training"] = _checked_training(training, "call_options")
+    if conditional_input is not None:
+        fields["condition"] = conditional_input
+    with surround_with(**fields):
+        yield
+
+
+def _checked_training(training: Any, caller: str) -> bool:
+    expected = f"{caller}: expected a Python bool as `training`"
+    validation.require(isinstance(training, (bool, np.bool_)), expected, training, TypeError)
+    return bool(training)
+
+
 class FlowBijector(tfb.Bijector):
     r"""A bijector on images or vectors that computes value and log det in one pass.
 
@@ -115,6 +174,7 @@ class FlowBijector(tfb.Bijector):
         takes a condition, passing one raises `ValueError`.
 
     Distributions pass these arguments on: `dist.log_prob(x, bijector_kwargs={'training': True})`.
+    The context `call_options` sets their defaults.
 
     #### Example
 
@@ -291,7 +351,7 @@ class FlowBijector(tfb.Bijector):
     # The two public methods.
 
     def forward_and_log_det(
-        self, x: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+        self, x: tf.Tensor, *, training: bool | None = None, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `y = forward(x)` and `log |det dy/dx|`, in nats, in one pass.
 
@@ -307,7 +367,7 @@ class FlowBijector(tfb.Bijector):
         return self._both(x, inverse=False, training=training, conditional_input=conditional_input)
 
     def inverse_and_log_det(
-        self, y: tf.Tensor, *, training: bool = False, conditional_input: Any = None
+        self, y: tf.Tensor, *, training: bool | None = None, conditional_input: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x = inverse(y)` and `log |det dx/dy|`; see `forward_and_log_det`."""
         return self._both(y, inverse=True, training=training, conditional_input=conditional_input)
@@ -412,24 +472,28 @@ class FlowBijector(tfb.Bijector):
 
     def _cache_key(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Returns normalized options of a call, so that equivalent calls share cached results."""
-        kwargs = dict(kwargs)
-        training = kwargs.pop("training", False)
+        kwargs, surrounding = dict(kwargs), surrounding_pass()
+        training = kwargs.pop("training", None)
         condition = kwargs.pop("conditional_input", None)
         if kwargs:
             raise TypeError(
                 f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
                 f"got {sorted(kwargs)}."
             )
-        if not (training is None or isinstance(training, (bool, np.bool_))):
-            raise TypeError(f"{self.name}: expected a Python bool as `training`, got {training!r}.")
-        key = {"training": bool(training), "surrounding": surrounding_pass()}
-        if condition is None:
-            return key
-        if not self.accepts_conditional_input:
+        training = surrounding.training if training is None else training
+        key = {
+            "training": _checked_training(training, self.name),
+            "surrounding": surrounding.but(training=False, condition=None),
+        }
+        if condition is not None and not self.accepts_conditional_input:
             raise ValueError(
                 f"{self.name}: got a `conditional_input`, but no network here takes one: expected "
                 "a network whose call has an argument of that name."
             )
+        if condition is None and self.accepts_conditional_input:
+            condition = surrounding.condition
+        if condition is None:
+            return key
         if isinstance(condition, (tf.Variable, keras.Variable)):
             condition = tf.convert_to_tensor(condition)
         elif isinstance(condition, np.ndarray) and not condition.dtype.hasobject:

@@ -1,7 +1,7 @@
 """Compositions of bijectors of this package and of TFP, and a flow that embeds its condition."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +11,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass, surr
 from tfp_realnvp.bijectors.invertible_conv1x1 import joined
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal.parts import outermost_parts
 from tfp_realnvp.networks import ConditionEmbedding
 
 
@@ -19,7 +20,7 @@ class FlowChain(FlowBijector):
 
     In `forward`, the last bijector takes the latents and the first one returns the data. One pass
     computes the value and the sum of the log dets. All bijectors of this package get `training` and
-    `conditional_input`; `tfb.Chain` routes arguments by bijector name.
+    `conditional_input`, also within TFP's bijectors; `tfb.Chain` routes arguments by bijector name.
 
     #### Example
 
@@ -236,46 +237,29 @@ def _call_tfp(
 ) -> Mapped:
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
-    options = call_options(bijector, training=p.training, conditional_input=p.condition)
-    # `tfb.Chain` forwards only these options. Its bijectors read all other options from the
-    # context.
+    # TFP's bijectors cache results by tensor, but the results of our bijectors within them also
+    # depend on the context.
+    value = tf.identity(value)
     with surround_with(**vars(p.but(terms=None))):
-        log_det = log_det_of(value, event_ndims=event_ndims, **options)
-        result = getattr(bijector, direction)(value, **options)
+        log_det = log_det_of(value, event_ndims=event_ndims)
+        result = getattr(bijector, direction)(value)
     if p.terms is not None and bijector.forward_min_event_ndims <= 1:
-        log_dets = log_det_of(value, event_ndims=1, **options)
+        log_dets = log_det_of(value, event_ndims=1)
         p.record(tf.broadcast_to(log_dets, tf.shape(result)[:-1])[..., tf.newaxis])
     return result, tf.broadcast_to(log_det, tf.shape(result)[:-event_ndims])
 
 
+def _flow_bijectors(bijector: tfb.Bijector) -> Iterator[FlowBijector]:
+    """Yields the outermost bijectors of this package in `bijector`."""
+    return outermost_parts(bijector, lambda part: isinstance(part, FlowBijector))
+
+
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
     """Returns whether a network of `bijector` takes `conditional_input`."""
-    return bool(call_options(bijector, conditional_input=None))
+    return any(part.accepts_conditional_input for part in _flow_bijectors(bijector))
 
 
 def condition_spec_of(bijector: tfb.Bijector) -> ConditionSpec | None:
     """Returns the condition that the networks of `bijector` declare, or `None`."""
-    if isinstance(bijector, FlowBijector):
-        return bijector._condition_spec
-    if isinstance(bijector, private_api.Invert):
-        return condition_spec_of(bijector.bijector)
-    if isinstance(bijector, private_api.Chain):
-        return next(filter(None, map(condition_spec_of, bijector.bijectors)), None)
-    return None
-
-
-def call_options(bijector: tfb.Bijector, **options: Any) -> dict[str, Any]:
-    """Returns keyword arguments that pass `options` to each `FlowBijector` in `bijector`.
-
-    `tfb.Chain` routes arguments by bijector name. Only bijectors that take a condition get one.
-    """
-    if isinstance(bijector, FlowBijector):
-        if not bijector.accepts_conditional_input:
-            options.pop("conditional_input", None)
-        return options
-    if isinstance(bijector, private_api.Invert):
-        return call_options(bijector.bijector, **options)
-    if isinstance(bijector, private_api.Chain):
-        routed = {part.name: call_options(part, **options) for part in bijector.bijectors}
-        return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    return {}
+    specs = (part._condition_spec for part in _flow_bijectors(bijector))
+    return next(filter(None, specs), None)

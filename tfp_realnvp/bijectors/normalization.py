@@ -102,16 +102,19 @@ class LearnedAffine(ChannelVariables):
             warnings.warn(
                 "ActNorm: no batch has set scale and shift, so training starts without "
                 "normalization. `FlowModel.fit` sets them; in your own loop, call "
-                "`flow.log_prob(x, bijector_kwargs={'training': True})` first.",
+                "`flow.log_prob(x)` first, `with tfr.call_options(training=True)`.",
                 stacklevel=2,
             )
 
-    def set_once(self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics) -> None:
-        """Sets the variables from the moments of `images`, unless a batch has set them."""
+    def set_once(
+        self, images: tf.Tensor, epsilon: float, statistics: replicas.Statistics, inverse: bool
+    ) -> None:
+        """Sets the variables so that results for `images` are normalized, unless they are set."""
         if self.is_known_to_be_set:
             return
         mean, variance = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
-        values = mean, -0.5 * tf.math.log(variance + epsilon)
+        log_std = 0.5 * tf.math.log(variance + epsilon)
+        values = (mean, -log_std) if inverse else (-mean * tf.exp(-log_std), log_std)
         # Skip moments that are not finite: no later batch would replace them.
         is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))
         sets = is_finite & (self.is_set.value <= 0)
@@ -130,7 +133,8 @@ class ActNorm(ChannelNormalization):
     ```
 
     The first inverse pass with `training=True` sets `shift` and `log_scale` so that each channel of
-    `x` has mean 0 and variance 1 over the batch and all positions. After this pass, training and
+    `x` has mean 0 and variance 1 over the batch and all positions. If the first pass is a forward
+    pass, as in a `tfb.Invert`, each channel of `y` has these moments. After this pass, training and
     evaluation use the same map.
 
     `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
@@ -189,6 +193,8 @@ class ActNorm(ChannelNormalization):
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self.learned.create(x.shape[-1])
+        if p.training:
+            self.learned.set_once(x, self._epsilon, p.statistics, inverse=False)
         log_scale = tf.convert_to_tensor(self.learned.log_scale.value)
         y = x * tf.exp(-log_scale) + self.learned.shift.value
         return y, self._log_det_of_positions(x, -tf.reduce_sum(log_scale), p)
@@ -196,7 +202,7 @@ class ActNorm(ChannelNormalization):
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self.learned.create(y.shape[-1])
         if p.training:
-            self.learned.set_once(y, self._epsilon, p.statistics)
+            self.learned.set_once(y, self._epsilon, p.statistics, inverse=True)
         else:
             self.learned.warn_if_unset()
         shift = self.learned.shift.value
@@ -240,6 +246,9 @@ class BatchNormalization(ChannelNormalization):
     small batches. Gradients flow through μ̂ and σ̂² only (Appendix E). The first update uses ρ = 0.
     With `statistics='batch'` training normalizes by μ̂ and σ̂². Under a distribution strategy,
     `FlowModel.fit` computes the moments over all replicas; other calls use one replica.
+
+    The forward direction learns no statistics. In a `tfb.Invert`, where data pass through
+    `forward`, use `ActNorm`; `FlowModel.fit` refuses a `BatchNormalization` there.
 
     #### Example
 

@@ -10,9 +10,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.conditional_bases import ConditionalDistribution
-from tfp_realnvp.distributions.routing import find_condition_spec, route
+from tfp_realnvp.distributions.conditional_bases import (
+    ConditionalDistribution,
+    given_or_surrounding,
+)
+from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.optional_packages import optional_module
@@ -272,20 +276,21 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         validation.known_options(kwargs, ["conditional_input"], self.name)
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         seed, clusters = self.draw_clusters(shape, seed, self._labels(conditional_input))
-        flow = self.components_distribution
-        return flow.sample(shape, seed=seed, **route(flow, conditional_input=clusters))
+        with surround_with(condition=clusters):
+            return self.components_distribution.sample(shape, seed=seed)
 
     def _labels(self, conditional_input: Any) -> tf.Tensor | None:
         spec, when = self.condition_spec, "if the clusters have classes"
         name = "conditional_input"
         validation.only(conditional_input, name, spec is not None, when, self.name)
-        return None if spec is None else spec.as_tensor(conditional_input, self.name)
+        if spec is None:
+            return None
+        return spec.as_tensor(given_or_surrounding(conditional_input), self.name)
 
     def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
-        flow = self.components_distribution
-
         def log_prob(events: tf.Tensor, clusters: tf.Tensor) -> tf.Tensor:
-            return flow.log_prob(events, **route(flow, conditional_input=clusters))
+            with surround_with(condition=clusters):
+                return self.components_distribution.log_prob(events)
 
         labels, ndims = self._labels(conditional_input), self.event_shape.rank
         if labels is not None:

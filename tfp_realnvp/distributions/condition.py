@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
@@ -45,6 +46,10 @@ def condition(
 
 class ConditionedDistribution(tfd.Distribution):
     """A distribution with a fixed condition; see `condition`."""
+
+    # Its parts get its own condition, not the condition of the context.
+    accepts_conditional_input = False
+    condition_spec = None
 
     def __init__(
         self, distribution: tfd.Distribution, conditional_input: Any, name: str | None = None
@@ -101,18 +106,21 @@ class ConditionedDistribution(tfd.Distribution):
             return tf.zeros([0], tf.int32)
         return tf.shape(self.conditional_input)[: self._static_batch_shape.rank]
 
-    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _given(self, kwargs: dict[str, Any]) -> Any:
+        """Returns the context of the fixed condition, and of the keyword argument `training`."""
         validation.known_options(kwargs, ["training"], self.name)
-        return routing.route(self.distribution, conditional_input=self.conditional_input, **kwargs)
+        return surround_with(condition=self.conditional_input, **kwargs)
 
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        return self.distribution.log_prob(value, **self._options(kwargs))
+        with self._given(kwargs):
+            return self.distribution.log_prob(routing.unseen(self.distribution, value))
 
     # Otherwise TFP would reshape the sample, and the bijector's cache would not find it.
     def _call_sample_n(self, sample_shape: Any, seed: Any, **kwargs: Any) -> tf.Tensor:
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         shape = tf.concat([shape, self.batch_shape_tensor()], axis=0)
-        return self.distribution.sample(shape, seed=seed, **self._options(kwargs))
+        with self._given(kwargs):
+            return self.distribution.sample(shape, seed=seed)
 
     def _default_event_space_bijector(self) -> tfp.bijectors.Bijector:
         return self.distribution.experimental_default_event_space_bijector()

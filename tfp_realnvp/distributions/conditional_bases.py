@@ -6,12 +6,16 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp.bijectors.flow_bijector import surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 
 
 class ConditionalDistribution:
-    """Mixin of a distribution p(x | c): `given(c)` returns the distribution for a condition c."""
+    """Mixin of a distribution p(x | c): `given(c)` returns the distribution for a condition c.
+
+    If its methods get no `conditional_input`, they use the condition of the context.
+    """
 
     condition_spec: Any = None  # a `ConditionSpec`, if the condition is declared
     accepts_conditional_input = True
@@ -21,18 +25,23 @@ class ConditionalDistribution:
         raise NotImplementedError
 
     def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
-        return self.given(conditional_input).log_prob(value)
+        return self.given(given_or_surrounding(conditional_input)).log_prob(value)
 
     def _call_sample_n(
         self, sample_shape: Any, seed: Any, conditional_input: Any = None, **kwargs: Any
     ) -> tf.Tensor:
         # The rightmost dimensions of the sample shape are the condition's batch dimensions.
-        distribution = self.given(conditional_input)
+        distribution = self.given(given_or_surrounding(conditional_input))
         shape = tf.reshape(tf.convert_to_tensor(sample_shape, tf.int32), [-1])
         batch = tf.broadcast_dynamic_shape(shape, distribution.batch_shape_tensor())
         number = tf.size(batch) - tf.size(distribution.batch_shape_tensor())
         wide = tfd.BatchBroadcast(distribution, batch[number:])
         return wide.sample(batch[:number], seed=seed, **kwargs)
+
+
+def given_or_surrounding(conditional_input: Any) -> Any:
+    """Returns a condition, or the condition of the context instead of `None`."""
+    return surrounding_pass().condition if conditional_input is None else conditional_input
 
 
 class ConditionalBase(ConditionalDistribution, tfd.Distribution):

@@ -1,17 +1,19 @@
-"""Finds the condition of a distribution, and routes keyword arguments to its parts."""
+"""Finds the condition that a distribution takes."""
 
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors import PixelLogit
-from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit
+from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, condition_spec_of
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.conditional_bases import ConditionalBase, ConditionalDistribution
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.distributions.conditional_bases import ConditionalBase
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.memoize import memoized
+from tfp_realnvp.internal.parts import outermost_parts
 
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
@@ -32,52 +34,58 @@ def find_part(distribution: tfd.Distribution, kind: type) -> Any:
     return next((module for module in modules if isinstance(module, kind)), None)
 
 
-def route(distribution: tfd.Distribution, **options: Any) -> dict[str, Any]:
-    """Returns keyword arguments for `log_prob` and `sample` that pass `options` to all parts.
+def _declaring_parts(distribution: tfd.Distribution) -> list[Any]:
+    """Returns the outermost parts that declare whether they take a condition, and bijectors."""
 
-    Each `FlowBijector` gets `training`. Parts that depend on a condition get `conditional_input`:
-    bijectors, `ConditionalBase`, `ClassMixture`, and `ClusterMixture` with classes.
-    """
-    if isinstance(distribution, private_api.TransformedDistribution):
-        routed = {
-            "distribution_kwargs": route(distribution.distribution, **options),
-            "bijector_kwargs": call_options(distribution.bijector, **options),
-        }
-        return {name: kwargs for name, kwargs in routed.items() if kwargs}
-    if isinstance(distribution, ConditionalDistribution):
-        is_taken = distribution.accepts_conditional_input
-        return {k: v for k, v in options.items() if k == "conditional_input" and is_taken}
-    if isinstance(distribution, private_api.Independent):
-        return route(distribution.distribution, **options)
-    return {}
+    def declares(part: Any) -> bool:
+        return isinstance(part, tfb.Bijector) or hasattr(part, "accepts_conditional_input")
+
+    return list(outermost_parts(distribution, declares))
 
 
+@memoized
 def takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a part of the distribution takes `conditional_input`."""
-    return bool(route(distribution, conditional_input=0))
+    return bijector_takes_condition(distribution) or any(
+        getattr(part, "accepts_conditional_input", False) for part in _declaring_parts(distribution)
+    )
+
+
+def bijector_takes_condition(distribution: tfd.Distribution) -> bool:
+    """Returns whether a bijector of the distribution takes `conditional_input`."""
+    parts = _declaring_parts(distribution)
+    return any(accepts_conditional_input(part) for part in parts if isinstance(part, tfb.Bijector))
 
 
 @memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     """Returns the declared condition or `None`; raises `ValueError` if declarations differ."""
-    if isinstance(distribution, ConditionalDistribution):
-        return distribution.condition_spec
-    if isinstance(distribution, private_api.Independent):
-        return find_condition_spec(distribution.distribution)
-    if not isinstance(distribution, private_api.TransformedDistribution):
-        return None
-    of_base = find_condition_spec(distribution.distribution)
-    specs = {of_base, condition_spec_of(distribution.bijector)} - {None}
+    parts = _declaring_parts(distribution)
+    specs = {
+        condition_spec_of(part) if isinstance(part, tfb.Bijector) else part.condition_spec
+        for part in parts
+    } - {None}
     if len(specs) > 1:
         raise ValueError(f"expected {distribution} to declare one condition, got {specs}.")
     spec = specs.pop() if specs else None
     dropout = None if spec is None else spec.dropout
-    if dropout is not None and find_part(distribution.distribution, ConditionalBase) is not None:
+    if dropout is not None and any(isinstance(part, ConditionalBase) for part in parts):
         raise ValueError(
             f"{distribution.name}: expected a flow without condition_dropout, because the function "
             f"of a ConditionalBase needs a condition, got condition_dropout={dropout}."
         )
     return spec
+
+
+def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
+    """Returns a value for which no bijector of TFP has cached a result of other call options.
+
+    If all bijectors are of this package, returns the same tensor, since their caches know the
+    options. A sample and its log density then need a single pass.
+    """
+    bijectors = [part for part in _declaring_parts(distribution) if isinstance(part, tfb.Bijector)]
+    is_ours = all(isinstance(bijector, FlowBijector) for bijector in bijectors)
+    return value if is_ours else tf.identity(value)
 
 
 @memoized

@@ -9,9 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.bijectors.flow_chain import call_options, condition_spec_of
+from tfp_realnvp.bijectors.flow_chain import condition_spec_of
 from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
-from tfp_realnvp.distributions.routing import find_condition_spec, route
+from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import call_traced
 
@@ -92,13 +92,12 @@ def _sample(
     if isinstance(distribution, ClusterMixture):
         seed, condition = distribution.draw_clusters([num_samples], seed, condition)
         distribution = distribution.components_distribution
-    with surround_with(guidance=guidance if is_guided else None):
+    guidance = guidance if is_guided else None
+    with surround_with(guidance=guidance, condition=condition, training=False):
         if not _is_tempered(distribution):
-            options = route(distribution, conditional_input=condition)
-            return distribution.sample(num_samples, seed=seed, **options)
+            return distribution.sample(num_samples, seed=seed)
         latents = temperature * distribution.distribution.sample(num_samples, seed=seed)
-        bijector = distribution.bijector
-        return bijector.forward(latents, **call_options(bijector, conditional_input=condition))
+        return distribution.bijector.forward(latents)
 
 
 def has_dropout(flow: tfd.Distribution) -> bool:

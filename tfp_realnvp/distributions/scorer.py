@@ -7,7 +7,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions.routing import route
+from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.distributions.routing import bijector_takes_condition, unseen
 from tfp_realnvp.internal.memoize import call_traced
 
 
@@ -49,13 +50,11 @@ def score(
     """Returns `scores` for one noise sample, [B] or [B, C]."""
     noise_fn = functools.partial(pixels.event_noise, seed=seed, draw=draw)
     values, log_noise = noise.add_noise(events, noise_fn)
-    if num_classes is None:
-        options = route(distribution, conditional_input=condition, training=training)
-        return distribution.log_prob(values, **options) - log_noise
-    labels = tf.range(num_classes)[:, tf.newaxis]
-    options = route(distribution, conditional_input=labels, training=training)
-    # If only the base depends on the label, the bijector evaluates each event once.
-    is_repeated = "conditional_input" in options.get("bijector_kwargs", {})
-    shape = tf.concat([[num_classes if is_repeated else 1], tf.shape(values)], axis=0)
-    log_probs = distribution.log_prob(tf.broadcast_to(values, shape), **options)
-    return tf.transpose(log_probs - log_noise)
+    if num_classes is not None:
+        condition = tf.range(num_classes)[:, tf.newaxis]
+        # If only the base depends on the label, the bijector evaluates each event once.
+        number = num_classes if bijector_takes_condition(distribution) else 1
+        values = tf.broadcast_to(values, tf.concat([[number], tf.shape(values)], axis=0))
+    with surround_with(condition=condition, training=training):
+        log_probs = distribution.log_prob(unseen(distribution, values))
+    return log_probs - log_noise if num_classes is None else tf.transpose(log_probs - log_noise)

@@ -142,8 +142,7 @@ def coupling_layer(
             **({"num_heads": attention} if attention and halvings else {}),
             **({"conditional_event_shape": condition_shape} if condition_shape else {}),
         )
-        is_layer = isinstance(network, keras.layers.Layer)
-        if is_layer and has_build(network) and not network.built:
+        if isinstance(network, keras.layers.Layer) and has_build(network) and not network.built:
             network.build((None, *sides, input_channels))
         options = {"event_ndims": ndims, "dtype": dtype}
         shape = condition_shape if takes_condition(network) else None

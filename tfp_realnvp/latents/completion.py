@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from numpy.typing import ArrayLike
 
 from tfp_realnvp import pixels
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import routing
 from tfp_realnvp.internal import validation
 from tfp_realnvp.latents.sampling import stateless_seed
@@ -132,12 +133,11 @@ def complete(
     applies = routing.takes_condition(flow)
     validation.only(conditional_input, "conditional_input", applies, when, "complete")
     conditions = routing.as_conditions(flow, conditional_input, "complete")
-    options = {}
+    repeated = None
     if conditions is not None:
         expected = f"complete: expected one condition for each of {len(events)} events"
         validation.require(len(conditions) == len(events), expected, conditions.shape)
         repeated = tf.concat([conditions] * num_chains, axis=0)
-        options = routing.route(flow, conditional_input=repeated)
     metric_seed, start_seed, chain_seed = tfp.random.split_seed(stateless_seed(seed), 3)
     mean, scale = _metric(flow, support, conditions, metric_seed)
     product = "cnj,ij->cni" if scale.shape.rank == 2 else "cnj,nij->cni"
@@ -147,7 +147,8 @@ def complete(
 
     def log_prob(z: tf.Tensor) -> tf.Tensor:
         x, fldj = to_values(z)
-        log_probs = flow.log_prob(tf.reshape(x, [-1, *events.shape[1:]]), **options)
+        with surround_with(condition=repeated):
+            log_probs = flow.log_prob(tf.reshape(x, [-1, *events.shape[1:]]))
         return tf.reshape(log_probs, fldj.shape) + fldj
 
     shape = [num_chains, len(events), support.size]
@@ -236,11 +237,11 @@ def _metric(
     [N, D, D], or [D, D] if the same values are unknown in all events.
     """
     size = support.size
-    num_samples, options = max(_NUM_METRIC_SAMPLES, 2 * size), {}
+    num_samples = max(_NUM_METRIC_SAMPLES, 2 * size)
     if conditions is not None:
-        repeated = tf.gather(conditions, np.arange(num_samples) % len(support.is_known))
-        options = routing.route(distribution, conditional_input=repeated)
-    x = distribution.sample(num_samples, seed=seed, **options)
+        conditions = tf.gather(conditions, np.arange(num_samples) % len(support.is_known))
+    with surround_with(condition=conditions):
+        x = distribution.sample(num_samples, seed=seed)
     t = support.unbounded(x.numpy().reshape(num_samples, size))
     t = t[np.isfinite(t).all(axis=1)].astype(np.float64)
     covariance = np.cov(t, rowvar=False).reshape(size, size)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.distributions.routing import route
+from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents import codec
@@ -153,8 +153,8 @@ def levels_of_representation(
         elif base is None:
             zero, one = tf.zeros([], bijector.dtype), tf.ones([], bijector.dtype)
             base = tfd.Sample(tfd.Normal(zero, one), latents.shape[-3:])
-        options = route(base, conditional_input=conditional_input)
-        others = base.sample(latents.shape[:-3], seed=stateless_seed(seed), **options)
+        with surround_with(condition=conditional_input):
+            others = base.sample(latents.shape[:-3], seed=stateless_seed(seed))
     kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))
     columns = [
         bijector.merge_latents([*replaced[:number], *kept[number:]])

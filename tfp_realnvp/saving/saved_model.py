@@ -17,7 +17,6 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.bijectors.flow_chain import call_options
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, routing
 from tfp_realnvp.distributions.classification import class_log_prior
@@ -236,8 +235,7 @@ class ServedFlow:
         if self._mixture is not None:
             given = [tf.TensorSpec([None], tf.int32, "clusters")]
         # If only the base depends on the condition, the bijector gets none.
-        takes_condition_itself = "bijector_kwargs" in routing.route(flow, conditional_input=0)
-        self._bijector_condition = given if takes_condition_itself else []
+        self._bijector_condition = given if routing.bijector_takes_condition(flow) else []
         # All signatures call the same traced functions, so the SavedModel contains each graph once.
         self._folded: dict[Any, tf.Variable] = {}
         conditions = self._bijector_condition
@@ -345,8 +343,8 @@ class ServedFlow:
             seeds = tf.stack([seed, 0])
             if self._mixture is not None:
                 seeds, condition = self._mixture.draw_clusters([num_samples], seeds, condition)
-            options = routing.route(base, conditional_input=condition)
-            latents = base.sample(num_samples, seed=seeds, **options)
+            with surround_with(condition=condition):
+                latents = base.sample(num_samples, seed=seeds)
             if self._is_standard_normal:
                 latents *= temperature
             if guidance is None:
@@ -408,8 +406,8 @@ class ServedFlow:
         return values, tf.convert_to_tensor(log_noise, self._dtype)
 
     def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        options = call_options(self._bijector, conditional_input=condition)
-        return self._bijector.forward(latents, **options)
+        with surround_with(condition=condition):
+            return self._bijector.forward(latents)
 
     def _guided_pass(self, guidance: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:
         with surround_with(guidance=guidance):
@@ -443,7 +441,8 @@ class ServedFlow:
         if self._has_any_size:
             # `self._base` has a fixed event shape, but images can have any size.
             base = self._standard_normal(tf.shape(latents)[1:])
-        return base.log_prob(latents, **routing.route(base, conditional_input=condition))
+        with surround_with(condition=condition):
+            return base.log_prob(latents)
 
     def _standard_normal(self, shape: Any) -> tfd.Distribution:
         return tfd.Sample(tfd.Normal(tf.zeros([], self._dtype), 1), shape)

@@ -106,7 +106,7 @@ class FlowModel(FlowSteps):
         """Makes the schedules of the learning rate apply to a `train_step` of the subclass."""
         super().__init_subclass__(**kwargs)
         if "train_step" in vars(cls):
-            cls.train_step = with_scheduled_rate(cls.train_step)
+            setattr(cls, "train_step", with_scheduled_rate(cls.train_step))  # noqa: B010
 
     def __init__(
         self,
@@ -460,3 +460,11 @@ class FlowModel(FlowSteps):
                 "FlowModel: expected variables to train, got none; set `model.trainable = True`, "
                 "and call `model.compile()` again."
             )
+        flow, noise = self.distribution, getattr(self.dequantizer, "bijector", None)
+        for module, is_forward in ((flow, False), (noise, True)):
+            for part in model_variables.normalizations_in_forward(module, is_forward):
+                raise ValueError(
+                    f"FlowModel: expected data to pass through {part.name} by `inverse`, in which "
+                    "batch normalization learns its statistics, got `forward`, as in a "
+                    "`tfb.Invert`; `ActNorm` learns in both directions."
+                )

@@ -2,17 +2,25 @@
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import Affine, Coupling, FlowBijector, SigmoidAffine
-from tfp_realnvp.distributions.routing import find_condition_spec, route
+from tfp_realnvp.bijectors import (
+    Affine,
+    BatchNormalization,
+    Coupling,
+    FlowBijector,
+    SigmoidAffine,
+)
+from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.layer_variables import link_trainable
+from tfp_realnvp.internal.parts import outermost_parts
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
 tfd = tfp.distributions
@@ -139,7 +147,21 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
         sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
         shape = [1, *(size or of_data for size, of_data in sizes)]
         condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
-    distribution.log_prob(image, **route(distribution, conditional_input=condition))
+    with surround_with(condition=condition):
+        distribution.log_prob(image)
+
+
+def normalizations_in_forward(module: Any, is_forward: bool = False) -> Iterator[Any]:
+    """Yields the batch normalizations through which data pass by `forward`, as in a `tfb.Invert`.
+
+    `is_forward` says whether data pass through the module itself by `forward`.
+    """
+    kinds = private_api.Invert, BatchNormalization
+    for part in outermost_parts(module, lambda part: isinstance(part, kinds)):
+        if isinstance(part, private_api.Invert):
+            yield from normalizations_in_forward(part.bijector, not is_forward)
+        elif is_forward:
+            yield part
 
 
 def find_scales(

@@ -105,9 +105,9 @@ class FlowSteps(SavableModel):
                 record.add("the condition", condition)
             if condition is not None and self._has_class_mixture:
                 condition = spec.with_and_without(condition)
-            options = routing.route(flow, conditional_input=condition, training=True)
-            with surround_with(observer=record.add_bijector):
-                log_prob = flow.log_prob(values, **options) - log_noise
+            observer = record.add_bijector
+            with surround_with(condition=condition, training=True, observer=observer):
+                log_prob = flow.log_prob(routing.unseen(flow, values)) - log_noise
         if isinstance(self.distribution, ClusterMixture):
             log_frequencies = self.distribution.clusters.log_frequencies(condition)
             log_prob += tf.cast(log_frequencies, log_prob.dtype)
@@ -197,8 +197,8 @@ class FlowSteps(SavableModel):
         input_data.check_no_labels(self.distribution, images)
         condition = self.condition_of(images)
         images = tf.cast(input_data.events_in(images), self.distribution.dtype)
-        options = {"conditional_input": condition, "training": training}
-        return self.distribution.log_prob(images, **routing.route(self.distribution, **options))
+        with surround_with(condition=condition, training=training):
+            return self.distribution.log_prob(routing.unseen(self.distribution, images))
 
     def condition_of(self, data: Any) -> tf.Tensor | None:
         """Returns the condition of a batch, or `None` if the distribution takes no condition."""

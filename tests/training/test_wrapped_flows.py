@@ -1,0 +1,191 @@
+"""A flow obeys `training` and its condition wherever TFP evaluates it."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+pytestmark = pytest.mark.eager
+
+_SHAPE = (4,)
+# Far from zero: without normalization, each row has thousands of nats.
+_ROWS = (100 + 10 * ft.normal([64, 4])).numpy()
+
+
+def _flow(normalization="actnorm", **options):
+    options = {"num_couplings": 2, "num_filters": 4, "normalization": normalization, **options}
+    return tfr.RealNVPVector(4, **options)
+
+
+def _layers(normalization):
+    """Returns a flow that `tfb.Invert` can turn around: `forward` normalizes data, too."""
+    layer = tfr.coupling_layer(
+        tfr.network_of(tfr.DenseResNet, num_blocks=1), 4, normalization=normalization
+    )
+    masks = [tfr.ChannelMask(i) for i in (0, 1)]
+    return tfr.FlowChain([b for i, m in enumerate(masks) for b in layer(m, _SHAPE, f"layer{i}")])
+
+
+def _given(bijector):
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), bijector)
+
+
+def _components(normalization):
+    return [_given(_flow(normalization)) for _ in range(2)]
+
+
+class _Holder(tfd.TransformedDistribution):
+    """A user's distribution."""
+
+
+_WRAPS = {
+    "alone": lambda kind: _given(_flow(kind)),
+    "chain": lambda kind: _given(tfb.Chain([tfb.Scale(2.0), _flow(kind)])),
+    "flow chain of a chain": lambda kind: _given(
+        tfr.FlowChain([tfb.Chain([tfb.Scale(2.0), _flow(kind)])], event_ndims=1)
+    ),
+    "twice inverted": lambda kind: _given(tfb.Chain([tfb.Invert(tfb.Invert(_flow(kind)))])),
+    "mixture": lambda kind: tfd.Mixture(tfd.Categorical(logits=[0.0, 0.5]), _components(kind)),
+    "mixture of one family": lambda kind: tfd.MixtureSameFamily(
+        tfd.Categorical(logits=[0.0, 0.5]),
+        tfd.BatchBroadcast(_given(_flow(kind)), [2]),
+    ),
+    "reshaped batch": lambda kind: tfd.BatchReshape(
+        tfd.BatchBroadcast(_given(_flow(kind)), [1]), []
+    ),
+    "independent": lambda kind: tfd.Independent(_given(_flow(kind)), 0),
+    "nested": lambda kind: tfd.TransformedDistribution(_given(_flow(kind)), tfb.Shift(1.0)),
+    "blockwise": lambda kind: _given(
+        tfb.Blockwise(
+            [tfr.RealNVPVector(2, num_couplings=2, num_filters=4, normalization=kind)] * 2, [2, 2]
+        )
+    ),
+    "user": lambda kind: _Holder(ft.standard_normal(_SHAPE), _flow(kind)),
+}
+
+
+def _assert_learns(distribution, **options):
+    keras.utils.set_random_seed(0)
+    model = tfr.FlowModel(distribution)
+    model.compile("adam", **options)
+    model.fit(_ROWS, batch_size=32, epochs=2, verbose=0)
+    # The log density of the rows under the normal distribution with their moments is -14.9.
+    assert model.evaluate(_ROWS, verbose=0) < 30
+
+
+@pytest.mark.parametrize("kind", ["actnorm", "batch"])
+@pytest.mark.parametrize("wrap", _WRAPS)
+def test_normalizations_learn_in_each_wrapper(wrap, kind):
+    _assert_learns(_WRAPS[wrap](kind))
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("wrap", ["mixture", "chain"])
+def test_in_graphs_of_several_steps(wrap):
+    _assert_learns(_WRAPS[wrap]("batch"), steps_per_execution=2)
+
+
+def test_inverted_flows():
+    _assert_learns(_given(tfb.Invert(_layers("actnorm"))))
+    inverted = _given(tfb.Invert(_layers("batch")))
+    model = ft.compiled(inverted)
+    match = "expected data to pass through layer0_norm by `inverse`, in which batch normalization"
+    for call in (lambda: model.fit(_ROWS, verbose=0), lambda: model.train_on_batch(_ROWS)):
+        with pytest.raises(ValueError, match=match):
+            call()
+    # Evaluation uses the statistics that the flow has.
+    assert np.isfinite(inverted.log_prob(_ROWS)).all()
+
+
+# Conditions.
+
+_LABELS = np.arange(64) % 3
+
+
+def _conditional():
+    flow = ft.randomize(_flow(None, num_classes=3), seed=1)
+    return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow)
+
+
+_CONDITIONED = {
+    "mixture": lambda d: tfd.Mixture(tfd.Categorical(logits=[0.0, 0.5]), [d, d]),
+    "chain": lambda d: tfd.TransformedDistribution(d.distribution, tfb.Chain([d.bijector])),
+    "blockwise": lambda d: tfd.TransformedDistribution(
+        d.distribution, tfb.Blockwise([d.bijector], [4])
+    ),
+    "nested": lambda d: tfd.TransformedDistribution(d, tfb.Scale(1.0)),
+    "independent": lambda d: tfd.Independent(d, 0),
+}
+
+
+@pytest.mark.parametrize("wrap", _CONDITIONED)
+def test_a_condition_reaches_each_wrapped_flow(wrap):
+    flow = _conditional()
+    wrapped, rows = _CONDITIONED[wrap](flow), ft.normal([64, 4])
+    expected = tfr.condition(flow, _LABELS).log_prob(rows)
+    model = ft.compiled(wrapped, keras.optimizers.SGD(1e-2))
+    assert model.condition_spec.num_classes == 3
+    log_prob = model.predict((rows.numpy(), _LABELS), verbose=0)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+    with tfr.call_options(conditional_input=_LABELS):
+        np.testing.assert_allclose(wrapped.log_prob(tf.identity(rows)), expected, rtol=1e-5)
+    # TFP's caches do not confuse conditions.
+    for labels in (_LABELS, 0 * _LABELS):
+        given = tfr.condition(flow, labels).log_prob(tf.identity(rows))
+        np.testing.assert_allclose(tfr.condition(wrapped, labels).log_prob(rows), given, rtol=1e-5)
+    loss = model.fit(rows.numpy(), _LABELS, batch_size=64, verbose=0).history["loss"]
+    assert loss == pytest.approx([-np.mean(expected)], rel=1e-5)
+    with pytest.raises(ValueError, match="expected events and conditions, integer labels"):
+        model.fit(rows.numpy(), verbose=0)
+
+
+def test_a_fixed_condition_is_not_replaced():
+    flow, rows = _conditional(), ft.normal([5, 4])
+    fixed = tfr.condition(flow, 2)
+    mixture = tfd.Mixture(tfd.Categorical(logits=[0.0, 0.0]), [fixed, fixed])
+    expected = fixed.log_prob(rows)
+    with tfr.call_options(conditional_input=0):
+        np.testing.assert_allclose(mixture.log_prob(rows), expected, rtol=1e-6)
+        assert np.abs(flow.log_prob(rows) - expected).max() > 1e-2
+    with pytest.raises(ValueError, match="expected events without labels or conditions"):
+        ft.compiled(mixture).fit(rows.numpy(), np.zeros(5, int), verbose=0)
+
+
+def test_a_missing_condition_in_a_chain_names_its_key():
+    flow = _conditional()
+    chain = tfd.TransformedDistribution(flow.distribution, tfb.Chain([flow.bijector]))
+    rows = ft.normal([5, 4])
+    with pytest.raises(
+        ValueError, match=r"in a `tfb.Chain` in `bijector_kwargs={'real_nvp_vector'"
+    ):
+        chain.log_prob(rows, bijector_kwargs={"conditional_input": 1})
+    log_prob = chain.log_prob(rows, bijector_kwargs={"real_nvp_vector": {"conditional_input": 1}})
+    np.testing.assert_allclose(log_prob, tfr.condition(flow, 1).log_prob(rows), rtol=1e-6)
+
+
+def test_options_of_the_context():
+    flow, rows = ft.randomize(_flow("batch")), ft.normal([8, 4])
+    start = ft.values(flow.variables)
+    expected = flow.inverse(rows, training=True)
+    for variable, value in zip(flow.variables, start, strict=True):
+        variable.assign(value)
+    with tfr.call_options(training=True):
+        np.testing.assert_array_equal(flow.inverse(rows), expected)
+        before = ft.values(flow.variables)
+        # Keyword arguments take precedence, and inner contexts too.
+        evaluated = flow.inverse(rows, training=False)
+        with tfr.call_options(training=False):
+            np.testing.assert_array_equal(flow.inverse(rows), evaluated)
+    ft.assert_equal(ft.values(flow.variables), before)
+    assert max(np.abs(a - b).max() for a, b in zip(before, start, strict=True)) > 1e-3
+    with pytest.raises(TypeError, match="call_options: expected a Python bool as `training`"):
+        with tfr.call_options(training=1):
+            pass
+    np.testing.assert_array_equal(flow.inverse(rows), evaluated)
