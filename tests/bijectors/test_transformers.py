@@ -318,7 +318,10 @@ class _WrongLogDetOfForward(_Own):
             _TooFewParameters,
             r"_TooFewParameters.inverse to take .* shape \(2, 3\), num_parameters=1",
         ),
-        (_TooManyParameters, r"_TooManyParameters.inverse to take .* shape \(2, 9\), num_parameters=3"),
+        (
+            _TooManyParameters,
+            r"_TooManyParameters.inverse to take .* shape \(2, 9\), num_parameters=3",
+        ),
     ],
 )
 def test_mistakes_in_a_transformer(transformer, match, in_graph):
