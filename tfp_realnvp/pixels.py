@@ -48,6 +48,23 @@ def dequantize(
     return UniformNoise(dtype).add_noise(images, noise_fn)[0]
 
 
+def check_noise(images: Any, caller: str) -> None:
+    """Raises `ValueError` for gray levels: integers or, in eager mode, only whole numbers."""
+    images = tf.convert_to_tensor(images)
+    is_floating = images.dtype.is_floating
+    if not is_floating or (tf.executing_eagerly() and are_whole(images)):
+        raise ValueError(
+            f"{caller}: expected continuous pixel values, got gray levels ({images.dtype.name}): "
+            "`tfr.dequantize(images, seed=(0, 1))` adds noise, and `predict`, `tfr.log_prob` and "
+            "an exported `log_prob_uint8` take gray levels."
+        )
+
+
+def are_whole(values: tf.Tensor) -> tf.Tensor:
+    """Returns whether all floats are whole numbers, and there are any."""
+    return (tf.size(values) > 0) & tf.reduce_all(tf.equal(values, tf.floor(values)))
+
+
 def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -> None:
     """Raises `ValueError` if images are not gray levels 0, …, `num_values - 1`.
 

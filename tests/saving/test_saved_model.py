@@ -167,6 +167,16 @@ def test_invalid_inputs_raise(served):
         served.log_prob(tf.ones([1, 4, 4, 3]))
 
 
+def test_gray_levels_without_noise(served):
+    levels = ft.grey_levels(2, SHAPE) % 100
+    for name in ("log_prob", "bits_per_dim"):
+        for images in (levels, levels.astype(np.float32)):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=f"whole.*{name}_uint8"):
+                getattr(served, name)(images)
+        mixed = np.concatenate([levels, levels + 0.5]).astype(np.float32)
+        assert np.isfinite(getattr(served, name)(mixed)[name]).all()
+
+
 def trainable_flow():
     scale = tfp.util.TransformedVariable(np.full(SHAPE, 1.4, np.float32), tfb.Softplus())
     base = tfd.Independent(tfd.Normal(tf.Variable(np.full(SHAPE, 0.2, np.float32)), scale), 3)

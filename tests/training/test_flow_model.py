@@ -163,6 +163,23 @@ def test_stateless_call_uses_the_variables_of_bijectors():
     assert np.abs(result - expected).min() > 1e-2
 
 
+def test_gray_levels_in_a_call():
+    model, levels = _model(_distribution()), ft.grey_levels(2)
+    whole = levels.astype(np.float32)
+    expected = (
+        r"continuous pixel values, got gray.*tfr.dequantize.*predict.*tfr.log_prob.*log_prob_uint8"
+    )
+    for images in (levels, tf.constant(levels), whole, tf.constant(whole), (whole, None)):
+        with pytest.raises(ValueError, match=expected):
+            model(images)
+    with pytest.raises(ValueError, match=expected):
+        tf.function(model)(tf.constant(levels))
+    assert np.isfinite(model(tfr.dequantize(levels, (0, 1)))).all()
+    assert model(whole[:0]).shape == (0,)
+    # Without noise, whole values are as good as any others.
+    assert np.isfinite(tfr.FlowModel(model.distribution, dequantize=False)(whole)).all()
+
+
 def test_scores_within_a_stateless_scope():
     model, images = _model(_distribution(normalization="actnorm")), ft.grey_levels(2)
     ft.randomize(model, 1)

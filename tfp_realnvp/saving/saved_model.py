@@ -91,7 +91,9 @@ def export_saved_model(
 
     The functions accept any batch size of at least 1, and any height and width if the base is
     standard normal and the bijector is one of this package that accepts any size. Images of a size
-    that the scales cannot halve, or with values out of range, raise an `InvalidArgumentError`.
+    that the scales cannot halve, or with values out of range, raise an `InvalidArgumentError`. If
+    there are variants for uint8, `log_prob`, `bits_per_dim` and `classify` also raise this error
+    for gray levels without noise, a batch of whole numbers only.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes all
     values that depend only on weights. Gradients of the functions ignore `tf.custom_gradient`. An
@@ -276,6 +278,9 @@ class ServedFlow:
                 if inputs[0] is self._events:
                     inputs = [self._levels, noise if self._takes_noise else seed, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
+            for name in {"log_prob", "bits_per_dim", "classify"} & {*table}:
+                function, inputs = table[name]
+                table[name] = functools.partial(_of_continuous, name, function), inputs
         return {name: _named_inputs(*row) for name, row in table.items()}
 
     def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
@@ -505,6 +510,18 @@ def _named_inputs(
         [inspect.Parameter(spec.name, kind) for spec in inputs]
     )
     return tf.function(call, input_signature=inputs, autograph=False)
+
+
+def _of_continuous(
+    name: str, function: Callable[..., Outputs], images: tf.Tensor, *conditions: tf.Tensor
+) -> Outputs:
+    """Calls a function of continuous images, and asserts that they are no gray levels."""
+    outputs = function(images, *conditions)
+    with tf.control_dependencies(outputs.values()):  # other assertions come first
+        message = f"expected pixel values with noise, got whole numbers: use {name}_uint8"
+        assertion = tf.debugging.Assert(~pixels.are_whole(images), [message])
+    with tf.control_dependencies([assertion]):
+        return {key: tf.identity(value) for key, value in outputs.items()}
 
 
 def _repeated(condition: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

@@ -193,10 +193,16 @@ class FlowSteps(SavableModel):
         Args:
           images: [B, H, W, C], or a tuple of images and their conditions.
           training: whether to use and update batch statistics.
+
+        Raises:
+          ValueError: if images are gray levels without noise: integers or, in eager mode, only
+            whole numbers.
         """
         input_data.check_no_labels(self.distribution, images)
-        condition = self.condition_of(images)
-        images = tf.cast(input_data.events_in(images), self.distribution.dtype)
+        condition, images = self.condition_of(images), input_data.events_in(images)
+        if self.dequantize:
+            pixels.check_noise(images, "FlowModel")
+        images = tf.cast(images, self.distribution.dtype)
         with surround_with(condition=condition, training=training):
             return self.distribution.log_prob(routing.unseen(self.distribution, images))
 
