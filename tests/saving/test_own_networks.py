@@ -70,7 +70,11 @@ def new_network(*, output_channels, dtype, conditional_event_shape=None, **_):
 
 def image_by_hand():
     masks = [tfr.ChannelMask(0), tfr.CheckerboardMask(1)]
-    couplings = [tfr.Coupling(mask, Network(n), tfr.Affine()) for mask, n in zip(masks, (4, 8))]
+    sizes = [4, 8]
+    couplings = [
+        tfr.Coupling(mask, Network(size), tfr.Affine())
+        for mask, size in zip(masks, sizes, strict=True)
+    ]
     return tfr.FlowChain([tfr.PixelLogit(), tfb.Invert(tfr.Squeeze()), *couplings, tfr.Squeeze()])
 
 
