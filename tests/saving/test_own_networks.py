@@ -38,7 +38,7 @@ class Block(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tests")
 class Network(keras.layers.Layer):
-    """A network of the user that can take a condition, a vector [B, K]."""
+    """A network of the user that can take a condition, a vector or an image."""
 
     def __init__(self, channels, is_pair=False, conditional_event_shape=None, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ class Network(keras.layers.Layer):
         h = self.first(inputs)
         if conditional_input is not None:
             added = self.of_condition(conditional_input)
-            h += added if h.shape.rank == 2 else added[:, None, None]
+            h += added if h.shape.rank == added.shape.rank else added[:, None, None]
         outputs = self.last(tf.nn.tanh(self.block(self.dropout(h, training=training))))
         return tf.split(outputs, 2, axis=-1) if self.is_pair else outputs
 
@@ -70,8 +70,10 @@ def new_network(*, output_channels, dtype, conditional_event_shape=None, **_):
 
 def image_by_hand():
     masks = [tfr.ChannelMask(0), tfr.CheckerboardMask(1)]
+    sizes = [4, 8]
     couplings = [
-        tfr.Coupling(mask, Network(n), tfr.Affine()) for mask, n in zip(masks, (4, 8), strict=True)
+        tfr.Coupling(mask, Network(size), tfr.Affine())
+        for mask, size in zip(masks, sizes, strict=True)
     ]
     return tfr.FlowChain([tfr.PixelLogit(), tfb.Invert(tfr.Squeeze()), *couplings, tfr.Squeeze()])
 
@@ -138,6 +140,19 @@ def test_trained_networks_are_loaded(tmp_path, kind, optimizer):
         np.testing.assert_allclose(log_prob(other), log_prob(model), rtol=1e-6, err_msg=how)
         if how in ("load_model", "restore"):
             ft.assert_equal(other.optimizer.variables, model.optimizer.variables)
+
+
+@pytest.mark.parametrize("how", ["load_model", "from_preset"])
+def test_networks_of_learned_noise_are_loaded(tmp_path, how):
+    layer = tfr.coupling_layer(new_network, 4)
+    noise = tfr.multi_scale(SHAPE, 1, layer, num_couplings=1, conditional_event_shape=SHAPE)
+    noise = tfr.VariationalDequantization(SHAPE, bijector=noise)
+    model = tfr.FlowModel(ft.flow_distribution(SHAPE), dequantizer=noise)
+    ft.randomize(noise)
+    loaded = loaded_by(how, model, tmp_path, None)
+    images = ft.grey_levels(8, SHAPE)
+    expected = noise.dequantize(images, seed=(0, 1))
+    ft.assert_close(loaded.dequantizer.dequantize(images, seed=(0, 1)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("how", ["load_model", "load_weights", "from_preset"])

@@ -166,7 +166,7 @@ class FlowModel(FlowSteps):
         self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
-        model_variables.build_networks(distribution, parts)
+        model_variables.build_networks(modules, parts)
         # Keras tracks layers only, so one layer wraps all other variables.
         clusters = [part.clusters for part in parts if isinstance(part, ClusterMixture)]
         layers = [*(layer for part in bijectors for layer in part.layers), *clusters]

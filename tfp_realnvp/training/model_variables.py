@@ -130,14 +130,16 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
     return f"{name}_{number}" if number else name
 
 
-def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -> None:
-    """Creates the variables that modules of a distribution would create in their first call.
+def build_networks(modules: Sequence[Any], parts: Sequence[tf.Module]) -> None:
+    """Creates the variables that parts of `modules` would create in their first call.
 
-    Such modules are bijectors of this package, and layers of tf-keras, such as TFP's networks.
+    `modules` are a distribution, and a dequantizer if there is one. Such parts are bijectors of
+    this package, and layers of tf-keras, such as TFP's networks.
     Raises `ValueError` if variables are missing, and the distribution has no known event shape.
     """
     if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):
         return
+    distribution, *dequantizers = modules
     expected = "FlowModel: expected built networks, or a distribution of known event_shape"
     is_known = distribution.event_shape.is_fully_defined()
     validation.require(is_known, expected, distribution.event_shape)
@@ -149,6 +151,8 @@ def build_networks(distribution: tfd.Distribution, parts: Sequence[tf.Module]) -
         condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
     with surround_with(condition=condition):
         distribution.log_prob(image)
+    for dequantizer in dequantizers:
+        dequantizer.dequantize(image, seed=[0, 0])
 
 
 def normalizations_in_forward(module: Any, is_forward: bool = False) -> Iterator[Any]:
