@@ -84,8 +84,8 @@ class StackFit:
     """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
     Each candidate for the mixture is a list of densities, one per fold, fitted to the other folds.
-    The mixture contains flows only if the first flow improves the mixture on its held-out fold by
-    more than one standard error.
+    The mixture contains flows only if training improves the first flow, and this flow improves the
+    mixture on its held-out fold by more than one standard error.
 
     For a single y of `FlowRegressor`, boosted trees predict its mean and scale, and some densities
     model the standardized errors. All densities get the predictions as two more conditions. The
@@ -136,6 +136,7 @@ class StackFit:
         is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
         least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
         has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
+        has_flows = has_flows and self._options.max_steps > 0
         self.max_flows = len(self.splits) if has_flows else 0
         self.flows: list[Any] = []
         self.history: list[dict[str, Any]] = []
@@ -189,11 +190,12 @@ class StackFit:
             if i == 0:
                 _, held_out, (start, end) = self._weighted(flows)
                 gain, error = held_out.mean_and_error(end - start)
-                if gain <= max(error, least_gain):
+                # Initial weights are a random rotation, which can be better by chance.
+                if not history["kept_step"] or gain <= max(error, least_gain):
                     flows = []
                     self._progress(
-                        "no flows: the first flow improves the mixture of the other densities by "
-                        f"only {gain:+.3f} ± {error:.3f} nats per held-out row"
+                        f"no flows: the first flow, with the weights of step {history['kept_step']}"
+                        f", improves the mixture by {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
             self.flows = flows
             if interrupt:
