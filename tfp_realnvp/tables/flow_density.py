@@ -195,7 +195,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         expected = f"{self._name}: expected rows with known cells"
         validation.require(bool(weights.any()), expected, rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
-        rows, names, limits = self._limits(rows)
+        rows, names, limits = self._limits(rows, self.bounds)
         expected = f"{self._name}: expected at least one numeric column"
         validation.require(bool(names), expected, "none")
         classes, groups = np.unique(labels, return_inverse=True)
