@@ -582,7 +582,7 @@ def test_errors(density, classifier):
             clone(classifier).fit(_rows(60), y)
     opposites = clone(classifier).fit(_rows(60), np.arange(60) % 2 * 2 - 1)
     assert opposites.classes_.tolist() == [-1, 1]
-    for name, value in (("num_flows", 1), ("max_steps", 0), ("noise", -1), ("learning_rate", 0)):
+    for name, value in (("num_flows", -1), ("max_steps", -1), ("noise", -1), ("learning_rate", 0)):
         with pytest.raises(ValueError, match=name.split("_")[0]):
             tfr.FlowDensity(**{name: value}).fit(_rows(20))
 

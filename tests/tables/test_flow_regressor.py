@@ -251,6 +251,81 @@ def test_a_y_of_few_values_is_scored_as_rounded(step, with_flows, monkeypatch):
     assert np.isfinite(far).all() and (np.diff(far) < -2).all()
 
 
+@pytest.mark.usefixtures("no_flows")
+@pytest.mark.parametrize("number", [90, 400])  # without and with trees
+def test_counts(number):
+    def counts(number, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=[number, 2])
+        rate = np.exp(0.7 + 0.5 * x[:, 0])
+        return x, rng.poisson(rate), rate
+
+    x, y, _ = counts(number, 0)
+    regressor = tfr.FlowRegressor(bounds={"y": (0, None)}, random_state=0).fit(x, y)
+    x_test, y_test, rate = counts(1_000, 1)
+    samples = regressor.sample(x_test, 50, random_state=0)
+    low, high = regressor.predict_interval(x_test)
+    for values in (samples, low, high):
+        assert (values == np.rint(values)).all() and values.min() >= 0
+    assert np.mean((low <= y_test) & (y_test <= high)) > 0.88
+    np.testing.assert_allclose(samples.mean(axis=0).mean(), rate.mean(), rtol=0.1)
+    np.testing.assert_allclose(regressor.predict(x_test).mean(), samples.mean(), rtol=0.02)
+    # One probability mass function: in scores, samples, the CDF and its inverse.
+    axis = np.arange(61)
+    rows, values = np.repeat(x_test[:40], 61, axis=0), np.tile(axis, 40)
+    probs = np.exp(regressor.score_samples(rows, values)).reshape([40, 61])
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose((samples[:, :40] == 1).mean(), probs[:, 1].mean(), atol=0.03)
+    cdf = regressor.cdf(rows, values).reshape([40, 61])
+    np.testing.assert_allclose(cdf, probs.cumsum(axis=1), atol=2e-3)
+    median = regressor.predict_quantiles(x_test[:40], [0.5])[0]
+    np.testing.assert_array_equal(median, (cdf < 0.5).sum(axis=1))
+    entropies = -(probs * np.log(probs)).sum(axis=1)
+    np.testing.assert_allclose(-regressor.score_samples(x_test[:40]), entropies, atol=0.1)
+    assert regressor.score_samples(x[:2], [-1, -5]).tolist() == [-np.inf, -np.inf]
+    assert regressor.cdf(x[:4], [-1, -0.5, 0.5, 0]).tolist()[:2] == [0, 0]
+    exact = stats.poisson(rate).logpmf(y_test).mean()
+    log_prob = regressor.score_samples(x_test, y_test).mean()
+    assert exact - 0.15 < log_prob < exact + 0.03
+    assert regressor.score_held_out_ == pytest.approx(log_prob, abs=0.15)
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_y_with_bounds():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[600, 1])
+    y = np.column_stack([rng.exponential(np.exp(x[:, 0])), rng.normal(size=600)])
+    regressor = tfr.FlowRegressor(bounds={"y": [0, None]}, random_state=0).fit(x[:300], y[:300, 0])
+    plain = tfr.FlowRegressor(random_state=0).fit(x[:300], y[:300, 0])
+    score = regressor.score_samples(x[300:], y[300:, 0]).mean()
+    exact = stats.expon(scale=np.exp(x[300:, 0])).logpdf(y[300:, 0]).mean()
+    assert max(exact - 0.3, plain.score_samples(x[300:], y[300:, 0]).mean()) < score < exact + 0.1
+    assert regressor.score_held_out_ == pytest.approx(score, abs=0.2)
+    axis = np.linspace(0, 60, 60_001)
+    p = np.exp(regressor.score_samples(np.zeros([60_001, 1]), axis))
+    assert np.trapezoid(p, axis) == pytest.approx(1, abs=0.01)
+    assert np.trapezoid(p * axis, axis) == pytest.approx(regressor.predict([[0.0]])[0], abs=0.06)
+    np.testing.assert_allclose(
+        regressor.cdf(np.zeros([4, 1]), [-1, 0.5, 2, 1e9]),
+        [0, np.trapezoid(p[:501], axis[:501]), np.trapezoid(p[:2_001], axis[:2_001]), 1],
+        atol=0.01,
+    )
+    assert regressor.sample(x, 20, random_state=0).min() >= 0
+    assert regressor.predict_quantiles(x, [0.001]).min() >= 0
+    # Several numbers.
+    regressor = tfr.FlowRegressor(bounds={"y[:, 0]": (0, None)}, random_state=0).fit(x, y)
+    samples = regressor.sample(x, 20, random_state=0)
+    assert samples[..., 0].min() >= 0 > samples[..., 1].min()
+    assert regressor.score_samples(x[:1], [[-1.0, 0.0]]) == -np.inf
+    for bounds, message in (
+        ({"y": (1, None)}, r"numbers within the bounds of column y, \(1, None\)"),
+        ({"y": 0}, r"bounds of column y as \(low, high\)"),
+        ({"z": (0, 1)}, "bounds by name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tfr.FlowRegressor(bounds=bounds).fit(x, y[:, 0])
+
+
 @pytest.mark.parametrize("number", [99, 400])  # without and with trees
 @pytest.mark.usefixtures("no_flows")
 def test_gaps_in_x(number):

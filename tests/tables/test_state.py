@@ -60,6 +60,35 @@ def test_another_fit_and_another_process_change_no_answer(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), before, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"num_flows": 0}, {"max_steps": 0}])
+def test_flows_can_be_turned_off(options, monkeypatch):
+    rows = _curve(300)
+    density = tfr.FlowDensity(random_state=0, **{**_OPTIONS, **options}).fit(rows)
+    assert not density.history_ and density.flow_gain_ == (0, 0)
+    monkeypatch.setattr(table_stack, "_MIN_ROWS_OF_FLOWS", np.inf)
+    number = options.get("num_flows", 2) or None  # of folds
+    without = clone(density).set_params(num_flows=number, max_steps=100).fit(rows)
+    np.testing.assert_array_equal(density.score_samples(rows), without.score_samples(rows))
+
+
+def test_one_flow_holds_out_a_tenth():
+    rows, test = _curve(400), _curve(2_000, seed=1)
+    density = tfr.FlowDensity(random_state=0, learning_rate=0.02, **{**_OPTIONS, "num_flows": 1})
+    density.fit(rows)
+    assert len(density.history_) == 1 and density.flow_gain_[0] > 0.1
+    assert density.score(test) > density.score_start_ + 0.1
+
+
+@pytest.mark.filterwarnings("ignore:flow 1 is left out")
+def test_a_first_flow_that_keeps_its_initial_weights_is_the_last():
+    sources = np.random.default_rng(0).standard_t(2, [400, 2])
+    rows = sources @ [[1.0, 1.0], [-1.0, 1.0]]
+    density = tfr.FlowDensity(**_OPTIONS).set_params(learning_rate=1e6)
+    for seed in range(4):  # a random rotation of the initial latents is better by chance
+        density.set_params(random_state=seed).fit(rows)
+        assert density.n_steps_.tolist() == [0] and density.flow_gain_ == (0, 0)
+
+
 # An interrupt keeps what is finished.
 
 

@@ -54,7 +54,8 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
         """Computes the properties of columns [N, D]; fills missing cells with random known ones."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
-        return Columns.of(rows, self.dequantize, self._name, limits)
+        has_grid = not self._is_density and values.shape[1] == 1
+        return Columns.of(rows, self.dequantize, self._name, limits, has_grid)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any
@@ -101,10 +102,10 @@ class TableEstimator(Options, EstimatorWithGaps):
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
 
-    def _limits(self, rows: np.ndarray) -> tuple[np.ndarray, list[str], Limits]:
+    def _limits(self, rows: np.ndarray, bounds: Any) -> tuple[np.ndarray, list[str], Limits]:
         """Returns wrapped rows, names of the numeric columns, and their bounds and periods."""
         names = self._names
-        options = self.bounds, self.periods, rows, names, self._categories, self._name
+        options = bounds, self.periods, rows, names, self._categories, self._name
         limits = checked_limits(*options)
         numbers = [i for i in range(len(names)) if i not in self._categories]
         of_numbers = {numbers.index(i): limits[i] for i in limits}

@@ -55,9 +55,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     *   Mixtures of 1 to 32 normal distributions, with full or diagonal covariances.
     *   Flows, initialized as the Student t distributions. Each training step adds normal noise to
         its batch; the noise decreases during training. Held-out rows decide when to stop. The
-        mixture has no flows if there are fewer than 150 rows, or if the first flow improves the
-        mixture by at most one standard error. From 50,000 rows on, the default is a single, larger
-        flow.
+        mixture has no flows if there are fewer than 150 rows, if training does not improve the
+        first flow, or if the first flow improves the mixture by at most one standard error. From
+        50,000 rows on, the default is a single, larger flow.
 
     Equal rows are always in the same fold. Standard errors use Kish's effective number of distinct
     rows, (Σ w)² / Σ w², with row weights w.
@@ -195,7 +195,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         expected = f"{self._name}: expected rows with known cells"
         validation.require(bool(weights.any()), expected, rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
-        rows, names, limits = self._limits(rows)
+        rows, names, limits = self._limits(rows, self.bounds)
         expected = f"{self._name}: expected at least one numeric column"
         validation.require(bool(names), expected, "none")
         classes, groups = np.unique(labels, return_inverse=True)

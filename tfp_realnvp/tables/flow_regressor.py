@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables import frames
+from tfp_realnvp.tables.domains import checked_limits
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import fill, mixture_with_gaps
 from tfp_realnvp.tables.table import Rows, checked_weights, slices
@@ -124,7 +125,12 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
         weights = checked_weights(sample_weight, len(y), self._name)
         X, y, weights = (each[weights > 0] for each in (X, y, weights))
-        X, _, limits = self._limits(X)
+        of_y, bounds = {}, self.bounds
+        if isinstance(bounds, dict):
+            of_y = {name: bounds[name] for name in names if name in {*bounds} - {*self._names}}
+            bounds = {name: bounds[name] for name in bounds if name not in of_y}
+        limits_of_y = checked_limits(of_y, None, y, names, (), self._name)
+        X, _, limits = self._limits(X, bounds)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
         self._size, self._has_gaps = y.shape[1], np.isnan(X).any(axis=0)
@@ -133,7 +139,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         x, y = np.split(table, [-self._size], axis=1)
 
         self._x_columns = self._columns_of(x, weights, bounds)
-        self._columns = self._columns_of(y, weights, {})
+        self._columns = self._columns_of(y, weights, limits_of_y)
         self._x_gaps = np.isnan(x).any(axis=0) & ~np.isnan(x).all(axis=0)
         standardized = Rows(super()._conditions_of(x), weights)
         self._filler = mixture_with_gaps(standardized, np.random.default_rng(0))
@@ -154,29 +160,39 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             of p(y | x), a mean of log p(y | x) over 256 samples. It is lower if y is less certain.
         """
         if y is None:
-            log_probs = [
-                self._stack.log_prob(np.concatenate(points)).reshape(points.shape[:2]).mean(axis=0)
-                for points in self._points(self._conditions(X), _NUM_POINTS)
-            ]
-            log_probs = np.concatenate(log_probs)
-        else:
-            log_probs = self._stack.log_prob(self._rows(X, y))
-        return log_probs - np.log(self._columns.scale).sum()
+            means = []
+            for points in self._points(self._conditions(X), _NUM_POINTS):
+                rows, events = np.split(np.concatenate(points), [-self._size], axis=1)
+                log_probs = self._log_probs(rows, self._in_units(events))
+                means.append(log_probs.reshape(points.shape[:2]).mean(axis=0))
+            return np.concatenate(means)
+        return self._log_probs(*self._conditions_and_y(X, y))
 
     def cdf(self, X: Any, y: Any) -> np.ndarray:
-        """Returns the CDF P(Y < y | x) of each row, [N], for a single y [N] and X [N, C].
+        """Returns the CDF P(Y <= y | x) of each row, [N], for a single y [N] and X [N, C].
 
-        If p(y | x) is correct, these probabilities are uniform in (0, 1).
+        If p(y | x) is correct, these probabilities are uniform in (0, 1), except for a coarsely
+        rounded y, whose CDF is a step function.
         """
-        rows = self._rows(X, y)
+        conditions, y = self._conditions_and_y(X, y)
         expected = f"{self._name}.cdf: expected a fit to a single y"
         validation.require(self._size == 1, expected, self._size)
-        return self._stack.tails(rows)[0]
+        (low, high), half = self._columns.ends(), self._columns.widths / 2
+        is_below = y[:, 0] < low
+        # The last number on the grid up to y represents the numbers up to half a width above.
+        y = np.where(half, self._columns.on_grid(y - half * (1 - 1e-6)) + half, y)
+        cdf = self._stack.tails(np.column_stack([conditions, self._columns.standardized(y)]))[0]
+        return np.select([is_below, y[:, 0] >= high], [0.0, 1.0], cdf)
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of p(y | x) of each row, [N], or [N, D] for several y."""
         conditions = self._conditions(X)
-        return self._in_units(self._stack.mean_of_events(conditions))
+        if not self._columns.domains:
+            return self._of_y(self._columns.in_units(self._stack.mean_of_events(conditions)))
+        points = self._points(conditions, _NUM_POINTS)
+        return self._of_y(
+            np.concatenate([self._in_units(p[..., -self._size :]).mean(0) for p in points])
+        )
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
@@ -199,7 +215,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
                 np.quantile(points[..., -self._size :], levels, axis=0)
                 for points in self._points(conditions, _NUM_POINTS_OF_QUANTILES)
             ]
-            return self._in_units(np.concatenate(quantiles, axis=1))
+            return self._of_y(self._in_units(np.concatenate(quantiles, axis=1)))
         repeated = np.tile(conditions, [len(levels), 1])
         is_low = np.repeat(levels <= 0.5, len(conditions))
         log_tails = np.repeat(np.log(np.minimum(levels, 1 - levels)), len(conditions))
@@ -215,7 +231,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         bracket = elementwise.bracket_root(excess, guesses - 1, guesses + 1, args=indices).bracket
         tolerances = {"fatol": _TOLERANCE}
         events = elementwise.find_root(excess, bracket, args=indices, tolerances=tolerances).x
-        return self._in_units(events.reshape([len(levels), -1, 1]))
+        return self._of_y(self._in_units(events.reshape([len(levels), -1, 1])))
 
     def predict_interval(self, X: Any, probability: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bounds of central intervals of p(y | x), each [N], or [N, D].
@@ -243,7 +259,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         n_samples = validation.count(n_samples, "n_samples", 1, self._name)
         uniforms = generator(random_state).random([n_samples * len(conditions), 2 + self._size])
         events = self._stack.sample(np.tile(conditions, [n_samples, 1]), uniforms)
-        return self._in_units(events.reshape([n_samples, -1, self._size]))
+        return self._of_y(self._in_units(events.reshape([n_samples, -1, self._size])))
 
     def _conditions(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -273,20 +289,27 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         numbers[:, positions] = np.cos(angles)
         return np.column_stack([numbers, np.sin(angles), indicators])
 
-    def _rows(self, X: Any, y: Any) -> np.ndarray:
-        """Returns rows for a `TableStack`, conditions and standardized y, [N, C + D]."""
+    def _conditions_and_y(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns conditions for a `TableStack`, and checked y in their original units, [N, D]."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
         if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
             expected = "numbers [N]" if self._is_single else f"rows [N, {self._size}]"
             raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
-        events = self._columns.standardized(y.reshape(len(y), -1))
-        return np.column_stack([self._of_stack(X), events])
+        return self._of_stack(X), y.reshape(len(y), -1)
+
+    def _log_probs(self, conditions: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Returns log p(y | x) for y in their original units, [N]."""
+        rows = np.column_stack([conditions, self._columns.standardized(y)])
+        return self._stack.log_prob(rows) + self._columns.log_slopes(y).sum(axis=1)
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
-        """Converts standardized y [..., D] to its original units, [...] or [..., D]."""
-        events = self._columns.in_units(events)
-        return events[..., 0] if self._is_single else events
+        """Converts standardized y [..., D] to numbers of their original units and grid."""
+        return self._columns.on_grid(self._columns.in_units(events))
+
+    def _of_y(self, rows: np.ndarray) -> np.ndarray:
+        """Removes the last axis of [..., D] for a single y."""
+        return rows[..., 0] if self._is_single else rows
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
         """Yields quasi-random samples of p(y | x) for n rows at a time, [number, n, C + D]."""

@@ -21,11 +21,11 @@ _DEFAULTS = {
     "batch_size": (128, 512),
 }
 _LEAST_COUNTS = {
-    "num_flows": 2,
+    "num_flows": 0,
     "num_couplings": 1,
     "num_blocks": 0,
     "num_filters": 1,
-    "max_steps": 1,
+    "max_steps": 0,
     "patience": 1,
     "batch_size": 1,
 }
@@ -38,9 +38,9 @@ class Options:
     `FlowDensity` models the columns of X, and `FlowRegressor` models the columns of y.
 
     Args:
-      num_flows: number of flows and of folds, at least 2. Each flow holds out one fold.
-        Defaults to 5; from 50,000 rows on, the default is a single flow that holds out a tenth
-        of the rows.
+      num_flows: number of flows and of folds. Each flow holds out one fold; a single flow holds
+        out a tenth of the rows. 0 turns flows off and keeps the default number of folds. Defaults
+        to 5, or to 1 from 50,000 rows on.
       num_couplings: couplings of a flow, as in `RealNVPVector`; by default 8, or 2 for a single
         modeled column.
       num_blocks: residual blocks of each network.
@@ -66,7 +66,7 @@ class Options:
       categorical_features: names or positions of the columns of X that are categories. By
         default, all columns of a `DataFrame` that are categories, strings, objects or bools.
       max_steps: largest number of training steps of each flow; by default 2,000, or 6,000 from
-        50,000 rows on.
+        50,000 rows on. 0 turns flows off.
       patience: number of validations without improvement after which training stops.
         Validations are `max(50, max_steps // 40)` steps apart. The flow keeps the weights of
         the best validation, or its initial weights if these are at most one standard error worse.
@@ -145,4 +145,6 @@ def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
     values["num_couplings"] = 2 if is_one else 8
     values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    if given["num_flows"] == 0:
+        given |= {"num_flows": None, "max_steps": 0}
     return Options(**given | {name: values[name] for name in values if given[name] is None})

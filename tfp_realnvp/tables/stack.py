@@ -34,19 +34,27 @@ _MAX_STEPS, _TOLERANCE = 500, 1e-5
 _PARTS_OF_MANY_ROWS = 10
 
 
+class Rounding(NamedTuple):
+    """The rounding width of one standardized column, or 0, and the bounds of the column."""
+
+    width: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
+
+
 class TableStack(NamedTuple):
     """A mixture of densities p(events | conditions).
 
     Attributes:
       parts: the densities.
       shares: their mixture weights.
-      width: rounding width over which `log_prob` averages the density of one column, or 0.
+      rounding: rounding of one column; `log_prob` averages the density over its width.
       trees: trees whose predictions are the first two conditions of the densities, or `None`.
     """
 
     parts: list[Any]
     shares: np.ndarray
-    width: float
+    rounding: Rounding
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
@@ -57,7 +65,7 @@ class TableStack(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs = [_log_prob(part, rows, self.width) for part in self.parts]
+        log_probs = [_log_prob(part, rows, self.rounding) for part in self.parts]
         return logsumexp(np.stack(log_probs, axis=1), axis=1, b=self.shares)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
@@ -84,8 +92,8 @@ class StackFit:
     """Fits a stack: the constructor fits the simple densities, and `add_flows` trains flows.
 
     Each candidate for the mixture is a list of densities, one per fold, fitted to the other folds.
-    The mixture contains flows only if the first flow improves the mixture on its held-out fold by
-    more than one standard error.
+    The mixture contains flows only if training improves the first flow, and this flow improves the
+    mixture on its held-out fold by more than one standard error.
 
     For a single y of `FlowRegressor`, boosted trees predict its mean and scale, and some densities
     model the standardized errors. All densities get the predictions as two more conditions. The
@@ -120,11 +128,14 @@ class StackFit:
             least_variances = least_variances[:1]
         elif noise:
             least_variances = [least_variances[0] + noise**2]
-        self._width = widths[0] if is_one and not options._is_density else 0.0
+        self._rounding = Rounding()
+        if is_one and not options._is_density:
+            ends = columns[1].standardized(columns[1].ends())[:, 0]
+            self._rounding = Rounding(widths[0], *ends)
         folds = rows.folds(_PARTS_OF_MANY_ROWS if num_flows == 1 else num_flows, rng)
         self._trees, views = None, [None]
         if is_one and not options._is_density and rows.number >= _MIN_ROWS_OF_TREES:
-            self._trees, predictions = fit_boosted_trees(rows, folds, self._width)
+            self._trees, predictions = fit_boosted_trees(rows, folds, self._rounding.width)
             rows = rows.mapped(lambda values: np.column_stack([predictions, values]))
             views = [GivenTrees(None, 2), None, GivenTrees(None, rows.values.shape[1] - 1)]
         self.splits = _splits(rows, folds, columns, num_flows, rng)
@@ -136,6 +147,7 @@ class StackFit:
         is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
         least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
         has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
+        has_flows = has_flows and self._options.max_steps > 0
         self.max_flows = len(self.splits) if has_flows else 0
         self.flows: list[Any] = []
         self.history: list[dict[str, Any]] = []
@@ -165,7 +177,7 @@ class StackFit:
     def _held_out_log_prob(self, densities: list[Any]) -> np.ndarray:
         """Evaluates each density on its held-out fold, and concatenates the log densities."""
         pairs = zip(densities, self.splits, strict=False)
-        return np.concatenate([_log_prob(d, part.values, self._width) for d, (_, part) in pairs])
+        return np.concatenate([_log_prob(d, part.values, self._rounding) for d, (_, part) in pairs])
 
     def add_flows(self) -> None:
         """Trains one flow per fold; stops if the first one improves the mixture too little.
@@ -189,11 +201,12 @@ class StackFit:
             if i == 0:
                 _, held_out, (start, end) = self._weighted(flows)
                 gain, error = held_out.mean_and_error(end - start)
-                if gain <= max(error, least_gain):
+                # Initial weights are a random rotation, which can be better by chance.
+                if not history["kept_step"] or gain <= max(error, least_gain):
                     flows = []
                     self._progress(
-                        "no flows: the first flow improves the mixture of the other densities by "
-                        f"only {gain:+.3f} ± {error:.3f} nats per held-out row"
+                        f"no flows: the first flow, with the weights of step {history['kept_step']}"
+                        f", improves the mixture by {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
             self.flows = flows
             if interrupt:
@@ -214,7 +227,7 @@ class StackFit:
         # If only some folds have a flow, scale the weights of their held-out rows up to the total.
         total = sum(part.weights.sum() for _, part in self.splits)
         held_out = held_out._replace(weights=held_out.weights * total / held_out.weights.sum())
-        stack = TableStack(list(densities), np.array(shares), self._width, self._trees)
+        stack = TableStack(list(densities), np.array(shares), self._rounding, self._trees)
         return stack, held_out, log_probs
 
     def _weighted(self, flows: list[Any]) -> tuple[np.ndarray, Rows, np.ndarray]:
@@ -243,18 +256,23 @@ def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) 
     return [(parts[0], parts[-1]) for parts in splits]
 
 
-def _log_prob(density: Any, rows: np.ndarray, width: float) -> np.ndarray:
+def _log_prob(density: Any, rows: np.ndarray, rounding: Rounding) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
-    With a width, averages the density over an interval of this width around each one-dimensional
-    event. Numbers that overflow float64, or float32 in flows, give -inf.
+    With rounding, averages the density over an interval of the rounding width around each
+    one-dimensional event. The intervals of numbers at a bound include everything beyond the bound.
+    Numbers that overflow float64, or float32 in flows, give -inf.
     """
+    width, low, high = rounding
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
         if width:
-            half = np.zeros(rows.shape[1])
-            half[-1] = width / 2
-            mass = density.tails(rows + half)[0] - density.tails(rows - half)[0]
+            starts, ends = rows.copy(), rows.copy()
+            starts[:, -1] -= width / 2
+            ends[:, -1] += width / 2
+            starts[starts[:, -1] < low, -1] = -np.inf
+            ends[ends[:, -1] > high, -1] = np.inf
+            mass = density.tails(ends)[0] - density.tails(starts)[0]
             # In the far tails, differences of probabilities lose precision. There the density is
             # nearly constant over the interval, so we use the density instead of its mean.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)

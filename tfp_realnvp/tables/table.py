@@ -210,10 +210,18 @@ class Columns(NamedTuple):
     sizes: list[int] | None = None
 
     @classmethod
-    def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits | None = None) -> Columns:
+    def of(
+        cls,
+        rows: Rows,
+        dequantize: bool,
+        caller: str,
+        limits: Limits | None = None,
+        has_grid: bool = False,
+    ) -> Columns:
         """Computes the properties of the columns of `rows`; without `dequantize`, widths are 0.
 
-        `limits` maps positions of columns to bounds `(low, high)` or periods.
+        `limits` maps positions of columns to bounds `(low, high)` or periods. With `has_grid`, the
+        maps of rounded columns to the real line are affine, so that they preserve the grid.
         """
         values = rows.values
         largest = abs(values).max(axis=0)
@@ -243,7 +251,8 @@ class Columns(NamedTuple):
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
                 # In a column of few values, a curved map would change the heights of the peaks.
-                choices = [straight] if i in few else [columns, straight]
+                is_straight = i in few or (has_grid and widths[i])
+                choices = [straight] if is_straight else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 
@@ -295,6 +304,22 @@ class Columns(NamedTuple):
         for i, domain in self.domains.items():
             rows[..., i] = domain.from_line(rows[..., i])
         return rows
+
+    def ends(self) -> np.ndarray:
+        """Returns the bounds of the columns in their original units, [2, D]."""
+        ends = np.array([[-np.inf], [np.inf]]) * np.ones(len(self.center))
+        for i, domain in self.domains.items():
+            if isinstance(domain, Interval):
+                ends[:, i] = domain.low, domain.high
+        return ends
+
+    def on_grid(self, rows: np.ndarray) -> np.ndarray:
+        """Rounds coarsely rounded columns of rows in original units to numbers within bounds."""
+        is_rounded = self.widths > 0
+        per_unit = 1 / np.where(is_rounded, self.widths, 1.0)  # exact, unlike 0.1
+        low, high = self.ends() * per_unit
+        steps = np.rint(rows * per_unit).clip(np.ceil(low - 1e-6), np.floor(high + 1e-6))
+        return np.where(is_rounded, steps / per_unit, rows)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
