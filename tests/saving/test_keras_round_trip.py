@@ -242,7 +242,7 @@ BASES = {
         *((name, "sample") for name in BIJECTORS),
         ("compact", "trainable independent"),
         *ft.full(*(("compact", name) for name in BASES if name != "trainable independent")),
-        ("labels", "of a class"),
+        ("labels by hand", "of a class"),
         ("of the user", "of the user"),
     ],
 )
