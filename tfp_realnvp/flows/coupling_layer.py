@@ -60,7 +60,8 @@ def coupling_layer(
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
         Its keyword arguments are `mask`, `input_channels`, `output_channels`, `num_filters`, `name`
         and `dtype`. A conditional flow adds `conditional_event_shape`, the shape of the embedded
-        condition; `attention` adds `num_heads`.
+        condition; `attention` adds `num_heads`. If the network is a Keras layer that lacks
+        variables after `build`, a symbolic call creates them.
       num_filters: width of the networks at full resolution.
       filter_growth: factor by which the networks get wider each time the image is halved.
       attention: number of self-attention heads in networks that see a halved image; 0 for none.
