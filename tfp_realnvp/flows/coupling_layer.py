@@ -60,8 +60,8 @@ def coupling_layer(
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
         Its keyword arguments are `mask`, `input_channels`, `output_channels`, `num_filters`, `name`
         and `dtype`. A conditional flow adds `conditional_event_shape`, the shape of the embedded
-        condition; `attention` adds `num_heads`. If the network is a Keras layer that lacks
-        variables after `build`, a symbolic call creates them.
+        condition; `attention` adds `num_heads`. A Keras layer without a `build` is called once on
+        symbolic inputs, so that its variables exist.
       num_filters: width of the networks at full resolution.
       filter_growth: factor by which the networks get wider each time the image is halved.
       attention: number of self-attention heads in networks that see a halved image; 0 for none.
@@ -130,8 +130,7 @@ def coupling_layer(
             **({"num_heads": attention} if attention and halvings else {}),
             **({"conditional_event_shape": condition_shape} if condition_shape else {}),
         )
-        is_layer = isinstance(network, keras.layers.Layer)
-        if is_layer and has_build(network) and not network.built:
+        if isinstance(network, keras.layers.Layer) and has_build(network) and not network.built:
             network.build((None, *sides, input_channels))
         options = {"event_ndims": ndims, "dtype": dtype}
         shape = condition_shape if takes_condition(network) else None
@@ -162,9 +161,9 @@ def coupling_layer(
 
 
 def _build(coupling: Coupling, event_shape: Sequence[int | None]) -> None:
-    """Creates variables that the network lacks, for example without a `build`, by a symbolic call.
+    """Creates variables that the network's `build` has not created, by a symbolic call.
 
-    Otherwise the first call would create the variables, and weights could not be loaded before.
+    Weights can only be loaded into existing variables.
     """
     if coupling.is_built:
         return
