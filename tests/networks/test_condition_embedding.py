@@ -125,3 +125,8 @@ def test_labels_out_of_range_are_nan_in_a_graph(dropout, lowest, jit_compile):
     np.testing.assert_array_equal(embedded[3:8], embedding.table)
     is_nan = np.isnan(embedded).all(axis=-1)
     np.testing.assert_array_equal(is_nan, (labels < lowest) | (labels >= 5))
+
+
+def test_an_embedding_is_constructed_frozen():
+    embedding = _embedding("vectors", trainable=False)
+    assert embedding.variables and not any(v.trainable for v in embedding.variables)

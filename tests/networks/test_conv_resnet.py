@@ -270,3 +270,9 @@ def test_a_missing_condition(name, condition):
     layer = _network(name, conditional_event_shape=_CONDITION_SHAPES[condition])
     with pytest.raises(ValueError, match=r"expected a conditional_input \[batch, ...\].*got None"):
         layer(ft.normal([2, 4, 4, 2]))
+
+
+@each_network
+def test_a_network_is_constructed_frozen(name):
+    network = _network(name, trainable=False, conditional_event_shape=[None, None, 2])
+    assert network.variables and not any(v.trainable for v in network.variables)

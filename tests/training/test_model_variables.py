@@ -62,15 +62,16 @@ def test_variables_of_bijectors_belong_to_layers():
 def test_a_file_without_a_variable(tmp_path, save):
     model, base = _model(_norm("norm", 1)), _base(scale=tf.Variable(2.0))
     other = _model(_norm("norm"), base=base)
-    match = r"no such array .*distribution\.distribution\.distribution\.scale"
+    missing = r"distribution\.distribution\.distribution\.scale"
     if save == "weights":
         model.save_weights(tmp_path / "model.weights.h5")
+        match = f"lacks 1 of them, .*{missing}"
         with ft.unchanged(other), pytest.raises(ValueError, match=match):
             other.load_weights(tmp_path / "model.weights.h5")
     else:
         model.save_to_preset(tmp_path)
         other.save_to_preset(tmp_path, weights=False)
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(ValueError, match=rf"no such array .*{missing}"):
             tfr.FlowModel.from_preset(tmp_path)
 
 
@@ -94,7 +95,7 @@ def test_names_of_variables_elsewhere_are_unique(tmp_path):
     expected = ("distribution.distribution.loc", "shift", "shift_1")
     assert sorted(names) == [f"distribution.{name}" for name in expected]
     model.save_weights(tmp_path / "model.weights.h5")
-    with pytest.raises(ValueError, match=r"no such array instead of .*shift_2"):
+    with pytest.raises(ValueError, match=r"got one that lacks 2 .*shift_2"):
         _model(_norm("norm"), _Hidden(), _Hidden()).load_weights(tmp_path / "model.weights.h5")
 
 

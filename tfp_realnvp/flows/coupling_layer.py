@@ -68,7 +68,8 @@ def coupling_layer(
       network_fn: function that returns the network of a coupling, such as `network_of(ConvResNet)`.
         Its keyword arguments are `mask`, `input_channels`, `output_channels`, `num_filters`, `name`
         and `dtype`. A conditional flow adds `conditional_event_shape`, the shape of the embedded
-        condition; `attention` adds `num_heads`.
+        condition; `attention` adds `num_heads`. A Keras layer without a `build` is called once on
+        symbolic inputs, so that its variables exist.
       num_filters: width of the networks at full resolution.
       filter_growth: factor by which the networks get wider each time the image is halved.
       attention: number of self-attention heads in networks that see a halved image; 0 for none.
@@ -174,9 +175,9 @@ def coupling_layer(
 
 
 def _build(coupling: Coupling, event_shape: Sequence[int | None]) -> None:
-    """Creates variables that the network lacks, for example without a `build`, by a symbolic call.
+    """Creates variables that the network's `build` has not created, by a symbolic call.
 
-    Otherwise the first call would create the variables, and weights could not be loaded before.
+    Weights can only be loaded into existing variables.
     """
     if coupling.is_built:
         return

@@ -65,7 +65,7 @@ class ConditionEmbedding(keras.layers.Layer):
     def _dense(self, name: str, activation: str | None) -> keras.layers.Dense:
         glorot = keras.initializers.GlorotUniform(seed=initial_seed())
         options = {"kernel_initializer": glorot, "dtype": self.dtype_policy, "name": name}
-        return keras.layers.Dense(self.size, activation, **options)
+        return keras.layers.Dense(self.size, activation, trainable=self.trainable, **options)
 
     @property
     def embedded_shape(self) -> Sequence[int | None]:

@@ -109,6 +109,11 @@ class Conditioner(keras.layers.Layer):
         arguments = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return {**arguments, **super().get_config()}
 
+    @property
+    def _nested_options(self) -> dict[str, Any]:
+        # Keras does not pass a `trainable=False` of the constructor on to nested layers.
+        return {"dtype": self.dtype_policy, "trainable": self.trainable}
+
     def _weight(
         self, name: str, shape: Sequence[int], initializer: Any = "zeros", **kwargs: Any
     ) -> keras.Variable:

@@ -98,7 +98,7 @@ class ConvResNet(Conditioner):
         self.epsilon = validation.positive(epsilon, f"{self.name}: expected a positive epsilon")
         self.num_heads, self.attention = num_heads, None
         if num_heads:
-            self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")
+            self.attention = SelfAttention(num_heads, name="attention", **self._nested_options)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the variables for inputs of `input_shape`, [B, H, W, C]."""

@@ -58,12 +58,12 @@ class ShallowConv(Conditioner):
             self.condition_conv = self._conv(filters, 3, "condition_conv", "zeros", use_bias=False)
         self.num_heads, self.attention = num_heads, None
         if num_heads:
-            self.attention = SelfAttention(num_heads, dtype=self.dtype_policy, name="attention")
+            self.attention = SelfAttention(num_heads, name="attention", **self._nested_options)
 
     def _conv(
         self, filters: int, size: int, name: str, init: str, **kwargs: Any
     ) -> keras.layers.Conv2D:
-        kwargs |= {"padding": "same", "data_format": "channels_last", "dtype": self.dtype_policy}
+        kwargs |= {"padding": "same", "data_format": "channels_last", **self._nested_options}
         return keras.layers.Conv2D(filters, size, kernel_initializer=init, name=name, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -102,14 +102,13 @@ class FusedAdam(keras.optimizers.Adam):
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the moments; if they belong to other variables, only warns, as Keras' Adam does."""
+        same_number = len(store.keys()) == len(self.variables)
         shapes = [tuple(variable.shape) for variable in self.variables]
-        shapes_of_file = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        if shapes != shapes_of_file:
-            numbers = [sum(map(math.prod, each)) for each in (shapes, shapes_of_file)]
+        if same_number and shapes != [tuple(store[str(i)].shape) for i in range(len(shapes))]:
             warnings.warn(
-                f"Skipping variable loading for optimizer '{self.name}': expected {numbers[0]:,} "
-                f"values in {len(shapes)} variables, got {numbers[1]:,} in {len(shapes_of_file)}. "
-                "After freezing layers, call `compile` before you save the model.",
+                f"Skipping variable loading for optimizer '{self.name}', because the saved "
+                "optimizer has variables of other shapes. If layers were frozen after `compile`, "
+                "call `compile` again before you save the model.",
                 stacklevel=2,
             )
             return
