@@ -508,6 +508,48 @@ def test_numbers_that_are_no_numbers_to_pandas(dtype):
     assert np.isfinite(density.fit(eval(call, {"X": frame, "pd": pd})).score(_rows(60)))
 
 
+@pytest.mark.parametrize("form", ["list", "object array"])
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+@pytest.mark.usefixtures("no_flows")
+def test_strings_in_arrays_name_the_option(form, estimator):
+    rows = np.column_stack([_rows(60).astype(object), np.tile(["a", "b", "c"], 20)])
+    rows = rows.tolist() if form == "list" else rows
+    fitted = estimator(random_state=0, **_TINY)
+    message = r"expected numbers, got 'a' in column 2\. For categories pass a DataFrame, or call "
+    with pytest.raises(ValueError, match=message) as error:
+        fitted.fit(rows, np.arange(60) % 2)
+    (call,) = re.findall(rf"call {estimator.__name__}\((.*)\)\.$", str(error.value))
+    fitted.set_params(**eval(f"dict({call})")).fit(rows, np.arange(60) % 2)
+    assert fitted.predict(rows).shape == (60,)
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_columns_that_are_missing_are_named():
+    frame = pd.DataFrame(_rows(60), columns=["width", "height"]).assign(kind=["a", "b"] * 30)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    with pytest.raises(ValueError, match=r"got a table without height, width\."):
+        density.score_samples(frame[["kind"]])
+    with pytest.raises(ValueError, match=r"X\[fitted\.feature_names_in_\].*, got \['kind', 'wid"):
+        density.score_samples(frame[["kind", "width", "height"]])
+
+
+def test_strings_of_many_values_name_the_call():
+    frame = pd.DataFrame(_rows(300), columns=["width", "height"])
+    frame["day"] = pd.date_range("2024-02-03", periods=300).astype(str)
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    with pytest.raises(ValueError, match=r"300 in column day\. For dates call ") as error:
+        density.fit(frame)
+    (call,) = re.findall(r"call (X.*)\.$", str(error.value))
+    frame = eval(call, {"X": frame, "pd": pd})
+    assert frame["day"].max() - frame["day"].min() == 299
+    assert np.isfinite(density.fit(frame).score(frame))
+    frame["name"] = [f"n{i}" for i in range(300)]
+    with pytest.raises(ValueError, match=r"300 in column name\. For .* call ") as error:
+        density.fit(frame)
+    (call,) = re.findall(r"call (X.*)\.$", str(error.value))
+    assert list(eval(call, {"X": frame})) == ["width", "height", "day"]
+
+
 def test_masked_cells_are_missing():
     rows = np.ma.masked_greater(_rows(60).astype(np.float32), 200)
     density = tfr.FlowDensity(random_state=0, **_TINY)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import elementwise
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -115,10 +116,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
-        kind = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
-        is_number = getattr(kind, "kind", "f") in "biufcO"
+        dtype = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
+        kind = getattr(dtype, "kind", "f")
         expected = f"{self._name}: expected numbers as y; for labels call FlowDensity().fit(X, y)"
-        validation.require(is_number, expected, kind)
+        validation.require(kind != "b", f"{expected}, for numbers fit(X, y.astype(int))", dtype)
+        validation.require(kind in "iufcO", expected, dtype)
+        if kind == "O":
+            values = pd.Series(np.ravel(np.asarray(y, object)))
+            validation.require(frames.is_numbers(values), expected, values[0])
         X, y = self._validated(X, y, **checks)
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)

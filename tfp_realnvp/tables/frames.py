@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +23,7 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
             got.append(f"{name} ({dtype})")
             if dtype.kind in "mM":
                 times.append(name)
-            elif _is_numbers(table.iloc[:, i]):
+            elif is_numbers(table.iloc[:, i]):
                 numbers.append(name)
     calls = []
     if numbers:
@@ -38,11 +40,29 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
         )
 
 
-def _is_numbers(column: Any) -> bool:
+def is_numbers(column: Any) -> bool:
     """Returns whether `pd.to_numeric` converts all known values of a `Series` to numbers."""
     values = column.dropna().astype(object)  # `to_numeric` does not convert Arrow strings
     is_other = isinstance(column.dtype, pd.CategoricalDtype) or values.map(type).eq(bool).any()
     return bool(not is_other and pd.to_numeric(values, errors="coerce").notna().all())
+
+
+def check_cells(table: Any, caller: str) -> None:
+    """Raises a `ValueError` if a list or an array has strings that are not numbers."""
+    cells = np.asarray(table) if isinstance(table, (list, np.ndarray)) else np.empty(0)
+    if cells.ndim != 2 or cells.dtype.kind not in "OU":
+        return
+    texts = {}
+    for i, column in as_frame(cells).items():
+        strings = [value for value in column if isinstance(value, str)]
+        if strings and not is_numbers(column):
+            texts[i] = str(strings[0])
+    if texts:
+        i, text = next(iter(texts.items()))
+        raise ValueError(
+            f"{caller}: expected numbers, got {text!r} in column {i}. For categories pass a "
+            f"DataFrame, or call {caller}(categorical_features={[*texts]})."
+        )
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
@@ -62,7 +82,7 @@ def as_frame(table: Any) -> Any:
         return table
     frame = pd.DataFrame(np.asarray(table)).infer_objects()
     texts = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind == "O"]
-    texts = [i for i in texts if frame[i].map(type).eq(str).all() and _is_numbers(frame[i])]
+    texts = [i for i in texts if frame[i].map(type).eq(str).all() and is_numbers(frame[i])]
     return frame.astype(dict.fromkeys(texts, np.float64))
 
 
@@ -76,7 +96,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         features = [
             i
             for i, dtype in enumerate(frame.dtypes)
-            if dtype.kind == "b" or (dtype.kind in "OU" and not _is_numbers(frame.iloc[:, i]))
+            if dtype.kind == "b" or (dtype.kind in "OU" and not is_numbers(frame.iloc[:, i]))
         ]
     features = [features] if isinstance(features, str) else () if features is None else features
     if np.asarray(features).dtype == bool:
@@ -91,7 +111,17 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         categories[i] = sorted(values.tolist(), key=str)
         if len(values) > _MAX_CATEGORIES:
             expected = f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column"
-            raise ValueError(f"{expected}, got {len(values)} in column {names[i]}.")
+            call = f"For identifiers call X.drop(columns={names[i]!r})"
+            if all(isinstance(value, (str, datetime.date)) for value in values):
+                with warnings.catch_warnings():  # of strings without a common format
+                    warnings.simplefilter("ignore")
+                    times = pd.to_datetime(pd.Series(values, dtype=object), errors="coerce")
+                if times.notna().all():
+                    days = (
+                        f"(pd.to_datetime(X[{names[i]!r}]) - pd.Timestamp(0)) / pd.Timedelta('1D')"
+                    )
+                    call = f"For dates call X.assign(**{{{names[i]!r}: {days}}})"
+            raise ValueError(f"{expected}, got {len(values)} in column {names[i]}. {call}.")
     return categories
 
 
