@@ -54,8 +54,8 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
         """Computes the properties of columns [N, D]; fills missing cells with random known ones."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
-        has_grid = not self._is_density and values.shape[1] == 1
-        return Columns.of(rows, self.dequantize, self._name, limits, has_grid)
+        grid = not self._is_density and values.shape[1] == 1
+        return Columns.of(rows, self.dequantize, self._name, limits, grid)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any

@@ -168,7 +168,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             means = []
             for points in self._points(self._conditions(X), _NUM_POINTS):
                 rows, events = np.split(np.concatenate(points), [-self._size], axis=1)
-                log_probs = self._log_probs(rows, self._in_units(events))
+                log_probs = self._log_probs(rows, self._in_units(events).reshape(events.shape))
                 means.append(log_probs.reshape(points.shape[:2]).mean(axis=0))
             return np.concatenate(means)
         return self._log_probs(*self._conditions_and_y(X, y))
@@ -192,12 +192,13 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of p(y | x) of each row, [N], or [N, D] for several y."""
         conditions = self._conditions(X)
-        if not self._columns.domains:
-            return self._of_y(self._columns.in_units(self._stack.mean_of_events(conditions)))
-        points = self._points(conditions, _NUM_POINTS)
-        return self._of_y(
-            np.concatenate([self._in_units(p[..., -self._size :]).mean(0) for p in points])
-        )
+        if self._columns.domains:
+            points = self._points(conditions, _NUM_POINTS)
+            events = (part[..., -self._size :] for part in points)
+            y = np.concatenate([self._columns.in_units(part).mean(axis=0) for part in events])
+        else:
+            y = self._columns.in_units(self._stack.mean_of_events(conditions))
+        return y[..., 0] if self._is_single else y
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
@@ -220,7 +221,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
                 np.quantile(points[..., -self._size :], levels, axis=0)
                 for points in self._points(conditions, _NUM_POINTS_OF_QUANTILES)
             ]
-            return self._of_y(self._in_units(np.concatenate(quantiles, axis=1)))
+            return self._in_units(np.concatenate(quantiles, axis=1))
         repeated = np.tile(conditions, [len(levels), 1])
         is_low = np.repeat(levels <= 0.5, len(conditions))
         log_tails = np.repeat(np.log(np.minimum(levels, 1 - levels)), len(conditions))
@@ -236,7 +237,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         bracket = elementwise.bracket_root(excess, guesses - 1, guesses + 1, args=indices).bracket
         tolerances = {"fatol": _TOLERANCE}
         events = elementwise.find_root(excess, bracket, args=indices, tolerances=tolerances).x
-        return self._of_y(self._in_units(events.reshape([len(levels), -1, 1])))
+        return self._in_units(events.reshape([len(levels), -1, 1]))
 
     def predict_interval(self, X: Any, probability: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bounds of central intervals of p(y | x), each [N], or [N, D].
@@ -264,7 +265,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         n_samples = validation.count(n_samples, "n_samples", 1, self._name)
         uniforms = generator(random_state).random([n_samples * len(conditions), 2 + self._size])
         events = self._stack.sample(np.tile(conditions, [n_samples, 1]), uniforms)
-        return self._of_y(self._in_units(events.reshape([n_samples, -1, self._size])))
+        return self._in_units(events.reshape([n_samples, -1, self._size]))
 
     def _conditions(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -309,12 +310,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._stack.log_prob(rows) + self._columns.log_slopes(y).sum(axis=1)
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
-        """Converts standardized y [..., D] to numbers of their original units and grid."""
-        return self._columns.on_grid(self._columns.in_units(events))
-
-    def _of_y(self, rows: np.ndarray) -> np.ndarray:
-        """Removes the last axis of [..., D] for a single y."""
-        return rows[..., 0] if self._is_single else rows
+        """Converts standardized y [..., D] to its original units and grid, [...] or [..., D]."""
+        events = self._columns.on_grid(self._columns.in_units(events))
+        return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
         """Yields quasi-random samples of p(y | x) for n rows at a time, [number, n, C + D]."""

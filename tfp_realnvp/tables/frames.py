@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,19 +48,13 @@ def is_numbers(column: Any) -> bool:
 def check_cells(table: Any, caller: str) -> None:
     """Raises a `ValueError` if a list or an array has strings that are not numbers."""
     cells = np.asarray(table) if isinstance(table, (list, np.ndarray)) else np.empty(0)
-    if cells.ndim != 2 or cells.dtype.kind not in "OU":
-        return
-    texts = {}
-    for i, column in as_frame(cells).items():
-        strings = [value for value in column if isinstance(value, str)]
-        if strings and not is_numbers(column):
-            texts[i] = str(strings[0])
-    if texts:
-        i, text = next(iter(texts.items()))
-        raise ValueError(
-            f"{caller}: expected numbers, got {text!r} in column {i}. For categories pass a "
-            f"DataFrame, or call {caller}(categorical_features={[*texts]})."
-        )
+    if cells.ndim == 2 and cells.dtype.kind in "OU":
+        columns = as_frame(cells).items()
+        texts = [i for i, column in columns if column.map(type).eq(str).any()]
+        texts = [i for i in texts if not is_numbers(pd.Series(cells[:, i]))]
+        call = f"For categories pass a DataFrame, or call {caller}(categorical_features={texts})"
+        if texts:
+            raise ValueError(f"{caller}: expected numbers, got strings in columns {texts}. {call}.")
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
@@ -111,17 +103,12 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         categories[i] = sorted(values.tolist(), key=str)
         if len(values) > _MAX_CATEGORIES:
             expected = f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column"
-            call = f"For identifiers call X.drop(columns={names[i]!r})"
-            if all(isinstance(value, (str, datetime.date)) for value in values):
-                with warnings.catch_warnings():  # of strings without a common format
-                    warnings.simplefilter("ignore")
-                    times = pd.to_datetime(pd.Series(values, dtype=object), errors="coerce")
-                if times.notna().all():
-                    days = (
-                        f"(pd.to_datetime(X[{names[i]!r}]) - pd.Timestamp(0)) / pd.Timedelta('1D')"
-                    )
-                    call = f"For dates call X.assign(**{{{names[i]!r}: {days}}})"
-            raise ValueError(f"{expected}, got {len(values)} in column {names[i]}. {call}.")
+            name = repr(names[i])
+            days = f"(pd.to_datetime(X[{name}]) - pd.Timestamp(0)) / pd.Timedelta('1D')"
+            raise ValueError(
+                f"{expected}, got {len(values)} in column {names[i]}. For dates call "
+                f"X.assign(**{{{name}: {days}}}), for identifiers X.drop(columns={name})."
+            )
     return categories
 
 
