@@ -61,6 +61,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     density over the rounding interval: log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding
     width w from `rounding_widths_`. For whole numbers, w = 1, this is a log probability. For
     several y, noise with the variance of the rounding, w² / 12, smooths the density instead.
+    Samples and quantiles of a coarsely rounded y are multiples of w. Counts need the bounds
+    `{"y": (0, None)}`: the probability of 0 then includes all mass below.
 
     #### Example
 
