@@ -42,7 +42,7 @@ def test_probabilities_of_categories():
     first = rng.choice(3, 500, p=[0.6, 0.3, 0.1])
     codes = np.column_stack([first, first == 0, rng.choice(3, 500)]).astype(float)
     rows = Rows(one_hot(codes, sizes), np.ones(500))
-    columns = Columns.of(rows, True, "test")._replace(sizes=sizes)
+    columns = Columns.of(rows, True, "test", {}, False)._replace(sizes=sizes)
     rows, folds = rows.mapped(columns.standardized), rows.folds(5, rng)
     splits = [(rows.where(folds != i), rows.where(folds == i)) for i in range(5)]
     mixture, held_out = fit_category_mixture(splits, columns, rng)

@@ -170,7 +170,9 @@ def test_flows_find_more_than_moments(monkeypatch, capsys):
     assert density.score(density.sample(2_000, random_state=0)) > density.score_start_
     assert (density.n_steps_ > 100).all() and (density.noise_ == 0.1).all()
     assert density.history_[0]["step"][-1] <= 200
-    assert "flow 2 of 2, step 50 of 200, at most " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    # Tracing takes most of the time of the first steps.
+    assert "flow 1 of 2, step 50 of 200: " in out and "flow 2 of 2, step 50 of 200, at most " in out
     data = pickle.dumps(density)
     assert b"tensorflow" not in data and b"keras" not in data
     log_probs = pickle.loads(data).score_samples(test)
@@ -506,6 +508,47 @@ def test_numbers_that_are_no_numbers_to_pandas(dtype):
         density.fit(frame)
     (call,) = re.findall(r"call (X.*\))\.$", str(error.value))
     assert np.isfinite(density.fit(eval(call, {"X": frame, "pd": pd})).score(_rows(60)))
+
+
+@pytest.mark.parametrize("form", ["list", "object array"])
+@pytest.mark.parametrize("estimator", [tfr.FlowDensity, tfr.FlowRegressor])
+@pytest.mark.usefixtures("no_flows")
+def test_strings_in_arrays_name_the_option(form, estimator):
+    rows = np.column_stack([_rows(60).astype(object), np.tile(["a", "b", "c"], 20)])
+    rows = rows.tolist() if form == "list" else rows
+    fitted = estimator(random_state=0, **_TINY)
+    message = (
+        r"expected numbers, got strings in columns \[2\]\. For categories pass a DataFrame, or"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        fitted.fit(rows, np.arange(60) % 2)
+    (call,) = re.findall(rf"call {estimator.__name__}\((.*)\)\.$", str(error.value))
+    fitted.set_params(**eval(f"dict({call})")).fit(rows, np.arange(60) % 2)
+    assert fitted.predict(rows).shape == (60,)
+
+
+@pytest.mark.usefixtures("no_flows")
+def test_columns_that_are_missing_are_named():
+    frame = pd.DataFrame(_rows(60), columns=["width", "height"]).assign(kind=["a", "b"] * 30)
+    density = tfr.FlowDensity(random_state=0, **_TINY).fit(frame)
+    with pytest.raises(ValueError, match=r"got a table without height, width\."):
+        density.score_samples(frame[["kind"]])
+    with pytest.raises(ValueError, match=r"X\[fitted\.feature_names_in_\].*, got \['kind', 'wid"):
+        density.score_samples(frame[["kind", "width", "height"]])
+
+
+def test_strings_of_many_values_name_the_call():
+    frame = pd.DataFrame(_rows(300), columns=["width", "height"])
+    frame["day"] = pd.date_range("2024-02-03", periods=300).astype(str)
+    density = tfr.FlowDensity(random_state=0, **_TINY)
+    message = r"300 in column day\. For dates call (X.*), for identifiers (X.*)\.$"
+    with pytest.raises(ValueError, match=message) as error:
+        density.fit(frame)
+    names = {"X": frame, "pd": pd}
+    calls = re.search(message, str(error.value)).groups()
+    with_days, without_days = (eval(call, names) for call in calls)
+    assert np.ptp(with_days["day"]) == 299 and list(without_days) == ["width", "height"]
+    assert np.isfinite(density.fit(with_days).score(with_days))
 
 
 def test_masked_cells_are_missing():

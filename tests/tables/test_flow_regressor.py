@@ -397,6 +397,8 @@ def test_errors(flows):
         (lambda: flows.sample(x, 0), "at least 1"),
         (lambda: flows.score_samples(x, np.stack([y, y], axis=1)), r"numbers \[N\]"),
         (lambda: tfr.FlowRegressor().fit(x, list("abcde")), r"numbers as y; .*got dtype\('<U1'\)"),
+        (lambda: tfr.FlowRegressor().fit(x, np.array(list("abcde"), object)), "numbers .*got 'a'"),
+        (lambda: tfr.FlowRegressor().fit(x, y > 0), r"FlowDensity.*y.astype\(int\)\), got .*bool"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

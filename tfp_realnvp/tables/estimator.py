@@ -54,8 +54,8 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
         """Computes the properties of columns [N, D]; fills missing cells with random known ones."""
         rows = Rows(values, weights).with_known_cells(np.random.default_rng(0))
-        has_grid = not self._is_density and values.shape[1] == 1
-        return Columns.of(rows, self.dequantize, self._name, limits, has_grid)
+        grid = not self._is_density and values.shape[1] == 1
+        return Columns.of(rows, self.dequantize, self._name, limits, grid)
 
     def _fit_simple_densities(
         self, x: np.ndarray, y: np.ndarray, groups: np.ndarray, weights: np.ndarray, names: Any
@@ -154,9 +154,14 @@ class TableEstimator(Options, EstimatorWithGaps):
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
                 if hasattr(self, "feature_names_in_"):
                     expected += ", `X[fitted.feature_names_in_]` (one row: `X.iloc[[i]]`)"
+                missing = sorted({*(names or ())} - {*X.columns}, key=str)
+                if missing:
+                    raise ValueError(f"{expected}, got a table without {frames.listed(missing)}.")
                 validation.require(is_same, expected, list(X.columns))
             frames.check_columns(X, self._categories, self._name)
             X = frames.coded(X, self._categories, self._name)
+        else:
+            frames.check_cells(X, self._name)
         names = list(X.columns) if is_frame else None
         X, *y = (
             np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import elementwise
 from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -60,6 +61,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     density over the rounding interval: log (P(y - w/2 < Y < y + w/2 | x) / w), with the rounding
     width w from `rounding_widths_`. For whole numbers, w = 1, this is a log probability. For
     several y, noise with the variance of the rounding, w² / 12, smooths the density instead.
+    Samples and quantiles of a coarsely rounded y are multiples of w. Counts need the bounds
+    `{"y": (0, None)}`: the probability of 0 then includes all mass below.
 
     #### Example
 
@@ -115,10 +118,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
-        kind = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
-        is_number = getattr(kind, "kind", "f") in "biufcO"
+        dtype = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
+        kind = getattr(dtype, "kind", "f")
         expected = f"{self._name}: expected numbers as y; for labels call FlowDensity().fit(X, y)"
-        validation.require(is_number, expected, kind)
+        validation.require(kind != "b", f"{expected}, for numbers fit(X, y.astype(int))", dtype)
+        validation.require(kind in "iufcO", expected, dtype)
+        if kind == "O":
+            values = pd.Series(np.ravel(np.asarray(y, object)))
+            validation.require(frames.is_numbers(values), expected, values[0])
         X, y = self._validated(X, y, **checks)
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)
@@ -163,7 +170,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
             means = []
             for points in self._points(self._conditions(X), _NUM_POINTS):
                 rows, events = np.split(np.concatenate(points), [-self._size], axis=1)
-                log_probs = self._log_probs(rows, self._in_units(events))
+                log_probs = self._log_probs(rows, self._in_units(events).reshape(events.shape))
                 means.append(log_probs.reshape(points.shape[:2]).mean(axis=0))
             return np.concatenate(means)
         return self._log_probs(*self._conditions_and_y(X, y))
@@ -187,12 +194,13 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of p(y | x) of each row, [N], or [N, D] for several y."""
         conditions = self._conditions(X)
-        if not self._columns.domains:
-            return self._of_y(self._columns.in_units(self._stack.mean_of_events(conditions)))
-        points = self._points(conditions, _NUM_POINTS)
-        return self._of_y(
-            np.concatenate([self._in_units(p[..., -self._size :]).mean(0) for p in points])
-        )
+        if self._columns.domains:
+            points = self._points(conditions, _NUM_POINTS)
+            events = (part[..., -self._size :] for part in points)
+            y = np.concatenate([self._columns.in_units(part).mean(axis=0) for part in events])
+        else:
+            y = self._columns.in_units(self._stack.mean_of_events(conditions))
+        return y[..., 0] if self._is_single else y
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:
         """Returns quantiles of p(y | x), [Q, N], or [Q, N, D] for each of several y.
@@ -215,7 +223,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
                 np.quantile(points[..., -self._size :], levels, axis=0)
                 for points in self._points(conditions, _NUM_POINTS_OF_QUANTILES)
             ]
-            return self._of_y(self._in_units(np.concatenate(quantiles, axis=1)))
+            return self._in_units(np.concatenate(quantiles, axis=1))
         repeated = np.tile(conditions, [len(levels), 1])
         is_low = np.repeat(levels <= 0.5, len(conditions))
         log_tails = np.repeat(np.log(np.minimum(levels, 1 - levels)), len(conditions))
@@ -231,7 +239,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         bracket = elementwise.bracket_root(excess, guesses - 1, guesses + 1, args=indices).bracket
         tolerances = {"fatol": _TOLERANCE}
         events = elementwise.find_root(excess, bracket, args=indices, tolerances=tolerances).x
-        return self._of_y(self._in_units(events.reshape([len(levels), -1, 1])))
+        return self._in_units(events.reshape([len(levels), -1, 1]))
 
     def predict_interval(self, X: Any, probability: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Returns the bounds of central intervals of p(y | x), each [N], or [N, D].
@@ -259,7 +267,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         n_samples = validation.count(n_samples, "n_samples", 1, self._name)
         uniforms = generator(random_state).random([n_samples * len(conditions), 2 + self._size])
         events = self._stack.sample(np.tile(conditions, [n_samples, 1]), uniforms)
-        return self._of_y(self._in_units(events.reshape([n_samples, -1, self._size])))
+        return self._in_units(events.reshape([n_samples, -1, self._size]))
 
     def _conditions(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -304,12 +312,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._stack.log_prob(rows) + self._columns.log_slopes(y).sum(axis=1)
 
     def _in_units(self, events: np.ndarray) -> np.ndarray:
-        """Converts standardized y [..., D] to numbers of their original units and grid."""
-        return self._columns.on_grid(self._columns.in_units(events))
-
-    def _of_y(self, rows: np.ndarray) -> np.ndarray:
-        """Removes the last axis of [..., D] for a single y."""
-        return rows[..., 0] if self._is_single else rows
+        """Converts standardized y [..., D] to its original units and grid, [...] or [..., D]."""
+        events = self._columns.on_grid(self._columns.in_units(events))
+        return events[..., 0] if self._is_single else events
 
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
         """Yields quasi-random samples of p(y | x) for n rows at a time, [number, n, C + D]."""

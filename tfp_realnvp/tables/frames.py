@@ -21,7 +21,7 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
             got.append(f"{name} ({dtype})")
             if dtype.kind in "mM":
                 times.append(name)
-            elif _is_numbers(table.iloc[:, i]):
+            elif is_numbers(table.iloc[:, i]):
                 numbers.append(name)
     calls = []
     if numbers:
@@ -38,11 +38,23 @@ def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
         )
 
 
-def _is_numbers(column: Any) -> bool:
+def is_numbers(column: Any) -> bool:
     """Returns whether `pd.to_numeric` converts all known values of a `Series` to numbers."""
     values = column.dropna().astype(object)  # `to_numeric` does not convert Arrow strings
     is_other = isinstance(column.dtype, pd.CategoricalDtype) or values.map(type).eq(bool).any()
     return bool(not is_other and pd.to_numeric(values, errors="coerce").notna().all())
+
+
+def check_cells(table: Any, caller: str) -> None:
+    """Raises a `ValueError` if a list or an array has strings that are not numbers."""
+    cells = np.asarray(table) if isinstance(table, (list, np.ndarray)) else np.empty(0)
+    if cells.ndim == 2 and cells.dtype.kind in "OU":
+        columns = as_frame(cells).items()
+        texts = [i for i, column in columns if column.map(type).eq(str).any()]
+        texts = [i for i in texts if not is_numbers(pd.Series(cells[:, i]))]
+        call = f"For categories pass a DataFrame, or call {caller}(categorical_features={texts})"
+        if texts:
+            raise ValueError(f"{caller}: expected numbers, got strings in columns {texts}. {call}.")
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
@@ -62,7 +74,7 @@ def as_frame(table: Any) -> Any:
         return table
     frame = pd.DataFrame(np.asarray(table)).infer_objects()
     texts = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind == "O"]
-    texts = [i for i in texts if frame[i].map(type).eq(str).all() and _is_numbers(frame[i])]
+    texts = [i for i in texts if frame[i].map(type).eq(str).all() and is_numbers(frame[i])]
     return frame.astype(dict.fromkeys(texts, np.float64))
 
 
@@ -76,7 +88,7 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         features = [
             i
             for i, dtype in enumerate(frame.dtypes)
-            if dtype.kind == "b" or (dtype.kind in "OU" and not _is_numbers(frame.iloc[:, i]))
+            if dtype.kind == "b" or (dtype.kind in "OU" and not is_numbers(frame.iloc[:, i]))
         ]
     features = [features] if isinstance(features, str) else () if features is None else features
     if np.asarray(features).dtype == bool:
@@ -91,7 +103,12 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
         categories[i] = sorted(values.tolist(), key=str)
         if len(values) > _MAX_CATEGORIES:
             expected = f"{caller}: expected at most {_MAX_CATEGORIES} categories in a column"
-            raise ValueError(f"{expected}, got {len(values)} in column {names[i]}.")
+            name = repr(names[i])
+            days = f"(pd.to_datetime(X[{name}]) - pd.Timestamp(0)) / pd.Timedelta('1D')"
+            raise ValueError(
+                f"{expected}, got {len(values)} in column {names[i]}. For dates call "
+                f"X.assign(**{{{name}: {days}}}), for identifiers X.drop(columns={name})."
+            )
     return categories
 
 

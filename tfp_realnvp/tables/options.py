@@ -61,7 +61,9 @@ class Options:
         deviation. The step is the width of the noise.
       bounds: limits of columns of X, by name or position, as in `{"price": (0, None)}`; `None`
         means no limit. Limits are inclusive. Numbers out of bounds raise an error in `fit`.
-        Later, `FlowDensity` gives them density 0, and `FlowRegressor` clips them.
+        Later, `FlowDensity` gives them density 0, and `FlowRegressor` clips them. In
+        `FlowRegressor`, `"y"` also names y, or `"y[:, 1]"` the second of several y, unless X has a
+        column of this name; y out of bounds have density 0.
       periods: periods of columns of X, as in `{"wind": 360}` for directions in degrees.
       categorical_features: names or positions of the columns of X that are categories. By
         default, all columns of a `DataFrame` that are categories, strings, objects or bools.

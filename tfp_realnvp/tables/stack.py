@@ -34,27 +34,20 @@ _MAX_STEPS, _TOLERANCE = 500, 1e-5
 _PARTS_OF_MANY_ROWS = 10
 
 
-class Rounding(NamedTuple):
-    """The rounding width of one standardized column, or 0, and the bounds of the column."""
-
-    width: float = 0.0
-    low: float = -np.inf
-    high: float = np.inf
-
-
 class TableStack(NamedTuple):
     """A mixture of densities p(events | conditions).
 
     Attributes:
       parts: the densities.
       shares: their mixture weights.
-      rounding: rounding of one column; `log_prob` averages the density over its width.
+      rounding: rounding width, low and high bound of one standardized column; `log_prob` averages
+        the density over the width if it is not 0.
       trees: trees whose predictions are the first two conditions of the densities, or `None`.
     """
 
     parts: list[Any]
     shares: np.ndarray
-    rounding: Rounding
+    rounding: tuple[float, float, float]
     trees: BoostedTrees | None
 
     def conditions(self, conditions: np.ndarray) -> np.ndarray:
@@ -128,14 +121,13 @@ class StackFit:
             least_variances = least_variances[:1]
         elif noise:
             least_variances = [least_variances[0] + noise**2]
-        self._rounding = Rounding()
+        self._rounding = (0.0, -np.inf, np.inf)
         if is_one and not options._is_density:
-            ends = columns[1].standardized(columns[1].ends())[:, 0]
-            self._rounding = Rounding(widths[0], *ends)
+            self._rounding = (widths[0], *columns[1].standardized(columns[1].ends())[:, 0])
         folds = rows.folds(_PARTS_OF_MANY_ROWS if num_flows == 1 else num_flows, rng)
         self._trees, views = None, [None]
         if is_one and not options._is_density and rows.number >= _MIN_ROWS_OF_TREES:
-            self._trees, predictions = fit_boosted_trees(rows, folds, self._rounding.width)
+            self._trees, predictions = fit_boosted_trees(rows, folds, self._rounding[0])
             rows = rows.mapped(lambda values: np.column_stack([predictions, values]))
             views = [GivenTrees(None, 2), None, GivenTrees(None, rows.values.shape[1] - 1)]
         self.splits = _splits(rows, folds, columns, num_flows, rng)
@@ -256,7 +248,7 @@ def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) 
     return [(parts[0], parts[-1]) for parts in splits]
 
 
-def _log_prob(density: Any, rows: np.ndarray, rounding: Rounding) -> np.ndarray:
+def _log_prob(density: Any, rows: np.ndarray, rounding: tuple[float, ...]) -> np.ndarray:
     """Returns the log density of the events of rows given their conditions, [N].
 
     With rounding, averages the density over an interval of the rounding width around each

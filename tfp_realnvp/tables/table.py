@@ -210,18 +210,11 @@ class Columns(NamedTuple):
     sizes: list[int] | None = None
 
     @classmethod
-    def of(
-        cls,
-        rows: Rows,
-        dequantize: bool,
-        caller: str,
-        limits: Limits | None = None,
-        has_grid: bool = False,
-    ) -> Columns:
+    def of(cls, rows: Rows, dequantize: bool, caller: str, limits: Limits, grid: bool) -> Columns:
         """Computes the properties of the columns of `rows`; without `dequantize`, widths are 0.
 
-        `limits` maps positions of columns to bounds `(low, high)` or periods. With `has_grid`, the
-        maps of rounded columns to the real line are affine, so that they preserve the grid.
+        `limits` maps positions of columns to bounds `(low, high)` or periods. With `grid`, bounded
+        columns that are rounded get affine maps to the real line, which preserve the grid.
         """
         values = rows.values
         largest = abs(values).max(axis=0)
@@ -239,7 +232,7 @@ class Columns(NamedTuple):
         is_shared = np.array([_are_values_shared(column) for column in values.T], bool)
         few = {int(i): np.unique(values[:, i]) for i in np.flatnonzero(is_coarse & is_shared)}
         columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
-        for i, limit in (limits or {}).items():
+        for i, limit in limits.items():
             domain = (
                 Interval.fit(*limit, rounding[i] * is_coarse[i], center[i], scale[i])
                 if isinstance(limit, tuple)
@@ -251,8 +244,8 @@ class Columns(NamedTuple):
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
                 # In a column of few values, a curved map would change the heights of the peaks.
-                is_straight = i in few or (has_grid and widths[i])
-                choices = [straight] if is_straight else [columns, straight]
+                is_affine = i in few or (grid and widths[i])
+                choices = [straight] if is_affine else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 

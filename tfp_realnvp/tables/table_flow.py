@@ -133,7 +133,7 @@ def fit_table_flow(
     rates = (1 + np.cos(np.pi * all_steps / options.max_steps)) / 2
     rates *= options.learning_rate * np.minimum(1, (all_steps + 1) / _WARM_UP_STEPS)
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
-    before = time.perf_counter()
+    before, untimed = time.perf_counter(), 0
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
     flow = best = TableFlow(start.rotated(rng), items, weights)
     state = [tf.constant(weights), *[tf.zeros(len(weights))] * 2]
@@ -171,13 +171,15 @@ def fit_table_flow(
         step = int(steps[-1]) + 1
         for name, value in zip(history, (step, noise, lead, error), strict=True):
             history[name].append(value)
+        if number == index == 0:  # the first steps include the time of tracing
+            before, untimed = time.perf_counter(), step
         if number % _VALIDATIONS_PER_LINE == 0:
             left = (options.num_flows - index) * options.max_steps - step
-            left *= (time.perf_counter() - before) / step
+            left *= (time.perf_counter() - before) / max(step - untimed, 1)
             progress(
-                f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}, "
-                f"at most {left:.0f} s left: {lead:+.3f} ± {error:.3f} nats per held-out row "
-                "above the start"
+                f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}"
+                f"{f', at most {left:.0f} s left' if step > untimed else ''}: {lead:+.3f} ± "
+                f"{error:.3f} nats per held-out row above the start"
             )
         if lead > best_lead:
             best, best_lead, kept = trained, lead, number
