@@ -55,7 +55,7 @@ def test_a_tape_that_records_it_unset(mode):
         return loss, tape.gradient(loss, flow.trainable_variables)
 
     loss = tf.function(loss) if mode == "function" else loss
-    with pytest.warns(UserWarning, match=r"bijector_kwargs=\{'training': True\}"):
+    with pytest.warns(UserWarning, match=r"with tfr.call_options\(training=True\)"):
         loss(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -111,7 +111,7 @@ def class_log_joint(
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     options["jit_compile"] = getattr(model, "jit_compile", False)
     by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
-    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(len(by_sample))
+    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples or 1)
     return unflatten_batch(log_probs, x, event_ndims) + log_prior
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.distributions.routing import distribution_of
 from tfp_realnvp.distributions.scorer import scores
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.tf_data import without_autotune
 from tfp_realnvp.training.diagnosis import warn_unless_finite
@@ -70,8 +71,16 @@ def log_prob(
     Raises:
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
       ValueError: if events or conditions are invalid, or `num_samples` has no effect.
+
+    Issues a `UserWarning` within a `tf.GradientTape`, because the result has no gradient.
     """
     caller = "log_prob"
+    if private_api.could_possibly_record():
+        warnings.warn(
+            "tfr.log_prob: the result is an array, without gradients for the gradient tape; "
+            "`distribution.log_prob(x)` has gradients, with x of `tfr.dequantize` for gray levels.",
+            stacklevel=2,
+        )
     if conditional_input is not None:
         data = (data, conditional_input)
     model = model_of(model, caller)
@@ -144,11 +153,7 @@ def map_batches(
 
     def split(part: Any) -> tuple[Any, ...]:
         events, condition = np.asarray(events_in(part)), model.condition_of(part)
-        if condition is None:
-            return (events,)
-        expected = f"{caller}: expected one condition for each of {len(events)} events"
-        validation.require(len(condition) == len(events), expected, len(condition))
-        return events, condition
+        return (events,) if condition is None else (events, condition)
 
     def checked(part: Any) -> tuple[Any, ...]:
         batch = split(as_arrays(part))

@@ -103,9 +103,18 @@ class FlowModel(FlowSteps):
     predict_function: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Makes the schedules of the learning rate apply to a `train_step` of the subclass."""
+        """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
+
+        Raises:
+          TypeError: if the class overrides `call`, which no step uses.
+        """
         super().__init_subclass__(**kwargs)
-        if "train_step" in vars(cls):
+        expected = (
+            f"{cls.__name__}: expected no `call`, because steps evaluate the distribution; "
+            "override `compute_loss`, `compute_metrics`, `train_step` or `test_step`"
+        )
+        validation.require(cls.call is FlowSteps.call, expected, cls.call, TypeError)
+        if cls.train_step is not FlowSteps.train_step:
             setattr(cls, "train_step", with_scheduled_rate(cls.train_step))  # noqa: B010
 
     def __init__(
@@ -178,6 +187,8 @@ class FlowModel(FlowSteps):
         self._bijectors, self._scales = lambda: bijectors, lambda: scales
         self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
+        loss_tracker = replicas.ReplicatedMean(name="loss")
+        self._own_loss_tracker = lambda: loss_tracker
         self._evaluation_guard = FiniteGuard()
         self.scale_l2 = 0.0
         self.global_statistics = True
@@ -224,7 +235,7 @@ class FlowModel(FlowSteps):
         given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
         expected = (
             "FlowModel.compile: expected no loss and no metrics: the loss is the negative log "
-            "density, and callbacks can compute other metrics"
+            "density. A subclass can override `compute_loss` and `compute_metrics`"
         )
         validation.require(not given, expected, given)
         if any(layer.compute_dtype == "float16" for layer in self.networks):
@@ -242,7 +253,7 @@ class FlowModel(FlowSteps):
             optimizer = keras.optimizers.get(optimizer)
             replicas.check_scope("the optimizer", [v.value for v in optimizer.variables])
             super().compile(optimizer=optimizer, **kwargs)
-            self._loss_tracker = replicas.ReplicatedMean(name="loss")
+            self._loss_tracker = self._own_loss_tracker()
         if self.jit_compile:
             execution.advise_no_xla()
         self._is_annealed = is_annealed
@@ -283,9 +294,11 @@ class FlowModel(FlowSteps):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The metrics: `loss`, and for images also `bits_per_dim`."""
-        loss = [self._loss_tracker] if self.compiled else []
-        return [*loss, self._bits_per_dim] if self.event_ndims == 3 else loss
+        """The metrics: `loss`, for images also `bits_per_dim`, and metrics of a subclass."""
+        ours = [self._loss_tracker] if self.compiled else []
+        ours += [self._bits_per_dim] if self.event_ndims == 3 else []
+        known = {id(metric) for metric in (*ours, self._bits_per_dim)}
+        return [*ours, *(metric for metric in super().metrics if id(metric) not in known)]
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks that the last step was finite."""

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -19,10 +19,17 @@ from tfp_realnvp.training.diagnosis import FiniteRecord
 
 # Makes the random numbers of `drop_conditions` differ from the noise of the same step.
 _DROPOUT_STREAM = 0xD809
-_EACH = "FlowModel: expected one condition for each event"
 _WEIGHTS = "FlowModel: expected finite sample weights of at least 0"
 # Names of events and of their axes in error messages, by the rank of an event.
 _NAMES = {3: ("images", "height, width, channels"), 1: ("vectors", "size")}
+
+
+class Batch(NamedTuple):
+    """Events [B, ...], their conditions or `None`, and their weights [B] or `None`."""
+
+    events: tf.Tensor
+    condition: tf.Tensor | None = None
+    weights: tf.Tensor | None = None
 
 
 def events_in(data: Any) -> Any:
@@ -316,7 +323,8 @@ def _check_values(data: Any, model: Any, is_whole: bool = True) -> None:
         validation.require(bool(is_valid), expected, weights)
     condition = routing.checked_conditions(distribution, condition_in(data), "FlowModel")
     if condition is not None and model.condition_spec is not None:
-        validation.require(len(condition) == len(events), _EACH, condition.shape)
+        expected = f"FlowModel: expected one condition for each of {len(events)} events"
+        validation.require(len(condition) == len(events), expected, len(condition))
 
 
 def check_training_batch(model: Any, data: Any) -> None:
@@ -370,14 +378,13 @@ def events_and_weights(
     return events, weights
 
 
-def record_of_data(
-    model: Any, events: tf.Tensor, weights: tf.Tensor | None, condition: tf.Tensor | None
-) -> FiniteRecord:
+def record_of_data(model: Any, batch: Batch) -> FiniteRecord:
     """Checks a batch within the graph of a step, and returns the results in a `FiniteRecord`."""
-    record, spec = FiniteRecord(), model.condition_spec
+    record, spec, (events, condition, weights) = FiniteRecord(), model.condition_spec, batch
     if condition is not None and spec is not None:
         is_each = tf.equal(tf.shape(condition)[0], tf.shape(events)[0])
-        record.require(is_each, f"{_EACH}, got another number of conditions.")
+        expected = "FlowModel: expected one condition for each event"
+        record.require(is_each, f"{expected}, got another number of conditions.")
         if spec.num_classes is not None:
             expected = f"FlowModel: expected a conditional_input of {spec.description}"
             is_valid = tf.reduce_all(spec.in_range(condition))

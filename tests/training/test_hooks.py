@@ -1,0 +1,195 @@
+"""Keras' hooks of a subclass: `compute_loss`, `compute_metrics`, `train_step`."""
+
+import flow_testing as ft
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_realnvp as tfr
+
+tfd = tfp.distributions
+
+_ROWS = ft.normal([12, 2]).numpy()
+_WEIGHTS = np.linspace(0, 1, 12)
+
+
+class PlusConstant(tfr.FlowModel):
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs) + 1000.0
+
+
+class Tempered(tfr.FlowModel):
+    """Maximizes another objective."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return -3 * tf.reduce_mean(y_pred)
+
+
+class Spread(tfr.FlowModel):
+    """Adds a term of the latents, and two metrics."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.largest = keras.metrics.Mean(name="largest")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        latents = self.distribution.bijector.inverse(x)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return loss + 0.1 * tf.reduce_mean(latents**4)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.largest.update_state(tf.reduce_max(y_pred))
+        return {**super().compute_metrics(x, y, y_pred, sample_weight), "number": tf.size(y_pred)}
+
+
+class OwnStep(tfr.FlowModel):
+    def train_step(self, data):
+        batch = self.unpack_batch(data)
+        with tf.GradientTape() as tape:
+            log_prob = self.training_log_prob(batch)
+            weights = tf.ones_like(log_prob) if batch.weights is None else batch.weights
+            loss = -tf.reduce_sum(weights * log_prob) / tf.reduce_sum(weights) + self.penalty()
+        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+def make(kind, optimizer=None, **options):
+    keras.utils.set_random_seed(0)
+    model = kind(ft.vector_distribution(2, num_filters=4, weights_seed=1))
+    model.compile(optimizer or keras.optimizers.SGD(0.01), **options)
+    return model
+
+
+def fitted(model, data=_ROWS, **options):
+    """Returns the logs of one epoch and the weights after it."""
+    options = {"batch_size": 4, "shuffle": False, "verbose": 0, **options}
+    history = model.fit(data, **options).history
+    return history, ft.values(model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
+)
+def test_a_constant_is_in_the_loss_and_changes_no_weights(options):
+    (plain, expected), (logs, actual) = (
+        fitted(make(kind, **options)) for kind in (tfr.FlowModel, PlusConstant)
+    )
+    ft.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
+    model = make(PlusConstant, **options)
+    penalty = float(model.penalty())
+    assert logs["loss"][0] == pytest.approx(plain["loss"][0] + 1000 + penalty, rel=1e-4)
+    log_prob = model.predict(_ROWS, verbose=0)
+    loss = model.evaluate(_ROWS, verbose=0)
+    assert loss == pytest.approx(1000 + penalty - log_prob.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
+)
+def test_another_objective(options):
+    # Three times the objective without its penalty, at a third of the rate.
+    _, expected = fitted(make(tfr.FlowModel, keras.optimizers.SGD(0.03), scale_l2=0.0, **options))
+    _, actual = fitted(make(Tempered, **options))
+    ft.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+def test_a_term_and_metrics(weights):
+    model = make(Spread)
+    logs, actual = fitted(model, sample_weight=weights)
+    _, plain = fitted(make(tfr.FlowModel), sample_weight=weights)
+    assert max(np.abs(a - b).max() for a, b in zip(actual, plain, strict=True)) > 1e-4
+    assert logs["number"] == [4] and len(logs["largest"]) == 1
+    results = model.evaluate(_ROWS, return_dict=True, verbose=0)
+    assert results["largest"] == pytest.approx(model.predict(_ROWS, verbose=0).max())
+    # Metrics begin anew in each epoch, and a second `compile` adds none.
+    model.compile("sgd")
+    assert [metric.name for metric in model.metrics] == ["loss", "largest"]
+
+
+@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+@pytest.mark.parametrize("default", [False, True])
+def test_a_step_of_the_users_own_from_public_methods(weights, default):
+    # With the default optimizer, its schedule and the norm of its gradients too.
+    optimizers = [None if default else keras.optimizers.SGD(0.01) for _ in range(2)]
+    results = []
+    for kind, optimizer in zip((tfr.FlowModel, OwnStep), optimizers, strict=True):
+        model = make(kind, optimizer)
+        if default:
+            model.compile()
+        results.append(fitted(model, sample_weight=weights)[1])
+    ft.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+def test_images_with_labels_and_noise():
+    images, labels = ft.grey_levels(8), np.arange(8) % 5
+    states = []
+    for kind in (tfr.FlowModel, OwnStep):
+        keras.utils.set_random_seed(0)
+        model = kind(ft.conditional_distribution("labels", "user", condition_dropout=0.3))
+        model.compile(keras.optimizers.SGD(1e-3))
+        states.append(fitted(model, images, y=labels)[1])
+    ft.assert_close(*states, rtol=1e-4, atol=1e-6)
+
+
+def test_saved_and_loaded(tmp_path):
+    keras.saving.register_keras_serializable(package="tests")(Spread)
+    model = make(Spread)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is Spread
+    ft.assert_close(fitted(loaded)[1], fitted(model)[1], rtol=1e-6, atol=1e-7)
+
+
+def test_what_stays_without_effect_is_refused():
+    with pytest.raises(TypeError, match=r"Own: expected no `call`, .* override `compute_loss`"):
+
+        class Own(tfr.FlowModel):
+            def call(self, x, training=False):
+                return x
+
+    model = make(tfr.FlowModel)
+    with pytest.raises(ValueError, match="override `compute_loss` and `compute_metrics`"):
+        model.compile("adam", metrics=["mae"])
+
+
+class Discriminative(tfr.FlowModel):
+    """Adds log p(y | x)."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        log_joint = tfr.class_log_joint(self.distribution, x)
+        log_posterior = tf.gather(tf.nn.log_softmax(log_joint), y, batch_dims=1)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return loss - tf.reduce_mean(log_posterior)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_discriminative_term(run_eagerly):
+    keras.utils.set_random_seed(0)
+    model = Discriminative(ft.vector_distribution(2, num_filters=4, num_classes=3, weights_seed=1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=run_eagerly)
+    rows, labels = tf.constant(_ROWS), tf.constant(np.arange(12) % 3)
+
+    def objective():
+        log_joint = tfr.class_log_joint(model.distribution, rows)
+        log_posterior = tf.gather(tf.nn.log_softmax(log_joint), labels, batch_dims=1)
+        log_prob = tfr.condition(model.distribution, labels).log_prob(rows)
+        return model.penalty() - tf.reduce_mean(log_posterior + log_prob)
+
+    with tf.GradientTape() as tape:
+        loss = objective()
+    before = ft.values(model.trainable_variables)
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    logs, after = fitted(model, _ROWS, y=labels.numpy(), batch_size=12)
+    assert logs["loss"] == pytest.approx([float(loss)], rel=1e-5)
+    expected = [b - 0.1 * g.numpy() for b, g in zip(before, gradients, strict=True)]
+    ft.assert_close(after, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_log_prob_of_data_warns_under_a_tape():
+    model = make(tfr.FlowModel)
+    with tf.GradientTape(), pytest.warns(UserWarning, match="`distribution.log_prob.x.` has grad"):
+        tfr.log_prob(model, _ROWS)
