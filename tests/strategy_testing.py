@@ -18,7 +18,12 @@ STEPS = 20
 
 
 def make_model(
-    strategy=None, optimizer=lambda: None, dequantize=True, global_statistics=True, **options
+    strategy=None,
+    optimizer=lambda: None,
+    dequantize=True,
+    global_statistics=True,
+    kind=tfr.FlowModel,
+    **options,
 ):
     """Returns a compiled model of random weights, with batch normalization everywhere."""
     with (strategy or tf.distribute.get_strategy()).scope():
@@ -28,7 +33,7 @@ def make_model(
         flow = ft.randomize(tfr.RealNVPImage(SHAPE, **options))
         base = ft.standard_normal(SHAPE, flow.dtype)
         distribution = tfp.distributions.TransformedDistribution(base, flow)
-        model = tfr.FlowModel(distribution, dequantize=dequantize)
+        model = kind(distribution, dequantize=dequantize)
         model.compile(optimizer(), global_statistics=global_statistics)
     return model
 

@@ -115,6 +115,40 @@ def double_precision(two):
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
 
+class _Spread(tfr.FlowModel):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        latents = self.distribution.bijector.inverse(tf.cast(x, tf.float32) + 0.5)
+        return loss + 1000 + tf.reduce_mean(latents**2)
+
+
+class _OwnStep(tfr.FlowModel):
+    def train_step(self, data):
+        batch = self.unpack_batch(data)
+        with tf.GradientTape() as tape:
+            log_prob = self.training_log_prob(batch)
+            number = self.distribute_strategy.num_replicas_in_sync
+            loss = (self.penalty() - tf.reduce_mean(log_prob)) / number
+        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss * number}
+
+
+def hooks_of_a_subclass(two):
+    images = ft.grey_levels(16)
+    options = {"optimizer": lambda: keras.optimizers.SGD(1e-3), "dequantize": False}
+    for kind in (_Spread, _OwnStep):
+        models = [_fit(strategy, images, kind=kind, **options) for strategy in (_ONE, two)]
+        _assert_same(*models)
+    models = [st.make_model(strategy, kind=_Spread, **options) for strategy in (_ONE, two)]
+    logs = [model.fit(images, batch_size=8, shuffle=False, verbose=0).history for model in models]
+    np.testing.assert_allclose(logs[1]["loss"], logs[0]["loss"], rtol=1e-4)
+    assert logs[0]["loss"][0] > 1000
+    # The devices make the moving statistics of the whole batch, so that evaluations agree too.
+    losses = [model.evaluate(images, batch_size=8, verbose=0) for model in models]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
 def first_batch_of_act_norm(two):
     options = {"normalization": "actnorm", "optimizer": lambda: keras.optimizers.SGD(0.0)}
     options["network_fn"] = ft.convolution
@@ -176,6 +210,7 @@ if __name__ == "__main__":
         conditions_and_recomputed_activations,
         weights_of_events,
         double_precision,
+        hooks_of_a_subclass,
         first_batch_of_act_norm,
         a_nan_on_one_replica,
         statistics_of_each_replica,
