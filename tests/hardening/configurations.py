@@ -212,7 +212,7 @@ def new_distribution(c, shape=None):
         base = tfr.ConditionalBase(normal_of_condition, [tf.Variable(means)], **options)
     elif c.base.startswith("classes"):
         logits = tf.constant(rng.normal(size=[NUM_CLASSES]), dtype)
-        logits = tf.Variable(logits) if c.base == "classes_prior" else logits
+        logits = tf.Variable(logits, trainable=c.base == "classes_prior")
         components = tfd.Normal(tf.Variable(means), tf.ones([], dtype))
         components = tfd.Independent(components, len(shape))
         base = tfr.ClassMixture(tfd.Categorical(logits=logits), components)
@@ -256,7 +256,8 @@ def new_model(c, shape=None, optimizer=None, distribution=None):
             ft.randomize(options["dequantizer"].bijector, 1)
         model = tfr.FlowModel(distribution, **options)
         if c.frozen == "network":
-            model.networks[0].trainable = False
+            for network in model.networks[::2]:
+                network.trainable = False
         # The gradient of a bias before a batch normalization is rounding alone, of which Adam
         # with its usual epsilon makes whole steps.
         if optimizer is None and c.optimizer != "default":
