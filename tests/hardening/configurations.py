@@ -100,6 +100,11 @@ def a_base_cannot_miss_its_condition(base, dropout):
     return base != "of_condition" or not dropout
 
 
+def keras_accumulates_on_one_device(optimizer, replicas):
+    """Keras' `gradient_accumulation_steps` fails under a `MirroredStrategy`, with any model."""
+    return optimizer != "accumulation" or replicas == 1
+
+
 CONSTRAINTS = [
     vectors_have_no_pixels,
     only_vectors_lie_far,
@@ -110,6 +115,7 @@ CONSTRAINTS = [
     a_base_needs_its_condition,
     dropout_needs_a_condition,
     a_base_cannot_miss_its_condition,
+    keras_accumulates_on_one_device,
 ]
 
 
@@ -311,19 +317,26 @@ def labels_may_be_missing(c):
     return c.base.startswith("classes") or (c.condition == "labels" and c.dropout > 0)
 
 
+def dataset_of(data, batch_size=BATCH_SIZE):
+    """Returns a dataset of tuples. They are as short as possible, since a strategy takes no `None`."""
+    x, y, weights = data
+    parts = {"x": x, "y": y, "weights": weights}
+    dataset = tf.data.Dataset.from_tensor_slices({k: v for k, v in parts.items() if v is not None})
+    names = [*parts][: 3 if weights is not None else 2 if y is not None else 1]
+    return dataset.map(lambda row: tuple(map(row.get, names))).batch(batch_size)
+
+
 def fit(model, c, data, batch_size=BATCH_SIZE, **options):
     """Trains for an epoch with data in the form of the configuration."""
-    x, y, weights = data
+    (x, y, weights), size = data, {"batch_size": batch_size}
     if c.form != "arrays":
-        values = {"image": x, "label": y, "sample_weight": weights}
-        x = {name: value for name, value in values.items() if value is not None}
+        data = {"image": x, "label": y, "sample_weight": weights}
+        x = {name: value for name, value in data.items() if value is not None}
+        if c.form == "dataset" and (y is not None or weights is None):
+            x, size = dataset_of((*data.values(),), batch_size), {}
         y = weights = None
-    if c.form == "dataset":
-        x = tf.data.Dataset.from_tensor_slices(x)
-        x = x.map(lambda row: (row["image"], row.get("label"), row.get("sample_weight")))
-        x, batch_size = x.batch(batch_size), None
-    options = {"epochs": 1, "shuffle": False, "verbose": 0, **options}
-    return model.fit(x, y, sample_weight=weights, batch_size=batch_size, **options)
+    options = {"epochs": 1, "shuffle": False, "verbose": 0, **size, **options}
+    return model.fit(x, y, sample_weight=weights, **options)
 
 
 def scored(data):

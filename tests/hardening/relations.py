@@ -211,28 +211,33 @@ def more_rows_of_a_class_make_it_more_probable(c):
     y = np.arange(len(x)) % cf.NUM_CLASSES
     shares = []
     for factor in (1, 10):
-        model = cf.new_model(c, optimizer=keras.optimizers.SGD(1e-2, global_clipnorm=10.0))
+        model = cf.new_model(c, optimizer=keras.optimizers.SGD(0.1))
+        for layer in model.layers_of_bijectors:
+            layer.trainable = False
         cf.fit(model, c, (x, y, np.where(y == 0, factor, 1)))
         base = model.distribution.distribution
         shares.append(base.mixture_distribution.probs_parameter()[0].numpy())
-    assert shares[1] > shares[0] + 1e-5, shares
+    assert shares[1] > shares[0] + 1e-3, shares
 
 
-@relation(lambda c: c.optimizer != "default", quick=2)
+@relation(lambda c: c.steps_per_execution == 1 and not c.run_eagerly, quick=3)
 def a_call_that_fails_changes_nothing(c):
     model, (x, y, weights) = cf.new_model(c), cf.data_of(c)
-    model.build_optimizer()
     x = x.astype(c.dtype)
-    x[1] = np.nan
-    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
-    rate = float(model.optimizer.learning_rate.numpy())
-    # Keras checks arrays before anything begins.
-    with pytest.raises((tfr.NonFiniteLossError, ValueError)):
-        budget = tfr.LearningRateBudget(0.1, steps=3)
-        cf.fit(model, c._replace(form="dataset"), (x, y, weights), callbacks=[budget])
-    assert float(model.optimizer.learning_rate.numpy()) == rate
-    after = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
-    ft.assert_equal(after, before)
+    x[cf.BATCH_SIZE + 1] = np.nan  # within the second batch
+    rate, states = float(model.optimizer.learning_rate.numpy()), []
+
+    def state():
+        return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: states.append(state()))
+    for stops in (tf.identity, functools.partial(tf.debugging.check_numerics, message="")):
+        dataset = cf.dataset_of((x, y, weights)).map(lambda x, *others: (stops(x), *others))
+        callbacks = [tfr.LearningRateBudget(0.1, steps=9), note]
+        with pytest.raises((tfr.NonFiniteLossError, tf.errors.InvalidArgumentError)):
+            model.fit(dataset, verbose=0, callbacks=callbacks)
+        assert float(model.optimizer.learning_rate.numpy()) == rate
+        ft.assert_equal(state(), states[-1])
 
 
 # Saving.
