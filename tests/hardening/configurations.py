@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import math
 
 import flow_testing as ft
 import keras
@@ -15,11 +14,12 @@ import tfp_realnvp as tfr
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-# The first value of a feature is the plain one.
+CLASSES, BATCH_SIZE, SHIFT, SCALE = 5, 4, 8192, 2
+_MIXTURES = "classes", "classes_prior", "clusters", "clusters_of_classes"
+_KINDS = "affine", "additive", "sigmoid_affine", "rational_quadratic_spline", "logistic_mixture"
 FEATURES = {
     "constructor": ("vector", "image", "compact", "multi_scale", "patch_flow"),
-    "base": ("normal", "trainable", "of_condition", "classes", "classes_prior")
-    + ("clusters", "clusters_of_classes"),
+    "base": ("normal", "trainable", "of_condition", *_MIXTURES),
     "condition": ("none", "labels", "vectors", "images"),
     "dropout": (0.0, 0.3),
     "noise": ("none", "uniform", "variational"),
@@ -27,8 +27,7 @@ FEATURES = {
     "mixing": (None, "lu", "permutation"),
     "split_prior": (False, True),
     "data": ("near", "far"),
-    "transformer": ("affine", "additive", "sigmoid_affine", "rational_quadratic_spline")
-    + ("logistic_mixture",),
+    "transformer": _KINDS,
     "dtype": ("float32", "float64"),
     "network_dtype": (None, "mixed_bfloat16"),
     "recompute": (False, True),
@@ -39,90 +38,52 @@ FEATURES = {
     "replicas": (1, 2),
     "form": ("arrays", "dataset", "dictionary"),
     "remainder": (0, 2),
-    "frozen": ("nothing", "network"),
+    "frozen": ("nothing", "networks"),
 }
 Configuration = collections.namedtuple("Configuration", FEATURES)
-NUM_CLASSES, BATCH_SIZE, SHIFT, SCALE = 5, 4, 8192, 2
 
-
-# Constraints: which values may meet.
-
-
-def vectors_have_no_pixels(constructor, noise, split_prior, condition):
-    """Noise, split priors and conditions that are images belong to images."""
-    are_of_images = noise != "none" or split_prior or condition == "images"
-    return constructor != "vector" or not are_of_images
-
-
-def only_vectors_lie_far(constructor, data):
-    """Gray levels lie between 0 and 256."""
-    return constructor == "vector" or data == "near"
-
-
-def compact_is_complete(constructor, normalization, mixing, split_prior):
-    """`compact` chooses these parts itself."""
-    return constructor != "compact" or (normalization, mixing, split_prior) == (
-        "actnorm",
-        "lu",
-        True,
-    )
-
-
-def patches_have_one_scale(constructor, split_prior):
-    """Nothing is factored out of a flow of patches."""
-    return constructor != "patch_flow" or not split_prior
-
-
-def options_of_real_nvp_image(constructor, normalization, mixing):
-    """`RealNVPImage` has an option for neither; `coupling_layer` and `multi_scale` do."""
-    return constructor not in ("image", "vector") or (
-        normalization != "batch_statistics" and (constructor == "vector" or mixing != "permutation")
-    )
-
-
-def mixtures_choose_the_condition(base, condition):
-    """The condition of a mixture's flow is none, or its clusters."""
-    return condition == "none" or not base.startswith("cl")
-
-
-def a_base_needs_its_condition(base, condition):
-    """A `ConditionalBase` gets the condition of the flow."""
-    return base != "of_condition" or condition != "none"
-
-
-def dropout_needs_a_condition(base, condition, dropout):
-    """Nothing can be left out. The labels of a `ClassMixture` may always be missing."""
-    return not dropout or condition != "none" or base.startswith("clusters")
-
-
-def a_base_cannot_miss_its_condition(base, dropout):
-    """A `ConditionalBase` is a function of a condition."""
-    return base != "of_condition" or not dropout
-
-
-def keras_accumulates_on_one_device(optimizer, replicas):
-    """Keras' `gradient_accumulation_steps` fails under a `MirroredStrategy`, with any model."""
-    return optimizer != "accumulation" or replicas == 1
-
-
-CONSTRAINTS = [
-    vectors_have_no_pixels,
-    only_vectors_lie_far,
-    compact_is_complete,
-    patches_have_one_scale,
-    options_of_real_nvp_image,
-    mixtures_choose_the_condition,
-    a_base_needs_its_condition,
-    dropout_needs_a_condition,
-    a_base_cannot_miss_its_condition,
-    keras_accumulates_on_one_device,
-]
+# Which values may meet, and why others may not.
+CONSTRAINTS = {
+    "Vectors have no pixels.": lambda constructor, noise: (
+        constructor != "vector" or noise == "none"
+    ),
+    "Images as conditions are of images.": lambda constructor, condition: (
+        constructor != "vector" or condition != "images"
+    ),
+    "Gray levels do not lie far out.": lambda constructor, data: (
+        constructor == "vector" or data == "near"
+    ),
+    "Vectors and patches have one scale.": lambda constructor, split_prior: (
+        constructor not in ("vector", "patch_flow") or not split_prior
+    ),
+    "`compact` chooses its parts.": lambda constructor, normalization, mixing, split_prior: (
+        constructor != "compact" or (normalization, mixing, split_prior) == ("actnorm", "lu", True)
+    ),
+    "`RealNVPImage` has no option for permutations.": lambda constructor, mixing: (
+        constructor != "image" or mixing != "permutation"
+    ),
+    "Only `coupling_layer` leaves room for other statistics.": lambda constructor, normalization: (
+        constructor not in ("image", "vector") or normalization != "batch_statistics"
+    ),
+    "The condition of a mixture's flow is none, or its clusters.": lambda base, condition: (
+        condition == "none" or base not in _MIXTURES
+    ),
+    "A `ConditionalBase` needs a condition.": lambda base, condition, dropout: (
+        base != "of_condition" or (condition != "none" and not dropout)
+    ),
+    "Without a condition, nothing can be left out.": lambda base, condition, dropout: (
+        not dropout or condition != "none" or base in ("clusters", "clusters_of_classes")
+    ),
+    "Under a strategy, Keras cannot accumulate gradients.": lambda optimizer, replicas: (
+        optimizer != "accumulation" or replicas == 1
+    ),
+}
 
 
 @functools.cache
 def configurations():
     """Returns a covering array of the features."""
-    return [Configuration(**row) for row in covering_array(FEATURES, CONSTRAINTS)]
+    return [Configuration(**row) for row in covering_array(FEATURES, CONSTRAINTS.values())]
 
 
 # Models.
@@ -133,61 +94,57 @@ def event_shape(c):
 
 
 def num_clusters(c):
-    return NUM_CLASSES * (2 if c.base == "clusters_of_classes" else 1)
+    return CLASSES * (2 if c.base == "clusters_of_classes" else 1)
 
 
 def _options_of_condition(c):
-    if c.base.startswith("clusters"):
-        options = {"num_classes": num_clusters(c)}
-    else:
-        shapes = {"vectors": (3,), "images": (4, 4, 2)}
-        options = {"conditional_event_shape": shapes.get(c.condition)}
-        options = {"num_classes": NUM_CLASSES} if c.condition == "labels" else options
-        options = {} if c.condition == "none" else options
-    embedding = {} if not options or c.condition == "images" else {"embedding_size": 6}
-    return options | embedding | ({"condition_dropout": c.dropout} if c.dropout else {})
+    shapes = {"vectors": (3,), "images": (4, 4, 2)}
+    options = {"condition_dropout": c.dropout} if c.dropout else {}
+    if c.condition in shapes:
+        options["conditional_event_shape"] = shapes[c.condition]
+    elif c.condition == "labels" or c.base.startswith("clusters"):
+        options["num_classes"] = CLASSES if c.condition == "labels" else num_clusters(c)
+    return options
 
 
-def _layer(c, network_fn):
-    """Returns a function that makes layers with the features of a configuration."""
-    has_batch_statistics = c.normalization == "batch_statistics"
-    normalization = None if has_batch_statistics else c.normalization
+def _layer(c, network_class, **sizes):
+    """Returns a function that makes layers, also with batch statistics in training."""
+    of_batch = c.normalization == "batch_statistics"
     kinds = {"transformer": c.transformer, "mixing": c.mixing, "network_dtype": c.network_dtype}
-    made = tfr.coupling_layer(network_fn, 4, normalization=normalization, **kinds)
+    kinds["normalization"] = None if of_batch else c.normalization
+    made = tfr.coupling_layer(tfr.network_of(network_class, **sizes), 4, **kinds)
 
     def layer(mask, shape, name, *, dtype, **options):
-        bijectors = made(mask, shape, name, dtype=dtype, **options)
-        if has_batch_statistics:
-            of_norm = {"num_channels": shape[-1], "event_ndims": len(shape), "dtype": dtype}
-            bijectors.append(tfr.BatchNormalization(statistics="batch", **of_norm))
-        return bijectors
+        of_norm = {"num_channels": shape[-1], "event_ndims": len(shape), "dtype": dtype}
+        norm = [tfr.BatchNormalization(statistics="batch", **of_norm)] if of_batch else []
+        return [*made(mask, shape, name, dtype=dtype, **options), *norm]
 
     return layer
 
 
-def new_bijector(c, shape=None):
-    shape = shape or event_shape(c)
+def new_bijector(c, shape):
     options = {"dtype": c.dtype, "recompute": c.recompute, **_options_of_condition(c)}
-    kinds = {"transformer": c.transformer, "network_dtype": c.network_dtype}
+    kinds = {"transformer": c.transformer, "network_dtype": c.network_dtype, "num_filters": 4}
+    sizes = {"num_couplings": 1, "num_scales": 2}
     if c.constructor == "vector":
-        moments = np.full([2, *shape], [[SHIFT], [SCALE]] if c.data == "far" else [[0], [1]])
-        standardization = tfr.Standardization(*moments.astype(float), dtype=c.dtype)
-        kinds |= {"mixing": c.mixing, "normalization": c.normalization}
-        sizes = {"num_couplings": 4, "num_filters": 4, "standardization": standardization}
-        return tfr.RealNVPVector(*shape, **sizes, **kinds, **options)
+        shift, scale = (SHIFT, SCALE) if c.data == "far" else (0, 1)
+        moments = [float(shift)] * shape[0], [float(scale)] * shape[0]
+        kinds["standardization"] = tfr.Standardization(*moments, dtype=c.dtype)
+        kinds |= {"mixing": c.mixing, "normalization": c.normalization, "num_couplings": 4}
+        return tfr.RealNVPVector(*shape, **kinds, **options)
     if c.constructor == "compact":
-        sizes = {"num_scales": 2, "num_couplings": 1, "num_filters": 4}
         return tfr.RealNVPImage.compact(shape, **sizes, **kinds, **options)
     if c.constructor == "image":
-        sizes = {"num_scales": 2, "num_couplings": 1, "num_filters": 4, "num_blocks": 0}
         kinds |= {"normalization": c.normalization, "invertible_conv": c.mixing == "lu"}
-        return tfr.RealNVPImage(shape, split_prior=c.split_prior, **sizes, **kinds, **options)
+        kinds |= {"split_prior": c.split_prior, "num_blocks": 0}
+        return tfr.RealNVPImage(shape, **sizes, **kinds, **options)
     options["pixels"] = tfr.PixelLogit(dtype=c.dtype)
     if c.constructor == "multi_scale":
-        layer = _layer(c, tfr.network_of(tfr.ShallowConv))
         prior = tfr.coupling_layer(tfr.network_of(tfr.ShallowConv), 4) if c.split_prior else None
-        return tfr.multi_scale(shape, 2, layer, num_couplings=1, prior=prior, **options)
-    layer = _layer(c, tfr.network_of(tfr.VisionTransformer, num_blocks=1, num_heads=2))
+        return tfr.multi_scale(
+            shape, layer=_layer(c, tfr.ShallowConv), prior=prior, **sizes, **options
+        )
+    layer = _layer(c, tfr.VisionTransformer, num_blocks=1, num_heads=2)
     masks = [tfr.ChannelMask(i % 2) for i in range(6)]
     return tfr.patch_flow(shape, 2, masks, layer, **options)
 
@@ -206,10 +163,12 @@ def normal_of_condition(condition, means):
 
 
 def new_distribution(c, shape=None):
+    """Returns a distribution with random weights; the same for the same configuration."""
+    keras.utils.set_random_seed(0)
     shape, dtype = shape or event_shape(c), tf.as_dtype(c.dtype)
     rng = np.random.default_rng(3)
     bijector = ft.randomize(new_bijector(c, shape))
-    means = tf.constant(rng.normal(size=[NUM_CLASSES, *shape]), dtype)
+    means = tf.constant(rng.normal(size=[CLASSES, *shape]), dtype)
     if c.base == "trainable":
         scale = tfp.util.TransformedVariable(tf.exp(0.2 * means[1]), tfb.Softplus())
         base = tfd.Independent(tfd.Normal(tf.Variable(means[0]), scale), len(shape))
@@ -217,7 +176,7 @@ def new_distribution(c, shape=None):
         options = {"event_shape": shape, "dtype": dtype}
         base = tfr.ConditionalBase(normal_of_condition, [tf.Variable(means)], **options)
     elif c.base.startswith("classes"):
-        logits = tf.constant(rng.normal(size=[NUM_CLASSES]), dtype)
+        logits = tf.constant(rng.normal(size=[CLASSES]), dtype)
         logits = tf.Variable(logits, trainable=c.base == "classes_prior")
         components = tfd.Normal(tf.Variable(means), tf.ones([], dtype))
         components = tfd.Independent(components, len(shape))
@@ -227,7 +186,7 @@ def new_distribution(c, shape=None):
     flow = tfd.TransformedDistribution(base, bijector)
     if not c.base.startswith("clusters"):
         return flow
-    number, classes = num_clusters(c), None if c.base == "clusters" else NUM_CLASSES
+    number, classes = num_clusters(c), None if c.base == "clusters" else CLASSES
     clusters = tfr.Clusters(shape, number, classes)
     centers = _events(c, number, shape, seed=4)
     clusters.centers.assign(centers)
@@ -246,32 +205,27 @@ def scope(c):
     return _strategy(c.replicas).scope()
 
 
-def new_model(c, shape=None, optimizer=None, distribution=None):
-    """Returns a compiled model; the same weights for the same configuration."""
+def new_model(c, optimizer=None):
+    """Returns a compiled model with random weights; the same for the same configuration."""
     kinds = {"adam": {}, "averages": {"use_ema": True, "ema_momentum": 0.5}}
     kinds["accumulation"] = {"gradient_accumulation_steps": 2}
-    keras.utils.set_random_seed(0)
     with scope(c):
-        distribution = distribution or new_distribution(c, shape)
-        options = {"dequantize": c.noise != "none"}
+        distribution, options = new_distribution(c), {"dequantize": c.noise != "none"}
         if c.noise == "variational":
             sizes = {"num_filters": 4, "num_couplings": 1, "network_dtype": c.network_dtype}
-            options["dequantizer"] = tfr.VariationalDequantization(
-                event_shape(c), dtype=c.dtype, **sizes
-            )
-            ft.randomize(options["dequantizer"].bijector, 1)
+            noise = tfr.VariationalDequantization(event_shape(c), dtype=c.dtype, **sizes)
+            ft.randomize(noise.bijector, 1)
+            options["dequantizer"] = noise
         model = tfr.FlowModel(distribution, **options)
-        if c.frozen == "network":
-            for network in model.networks[::2]:
-                network.trainable = False
-        # The gradient of a bias before a batch normalization is rounding alone, of which Adam
-        # with its usual epsilon makes whole steps.
+        for network in model.networks[::2] if c.frozen == "networks" else ():
+            network.trainable = False
         if optimizer is None and c.optimizer != "default":
-            optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-2, **kinds[c.optimizer])
+            optimizer = keras.optimizers.Adam(1e-3, **kinds[c.optimizer])
         execution = {"run_eagerly": c.run_eagerly, "steps_per_execution": c.steps_per_execution}
         model.compile(optimizer, jit_compile=False, **execution)
-        if optimizer is None:
-            model.optimizer.epsilon = 1e-2
+        # The gradient of a bias before a batch normalization is rounding alone, of which Adam
+        # with its usual epsilon makes whole steps.
+        model.optimizer.epsilon = 1e-2
     return model
 
 
@@ -281,32 +235,25 @@ def new_model(c, shape=None, optimizer=None, distribution=None):
 def _events(c, number, shape, seed):
     rng = np.random.default_rng(seed)
     if len(shape) == 3:
-        levels = rng.integers(0, 256, [number, *shape])
-        return levels + 0.5 if c.noise == "none" else levels.astype(np.uint8)
+        levels = rng.integers(0, 256, [number, *shape], dtype=np.uint8)
+        return (levels + 0.5).astype(c.dtype) if c.noise == "none" else levels
     # Exact in float32, also far from zero.
     x = np.round(rng.normal(size=[number, *shape]) * 64) / 64
-    return x * SCALE + SHIFT if c.data == "far" else x
+    return (x * SCALE + SHIFT if c.data == "far" else x).astype(c.dtype)
 
 
-def data_of(c, number=None, seed=0):
+def data_of(c):
     """Returns events, conditions and weights; `None` for what there is not."""
-    number = number or 3 * BATCH_SIZE + c.remainder
-    rng = np.random.default_rng(seed + 1)
-    x, y, weights = _events(c, number, event_shape(c), seed), None, None
+    number, rng = 3 * BATCH_SIZE + c.remainder, np.random.default_rng(1)
+    y, weights = None, rng.uniform(1, 9, number)
     if has_labels(c):
-        y = rng.integers(0, NUM_CLASSES, number)
-        if labels_may_be_missing(c):
-            y[1::4] = -1
-    elif c.condition == "vectors":
-        y = rng.normal(size=[number, 3])
-    elif c.condition == "images":
-        y = rng.normal(size=[number, 4, 4, 2])
-    if c.weights == "ones":
-        weights = np.ones(number)
-    elif c.weights is not None:
-        weights = rng.uniform(1, 9, number) * (1e-2 if c.weights == "fractions" else 1)
-        weights[[0, 6]] = 0 if c.weights == "zeros" else weights[[0, 6]]
-    return x.astype(x.dtype if x.dtype == np.uint8 else c.dtype), y, weights
+        y = rng.integers(0, CLASSES, number)
+        y[1::4] = -1 if labels_may_be_missing(c) else y[1::4]
+    elif c.condition != "none":
+        y = rng.normal(size=[number, 3] if c.condition == "vectors" else [number, 4, 4, 2])
+    weights[[0, 6]] = 0
+    kinds = {None: None, "ones": np.ones(number), "fractions": 0.01 + 0.01 * weights}
+    return _events(c, number, event_shape(c), 0), y, {"zeros": weights, **kinds}[c.weights]
 
 
 def has_labels(c):
@@ -317,12 +264,12 @@ def labels_may_be_missing(c):
     return c.base.startswith("classes") or (c.condition == "labels" and c.dropout > 0)
 
 
-def dataset_of(data, batch_size=BATCH_SIZE):
-    """Returns a dataset of tuples. They are as short as possible, since a strategy takes no `None`."""
-    x, y, weights = data
-    parts = {"x": x, "y": y, "weights": weights}
+def dataset_of(data, batch_size=BATCH_SIZE, check=tf.identity):
+    """Returns a dataset of tuples, without `None` at the end: a strategy takes none."""
+    parts = dict(zip("xyw", data, strict=True))
     dataset = tf.data.Dataset.from_tensor_slices({k: v for k, v in parts.items() if v is not None})
-    names = [*parts][: 3 if weights is not None else 2 if y is not None else 1]
+    names = "xyw" if data[2] is not None else "xy" if data[1] is not None else "x"
+    dataset = dataset.map(lambda row: {**row, "x": check(row["x"])})
     return dataset.map(lambda row: tuple(map(row.get, names))).batch(batch_size)
 
 
@@ -337,14 +284,3 @@ def fit(model, c, data, batch_size=BATCH_SIZE, **options):
         y = weights = None
     options = {"epochs": 1, "shuffle": False, "verbose": 0, **size, **options}
     return model.fit(x, y, sample_weight=weights, **options)
-
-
-def scored(data):
-    """Returns the data of `predict`."""
-    x, y, _ = data
-    return x if y is None else (x, y)
-
-
-def log_size(c):
-    """Returns log |det| of the map from near to far data."""
-    return math.prod(event_shape(c)) * math.log(SCALE)
