@@ -1,0 +1,70 @@
+"""Where features meet: relations between results, for configurations with each pair of features."""
+
+import concurrent.futures
+import functools
+import itertools
+import multiprocessing
+
+import pytest
+import tensorflow as tf
+from hardening import configurations as cf
+from hardening.covering_array import covering_array
+from hardening.effort import share
+from hardening.relations import RELATIONS, check
+
+
+def test_each_pair_of_values_that_may_meet_meets():
+    features = {"a": (0, 1, 2), "b": (0, 1), "c": (0, 1, 2), "d": (0, 1, 2, 3)}
+    rules = [lambda a, b: a <= b, lambda b, c, d: b + c + d != 1]
+    table = itertools.product(*features.values())
+    everything = [dict(zip(features, row, strict=True)) for row in table]
+    names = [("a", "b"), ("b", "c", "d")]
+    allowed = [
+        row
+        for row in everything
+        if all(rule(*map(row.get, n)) for rule, n in zip(rules, names, strict=True))
+    ]
+    rows = covering_array(features, rules)
+
+    def pairs(rows):
+        return {pair for row in rows for pair in itertools.combinations(row.items(), 2)}
+
+    assert all(row in allowed for row in rows)
+    assert pairs(rows) == pairs(allowed)
+    assert len(rows) < len(allowed) / 2 < len(everything) / 2
+
+
+def cases():
+    """Returns relations and configurations: a few for each relation, or all."""
+    for name, (_, applies, likes, number, _) in RELATIONS.items():
+        likes = {*likes.items()}
+
+        def distance(case, likes=likes):
+            return len(likes - {*case[1]._asdict().items()})
+
+        chosen = [(i, c) for i, c in enumerate(cf.configurations()) if applies(c)]
+        assert chosen, name
+        for i, c in sorted(chosen, key=distance)[: share(number, None)]:
+            yield pytest.param(name, c, id=f"{name}-{i}")
+
+
+@functools.cache
+def _two_devices():
+    """Returns a process with two logical devices: a process makes its devices once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tfp_realnvp.tables"])
+    return concurrent.futures.ProcessPoolExecutor(1, context, _make_two_devices)
+
+
+def _make_two_devices():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.mark.parametrize(("name", "configuration"), cases())
+def test_relation(name, configuration):
+    print(configuration)  # pytest shows it if the test fails
+    if configuration.replicas == 2:
+        _two_devices().submit(check, name, configuration).result()
+    else:
+        check(name, configuration)
