@@ -14,7 +14,6 @@ import tensorflow as tf
 from hardening import configurations as cf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.distributions.routing import route
 from tfp_realnvp.saving import saved_model
 
 RELATIONS = {}
@@ -90,11 +89,6 @@ def trained(c, data=None, change=lambda model: None, **options):
     return results(model, data)
 
 
-def _options(distribution, y, **options):
-    condition = {} if y is None else {"conditional_input": tf.constant(y)}
-    return route(distribution, **condition, **options)
-
-
 def _given_first(distribution, c):
     y = cf.data_of(c)[1]
     return distribution if y is None else tfr.condition(distribution, y[0])
@@ -147,9 +141,8 @@ def eager_is_graph_is_xla(c):
     before, states = ft.values(distribution.variables), []
 
     def step(x):
-        options = _options(distribution, y, training=True)
-        with tf.GradientTape() as tape:
-            log_prob = distribution.log_prob(x, **options)
+        with tf.GradientTape() as tape, tfr.call_options(training=True, conditional_input=y):
+            log_prob = distribution.log_prob(x)
         return log_prob, tape.gradient(log_prob, distribution.trainable_variables)
 
     for mode in ft.MODES.values():
@@ -296,7 +289,8 @@ def an_export_is_the_local_model(c):
             tfr.export_saved_model(distribution, f"{folder}/1")
             served = tf.saved_model.load(f"{folder}/1")
     condition = {} if y is None else {"conditional_input": tf.constant(y)}
-    expected = distribution.log_prob(x, **_options(distribution, y))
+    with tfr.call_options(conditional_input=y):
+        expected = distribution.log_prob(x)
     assert_close(served.log_prob(x, **condition), {"log_prob": expected}, c)
 
 
@@ -305,7 +299,8 @@ def a_copy_follows_its_original(c):
     model, (x, y, weights) = cf.new_model(c), cf.data_of(c)
     flows = model.distribution.copy(), model.distribution
     cf.fit(model, c, (x, y, weights))
-    ft.assert_equal(*(f.log_prob(tf.cast(x, c.dtype), **_options(f, y)) for f in flows))
+    with tfr.call_options(conditional_input=y):
+        ft.assert_equal(*(flow.log_prob(tf.cast(x, c.dtype)) for flow in flows))
 
 
 # Densities.
