@@ -312,7 +312,7 @@ class Columns(NamedTuple):
         per_unit = 1 / np.where(is_rounded, self.widths, 1.0)  # exact, unlike 0.1
         low, high = self.ends() * per_unit
         steps = np.rint(rows * per_unit).clip(np.ceil(low - 1e-6), np.floor(high + 1e-6))
-        return np.where(is_rounded, steps / per_unit, rows)
+        return np.where(is_rounded, steps / per_unit + 0.0, rows)  # -0.0 becomes 0.0
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
