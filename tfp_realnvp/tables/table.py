@@ -300,11 +300,9 @@ class Columns(NamedTuple):
 
     def ends(self) -> np.ndarray:
         """Returns the bounds of the columns in their original units, [2, D]."""
-        ends = np.array([[-np.inf], [np.inf]]) * np.ones(len(self.center))
-        for i, domain in self.domains.items():
-            if isinstance(domain, Interval):
-                ends[:, i] = domain.low, domain.high
-        return ends
+        domains = [self.domains.get(i) for i in range(len(self.center))]
+        ends = [(getattr(d, "low", -np.inf), getattr(d, "high", np.inf)) for d in domains]
+        return np.transpose(ends)
 
     def on_grid(self, rows: np.ndarray) -> np.ndarray:
         """Rounds coarsely rounded columns of rows in original units to numbers within bounds."""
