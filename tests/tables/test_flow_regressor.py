@@ -363,7 +363,7 @@ def test_quantiles_far_out(share):
         for m, scale in ((1.0, 2.0), (-3.0, -0.5))
     ]
     shares = np.array([1 - share, share])
-    regressor._stack = table_stack.TableStack(starts, shares, 0.0, None)
+    regressor._stack = table_stack.TableStack(starts, shares, (0.0, -np.inf, np.inf), None)
     low = 10.0 ** np.array([-1.0, -4, -6, -7, -9, -12])
     levels = np.concatenate([low, [0.5], 1 - low])
     quantiles = regressor.predict_quantiles(x[:2], levels)

@@ -94,7 +94,7 @@ def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
     if has_mixture:
         other = mixture._replace(means=mixture.means + 0.3, covariances=1.5 * mixture.covariances)
         parts, shares = [*parts, other.given(np.zeros(3, bool))], [*shares, 1e-9]
-    stack = TableStack(parts, np.array(shares), 0.0, None)
+    stack = TableStack(parts, np.array(shares), (0.0, -np.inf, np.inf), None)
     for is_missing in ([False, True, False], [True, True, False], [True, True, True]):
         is_missing, holes = np.array(is_missing), rows[:5].copy()
         holes[:, is_missing] = np.nan
@@ -112,7 +112,7 @@ def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
         error = 4 * expected.std(axis=0) / np.sqrt(units[-1].size[0])
         assert (abs(drawn.mean(axis=0) - expected.mean(axis=0)) < error).all()
     # Normal mixtures are exact.
-    stack = TableStack([start, density], np.array([1e-9, 1.0]), 0.0, None)
+    stack = TableStack([start, density], np.array([1e-9, 1.0]), (0.0, -np.inf, np.inf), None)
     units = given(stack, holes, is_missing, 128)
     np.testing.assert_allclose(units[0].log_mass, 0, atol=1e-9)
 

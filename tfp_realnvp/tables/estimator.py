@@ -77,15 +77,15 @@ class TableEstimator(Options, EstimatorWithGaps):
             for fit in fits:
                 fit.add_flows()
             results = [fit.result() for fit in fits]
-        except KeyboardInterrupt:
-            # An interrupted flow has a history, but the mixture may not need the flow.
-            number = sum(len(fit.history) - (fit.num_partial_steps > 0) for fit in fits)
-            most, steps = sum(fit.max_flows for fit in fits), sum(f.num_partial_steps for f in fits)
-            partial = f" and {steps:,} steps of the next one, with its best weights so far"
+        except KeyboardInterrupt as interrupt:
+            steps = [
+                f" and {n:,} steps of the next one, with its best weights" for n in interrupt.args
+            ]
+            number = sum(len(fit.history) for fit in fits) - len(steps)
             warnings.warn(
-                f"{self._name}: the fit was interrupted after {number} of {most} flows"
-                f"{partial if steps else ''}. It keeps these and all other densities, with the "
-                "mixture weights that are best for them.",
+                f"{self._name}: the fit was interrupted after {number} of "
+                f"{sum(fit.max_flows for fit in fits)} flows{''.join(steps)}. It keeps these and "
+                "all other densities, with the mixture weights that are best for them.",
                 ConvergenceWarning,
                 stacklevel=_STACK_LEVEL,
             )

@@ -121,7 +121,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         dtype = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
         kind = getattr(dtype, "kind", "f")
         expected = f"{self._name}: expected numbers as y; for labels call FlowDensity().fit(X, y)"
-        validation.require(kind != "b", f"{expected}, for numbers fit(X, y.astype(int))", dtype)
+        expected += ", for bools as numbers fit(X, y.astype(int))" * (kind == "b")
         validation.require(kind in "iufcO", expected, dtype)
         if kind == "O":
             values = pd.Series(np.ravel(np.asarray(y, object)))
@@ -194,12 +194,10 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of p(y | x) of each row, [N], or [N, D] for several y."""
         conditions = self._conditions(X)
+        y = self._columns.in_units(self._stack.mean_of_events(conditions))
         if self._columns.domains:
-            points = self._points(conditions, _NUM_POINTS)
-            events = (part[..., -self._size :] for part in points)
-            y = np.concatenate([self._columns.in_units(part).mean(axis=0) for part in events])
-        else:
-            y = self._columns.in_units(self._stack.mean_of_events(conditions))
+            parts = (part[..., -self._size :] for part in self._points(conditions, _NUM_POINTS))
+            y = np.concatenate([self._columns.in_units(part).mean(axis=0) for part in parts])
         return y[..., 0] if self._is_single else y
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float]) -> np.ndarray:

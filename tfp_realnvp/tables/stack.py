@@ -97,7 +97,6 @@ class StackFit:
       max_flows: number of flows to train; 0 if the first flow gained too little.
       flows: the trained flows; flow i holds out fold i.
       history: the history of each trained flow, see `fit_table_flow`.
-      num_partial_steps: steps of the flow whose training was interrupted, or 0.
     """
 
     def __init__(
@@ -143,7 +142,6 @@ class StackFit:
         self.max_flows = len(self.splits) if has_flows else 0
         self.flows: list[Any] = []
         self.history: list[dict[str, Any]] = []
-        self.num_partial_steps = 0
 
     def _fit_view(self, view: Any, widths: np.ndarray, least_variances: list[np.ndarray]) -> None:
         """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
@@ -174,19 +172,20 @@ class StackFit:
     def add_flows(self) -> None:
         """Trains one flow per fold; stops if the first one improves the mixture too little.
 
-        `KeyboardInterrupt` keeps the best weights so far of the flow in training.
+        `KeyboardInterrupt` keeps the best weights so far of the flow in training, and is raised
+        again with the step that training had reached.
         """
         least_gain = _LEAST_GAIN if self._trees else _TOLERANCE
         for i in range(self.max_flows):
             fit = self._starts[i], self._seen[i], self._widths, self._options, self._rng
-            best, interrupt = None, None
+            best, is_interrupted = None, False
             try:
                 for validated in fit_table_flow(*fit, self._progress, i):
                     best = validated
-            except KeyboardInterrupt as error:
+            except KeyboardInterrupt:
                 if best is None:
                     raise
-                interrupt = error
+                is_interrupted = True
             flow, history = best
             self.history.append(history)
             flows = [*self.flows, self._viewed(flow)]
@@ -201,9 +200,8 @@ class StackFit:
                         f", improves the mixture by {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
             self.flows = flows
-            if interrupt:
-                self.num_partial_steps = history["step"][-1]
-                raise interrupt
+            if is_interrupted:
+                raise KeyboardInterrupt(history["step"][-1])
             if not flows:
                 self.max_flows = 0
                 break

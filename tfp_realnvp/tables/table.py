@@ -300,11 +300,9 @@ class Columns(NamedTuple):
 
     def ends(self) -> np.ndarray:
         """Returns the bounds of the columns in their original units, [2, D]."""
-        ends = np.array([[-np.inf], [np.inf]]) * np.ones(len(self.center))
-        for i, domain in self.domains.items():
-            if isinstance(domain, Interval):
-                ends[:, i] = domain.low, domain.high
-        return ends
+        domains = [self.domains.get(i) for i in range(len(self.center))]
+        ends = [(getattr(d, "low", -np.inf), getattr(d, "high", np.inf)) for d in domains]
+        return np.transpose(ends)
 
     def on_grid(self, rows: np.ndarray) -> np.ndarray:
         """Rounds coarsely rounded columns of rows in original units to numbers within bounds."""
@@ -312,7 +310,7 @@ class Columns(NamedTuple):
         per_unit = 1 / np.where(is_rounded, self.widths, 1.0)  # exact, unlike 0.1
         low, high = self.ends() * per_unit
         steps = np.rint(rows * per_unit).clip(np.ceil(low - 1e-6), np.floor(high + 1e-6))
-        return np.where(is_rounded, steps / per_unit, rows)
+        return np.where(is_rounded, steps / per_unit + 0.0, rows)  # -0.0 becomes 0.0
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Shifts periodic columns of standardized rows [N, D] by -1, 0 and 1 periods, [K, N, D].
