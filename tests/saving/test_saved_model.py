@@ -286,7 +286,7 @@ def test_errors(tmp_path):
 def test_the_seed_of_noise_defaults_to_the_seed_of_the_model(flow, tmp_path):
     model = tfr.FlowModel(flow, seed=5)
     served, images = export(model, tmp_path), ft.grey_levels(3) % 100
-    log_prob = served.log_prob_uint8(images)["log_prob"]
+    log_prob = served.log_prob_uint8(images)["log_prob"].numpy()
     np.testing.assert_allclose(log_prob, tfr.log_prob(model, images), rtol=1e-5)
     assert (served.log_prob_uint8(images, seed=6)["log_prob"].numpy() != log_prob).all()
 
