@@ -181,7 +181,7 @@ def test_samples_depend_on_the_seed():
         ([[np.nan, np.nan]], {}, r"got only unknown ones: .* `distribution.sample`"),
         ([[np.inf, np.nan]], {}, "expected finite known values"),
         ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got \(1, 3\)"),
-        ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, r"\(3,\) .*shape \(1,2\)"),
+        ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, r"is_known .* \(1, 2\), got \(3,\)\."),
         ([[1.0, np.nan]], {"conditional_input": [0]}, "only for a distribution that takes"),
         ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four per chain, 16"),
         ([[1e30, np.nan]], {}, "finite log densities where chains start, got"),
@@ -200,8 +200,15 @@ def test_bad_images():
         latents.complete(_image_flow(), np.full([1, 1, 2, 1], 0.5), is_known)
 
 
+@pytest.mark.parametrize("leading", [(), (5,)])
+def test_a_mask_without_channels(leading):
+    is_known, message = np.ones([*leading, 1, 2], bool), r"got \(.*1, 2\): .*`is_known\[\.\.\., np"
+    with pytest.raises(ValueError, match=message):
+        latents.complete(_image_flow(), np.zeros([5, 1, 2, 1], int), is_known)
+
+
 def test_objects_that_have_no_density():
-    with pytest.raises(TypeError, match=r"TransformedDistribution\(base, .*got <.*RealNVPVector"):
+    with pytest.raises(TypeError, match=r"TransformedDistribution\(tfd.*got <.*RealNVPVector"):
         latents.complete(ft.vector_flow(2), [[1.0, np.nan]])
     with pytest.raises(TypeError, match=r"expected booleans as is_known, got dtype\('int64'\)"):
         latents.complete(ft.vector_distribution(2), [[1.0, 2.0]], [1, 0])

@@ -87,6 +87,23 @@ def test_p_values_of_extremes():
     assert outliers.p_values(3.0, [1.0]) == 0.5
 
 
+@pytest.mark.parametrize("num_scores", [1, 4])
+def test_scores_of_the_wrong_sign(num_scores, rng):
+    held_out, noise = rng.normal(-100, 5, [100]), rng.normal(-900, 5, [num_scores])
+    with pytest.warns(
+        UserWarning, match=r"below all 100 held-out scores.*`-log_probs`.*typicality"
+    ):
+        assert (outliers.p_values(noise, held_out) == 1).all()
+    assert (outliers.p_values(-noise, -held_out) == 1 / 101).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_low_scores_that_are_likely(rng):
+    outliers.p_values([-1.0], np.zeros([99]))
+    outliers.p_values([-1.0, 0.0], np.zeros([99]))
+    outliers.p_values([], np.zeros([99]))
+
+
 _IMAGES = np.zeros([2, 4, 4, 1], np.uint8)
 
 

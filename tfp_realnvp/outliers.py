@@ -19,6 +19,7 @@ over 16 noise samples. `examples/outliers.py` compares all four scores.
 
 import io
 import math
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -215,6 +216,11 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
       scores: scores of new events of any shape, higher for outliers. ±inf is allowed.
       held_out_scores: scores [n] of held-out events, computed by the same function.
 
+    Warns:
+      UserWarning: if all scores are below all held-out scores, which has a probability of less than
+        1% for exchangeable events. Log densities were passed in place of their negatives, or the
+        new events are simpler than the held-out events, such as blank images.
+
     Raises:
       ValueError: if a score is NaN, or there are no held-out scores.
     """
@@ -224,6 +230,14 @@ def p_values(scores: Any, held_out_scores: Any) -> np.ndarray:
     for kind, values in (("scores", scores), ("held_out_scores", held_out)):
         expected = f"p_values: expected {kind} without NaN"
         validation.require(not np.isnan(values).any(), expected, values)
+    # N new scores are below n held-out ones with a probability of at most 1 / (1 + N n).
+    if scores.size * held_out.size >= 100 and scores.max() < held_out.min():
+        warnings.warn(
+            f"p_values: all scores are below all {held_out.size} held-out scores, so all p-values "
+            "are 1. Scores are higher for outliers: pass `-log_probs` and `-held_out_log_probs`. "
+            "Simple outliers have high densities: see `typicality` and `complexity_corrected`.",
+            stacklevel=2,
+        )
     num_lower = np.searchsorted(np.sort(held_out), scores)
     return (1.0 + len(held_out) - num_lower) / (len(held_out) + 1.0)
 

@@ -26,6 +26,13 @@ def test_shapes_and_values(name, train_shape, test_shape, num_values, flip):
         assert images.dtype == np.uint8 and images.min() == 0 and images.max() == num_values - 1
 
 
+def test_the_representation_has_shapes():
+    arrays = load_arrays("digits")
+    text = "ImageArrays(name='digits', train=uint8 [1500, 8, 8, 1], test=uint8 [297, 8, 8, 1], num_"
+    assert repr(arrays).startswith(text)
+    assert "train_labels=int32 [1500]" in repr(arrays) and "validation=None" in repr(arrays)
+
+
 def test_digits_are_all_of_scikit_learns_digits():
     digits = load_arrays("digits")
     images = np.concatenate([digits.train, digits.test])

@@ -275,11 +275,27 @@ def test_errors(tmp_path):
     model = tfr.FlowModel(trainable_flow())
     with pytest.raises(ValueError, match=r"expected a format.*'onnx'.*got 'torch'"):
         model.export(tmp_path / "1", format="torch")
-    with pytest.raises(ValueError, match=r"format='onnx' for a path \*\.onnx, got 'tf_saved"):
-        model.export(tmp_path / "1.onnx")
+    for options in ({}, {"format": "onnx"}):
+        with pytest.raises(ValueError, match=r"expected a folder, such as '.*/1', .*1\.onnx'\."):
+            model.export(tmp_path / "1.onnx", **options)
     with pytest.raises(ValueError, match=r"expected no input_signature; image_shape .*, got"):
         model.export(tmp_path / "1", input_signature=[tf.TensorSpec([None, *SHAPE])])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_seed_of_noise_defaults_to_the_seed_of_the_model(flow, tmp_path):
+    model = tfr.FlowModel(flow, seed=5)
+    served, images = export(model, tmp_path), ft.grey_levels(3) % 100
+    log_prob = served.log_prob_uint8(images)["log_prob"].numpy()
+    np.testing.assert_allclose(log_prob, tfr.log_prob(model, images), rtol=1e-5)
+    assert (served.log_prob_uint8(images, seed=6)["log_prob"].numpy() != log_prob).all()
+
+
+def test_tensorflow_saves_no_functions_of_a_model(flow, tmp_path):
+    with pytest.warns(
+        UserWarning, match=r"no functions of a FlowModel.*`model\.export\('folder'\)`"
+    ):
+        tf.saved_model.save(tfr.FlowModel(flow), tmp_path / "1")
 
 
 @pytest.mark.parametrize("export", [tfr.export_saved_model, tfr.export_onnx])

@@ -249,3 +249,24 @@ def test_word_of_fractions_after_augmentation():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*not whole")
         model.fit(np.round(images), verbose=0)
+
+
+def test_a_flow_without_a_base():
+    flow = _flow().bijector
+    advice = r"`tfd\.TransformedDistribution\(.*Normal\(0\., 1\.\), shape\), flow\)`, got <tfp\.bij"
+    for call in (tfr.FlowModel, lambda flow: tfr.log_prob(flow, _IMAGES)):
+        with pytest.raises(TypeError, match=advice):
+            call(flow)
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_joint_distributions(kind):
+    parts = [("a", tfd.Normal(0.0, 1.0)), ("b", tfd.Normal(0.0, 1.0))]
+    joint = (
+        tfd.JointDistributionNamed(dict(parts))
+        if kind is dict
+        else tfd.JointDistributionSequential([part for _, part in parts])
+    )
+    for call in (tfr.FlowModel, lambda joint: tfr.log_prob(joint, _IMAGES)):
+        with pytest.raises(TypeError, match="events are one tensor, not several parts, got"):
+            call(joint)

@@ -53,6 +53,17 @@ class ImageArrays:
     validation: np.ndarray | None = None
     validation_labels: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        """Describes arrays by dtype and shape."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        texts = (
+            f"{name}={value.dtype} {[*value.shape]}"
+            if isinstance(value, np.ndarray)
+            else f"{name}={value!r}"
+            for name, value in values.items()
+        )
+        return f"{type(self).__name__}({', '.join(texts)})"
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(H, W, C)` of one image."""

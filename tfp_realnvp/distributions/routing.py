@@ -19,13 +19,21 @@ from tfp_realnvp.internal.parts import outermost_parts
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
     """Returns a `FlowModel`'s distribution, or `model` itself if it is a distribution."""
     distribution = getattr(model, "distribution", None) if isinstance(model, keras.Model) else model
-    expected = (
-        f"{caller}: expected a FlowModel or a tfd.Distribution, such as "
-        "tfd.TransformedDistribution(base, bijector)"
+    check_distribution(distribution, f"{caller}: expected a FlowModel or a tfd.Distribution", model)
+    return distribution
+
+
+def check_distribution(distribution: Any, expected: str, model: Any) -> None:
+    """Raises `TypeError` for `model` if it has no distribution, or a joint distribution."""
+    advice = (
+        f"{expected}, such as `tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), shape), "
+        "flow)`"
     )
     is_distribution = isinstance(distribution, tfd.Distribution)
-    validation.require(is_distribution, expected, model, TypeError)
-    return distribution
+    validation.require(is_distribution, advice, model, TypeError)
+    is_tensor = isinstance(distribution.event_shape, tf.TensorShape)
+    advice = f"{expected} whose events are one tensor, not several parts"
+    validation.require(is_tensor, advice, distribution.event_shape, TypeError)
 
 
 def find_part(distribution: tfd.Distribution, kind: type) -> Any:

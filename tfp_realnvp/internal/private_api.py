@@ -85,6 +85,7 @@ OVERRIDDEN = {
     },
     keras.Model: {
         "_maybe_symbolic_build": "passes the first batch; Keras' method fails with several workers",
+        "_trackable_children": "warns that `tf.saved_model.save` saves no functions of the model",
     },
     keras.optimizers.Adam: {
         "_apply_weight_decay": "Keras' method adds several operations for each variable",

@@ -103,7 +103,8 @@ def complete(
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
         D]. Unknown values are ignored. The chains of all events run at once.
-      is_known: booleans that broadcast with the events; by default, all but NaNs are known.
+      is_known: booleans that broadcast to the shape of the events; a mask of pixels [H, W] needs a
+        channel axis, `mask[..., np.newaxis]`. By default, all but NaNs are known.
       num_samples: number of samples of each event, in total over its chains.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of chains of each event.
@@ -217,7 +218,18 @@ def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape
     is_known = np.asarray(~np.isnan(events) if is_known is None else is_known)
     expected = "complete: expected booleans as is_known"
     validation.require(is_known.dtype == bool, expected, is_known.dtype, TypeError)
-    is_known = np.broadcast_to(is_known, events.shape)
+    try:
+        is_known = np.broadcast_to(is_known, events.shape)
+    except ValueError:
+        raise ValueError(
+            f"complete: expected is_known that broadcasts to the shape of the events, "
+            f"{events.shape}, got {is_known.shape}"
+            + (
+                ": pass a mask of pixels as `is_known[..., np.newaxis]`."
+                if events.ndim == 4
+                else "."
+            )
+        ) from None
     if is_known.all() or not is_known.any():
         raise ValueError(
             "complete: expected known and unknown values, got only "

@@ -12,7 +12,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
-from tfp_realnvp.saving.saved_model import Progress, ServedFlow
+from tfp_realnvp.saving.saved_model import Progress, ServedFlow, check_folder
 
 
 def export_onnx(
@@ -74,9 +74,10 @@ def export_onnx(
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if `distribution` has events other than images or vectors of known shape, or takes
         a condition that it does not declare; or if an operation has no counterpart in ONNX, such as
-        convolutions in bfloat16.
+        convolutions in bfloat16; or if `path` is `*.onnx`.
       RuntimeError: if `export_onnx` is called in a `tf.function`.
     """
+    check_folder(path, "export_onnx")
     progress = Progress("export_onnx", verbose)
     functions = ServedFlow(distribution, None, progress, takes_noise=True).functions()
     with atomic_files.atomic_replace(path) as folder:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -185,12 +186,19 @@ class SavableModel(keras.Model):
         """
         exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
-        expected = "FlowModel.export: expected format='onnx' for a path *.onnx"
-        fits = format == "onnx" or not os.fspath(filepath).endswith(".onnx")
-        validation.require(fits, expected, format)
         expected = "FlowModel.export: expected no input_signature; image_shape sets the image size"
         validation.require(input_signature is None, expected, input_signature)
         exporters[format](self, filepath, verbose=verbose, **kwargs)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
+        """Warns if `tf.saved_model.save` saves the model, which has no functions of its own."""
+        if save_type == "savedmodel":
+            warnings.warn(
+                "tf.saved_model.save writes variables, but no functions of a FlowModel; "
+                "`model.export('folder')` writes a SavedModel with log_prob, sample and others.",
+                stacklevel=2,
+            )
+        return super()._trackable_children(save_type, **kwargs)
 
     save_to_preset = presets.save_to_preset
 

@@ -68,7 +68,8 @@ def export_saved_model(
     of at most 256 gray levels, each function has a variant for uint8 images, `log_prob_uint8` and
     so on. The variant adds noise to input images, and rounds output images down and clips them, so
     `reconstruct_uint8` returns its input. The noise of an image depends on its gray levels and on
-    an additional input, the int32 scalar `seed`.
+    an additional input, the int32 scalar `seed`. In methods `loaded.name` of flows without a
+    condition, `seed` defaults to the seed of the model.
 
     The variants of a `FlowModel` add the model's noise and return the same densities as
     `tfr.log_prob`. With a `VariationalDequantization` q, the densities are log p(x + u) - log q(u |
@@ -128,9 +129,11 @@ def export_saved_model(
     Raises:
       TypeError: if `distribution` is not a `tfd.TransformedDistribution`.
       ValueError: if `distribution` has events other than images or vectors of known shape, or takes
-        a condition that it does not declare; or if `image_shape` does not fit.
+        a condition that it does not declare; or if `image_shape` does not fit, or `path` is
+        `*.onnx`.
       RuntimeError: if `export_saved_model` is called in a `tf.function`.
     """
+    check_folder(path, "export_saved_model")
     progress = Progress("export_saved_model", verbose)
     functions = ServedFlow(distribution, image_shape, progress).functions()
     module, signatures = tf.Module(), {}
@@ -144,6 +147,16 @@ def export_saved_model(
     with atomic_files.atomic_replace(path) as temporary:
         tf.saved_model.save(module, os.fspath(temporary), signatures=signatures)
     progress.end(os.fspath(path))
+
+
+def check_folder(path: str | os.PathLike[str], caller: str) -> None:
+    """Raises `ValueError` for the name of an ONNX file: an export is a folder of functions."""
+    stem, ending = os.path.splitext(os.fspath(path))
+    expected = (
+        f"{caller}: expected a folder, such as {stem!r}, in which format='onnx' writes "
+        "log_prob.onnx, encode.onnx and decode.onnx"
+    )
+    validation.require(ending != ".onnx", expected, os.fspath(path))
 
 
 class ServedFlow:
@@ -168,7 +181,7 @@ class ServedFlow:
             )
         self.distribution = distribution = routing.distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
-        self._takes_noise = takes_noise
+        self._seed, self._takes_noise = getattr(model, "seed", 0), takes_noise
         self._mixture = distribution if isinstance(distribution, ClusterMixture) else None
         flow = flow_of(distribution)
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
@@ -281,7 +294,7 @@ class ServedFlow:
             for name in {"log_prob", "bits_per_dim", "classify"} & {*table}:
                 function, inputs = table[name]
                 table[name] = functools.partial(_of_continuous, name, function), inputs
-        return {name: _named_inputs(*row) for name, row in table.items()}
+        return {name: _named_inputs(*row, self._seed) for name, row in table.items()}
 
     def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
         traced = _named_inputs(function, inputs).get_concrete_function()
@@ -498,17 +511,22 @@ class Progress:
 
 
 def _named_inputs(
-    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec]
+    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], seed: int = 0
 ) -> tf.types.experimental.PolymorphicFunction:
-    """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`."""
+    """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`.
+
+    The argument `seed` is the default of a last input of that name; Python allows no default before
+    other inputs.
+    """
 
     def call(*values: tf.Tensor) -> Any:
         return function(*values)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(spec.name, kind) for spec in inputs]
-    )
+    parameters = [inspect.Parameter(spec.name, kind) for spec in inputs]
+    if parameters[-1].name == "seed":
+        parameters[-1] = parameters[-1].replace(default=seed)
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return tf.function(call, input_signature=inputs, autograph=False)
 
 

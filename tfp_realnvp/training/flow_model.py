@@ -140,7 +140,8 @@ class FlowModel(FlowSteps):
           name: name of the model.
 
         Raises:
-          TypeError: if `distribution` is not a `tfd.Distribution`, or `seed` is not a number.
+          TypeError: if `distribution` is not a `tfd.Distribution` or is a joint distribution, or
+            `seed` is not a number.
           ValueError: if the events of `distribution` are neither images nor vectors, or are images
             with channels first; if it has batch dimensions; if its number of gray levels differs
             from the dequantizer's; or if it was not constructed in the scope of the same

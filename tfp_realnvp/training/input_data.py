@@ -424,9 +424,8 @@ def _check_event_shape(events: Any, event_shape: tf.TensorShape) -> None:
 
 def check_distribution(distribution: Any, dequantize: bool | None) -> int:
     """Returns the rank of an event, 3 for images and 1 for vectors, or raises `ValueError`."""
-    is_distribution = isinstance(distribution, tfd.Distribution)
     expected = "FlowModel: expected a tfd.Distribution"
-    validation.require(is_distribution, expected, distribution, TypeError)
+    routing.check_distribution(distribution, expected, distribution)
     event_shape = distribution.event_shape
     event_ndims = 3 if event_shape.rank is None else event_shape.rank
     fits = event_ndims in _NAMES and distribution.batch_shape.rank == 0
