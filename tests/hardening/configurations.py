@@ -74,8 +74,13 @@ CONSTRAINTS = {
     "Without a condition, nothing can be left out.": lambda base, condition, dropout: (
         not dropout or condition != "none" or base in ("clusters", "clusters_of_classes")
     ),
-    "Under a strategy, Keras cannot accumulate gradients.": lambda optimizer, replicas: (
+    "Under a strategy, Keras accumulates no gradients.": lambda optimizer, replicas: (
         optimizer != "accumulation" or replicas == 1
+    ),
+    "Under a strategy, Keras' graphs of several steps fail.": (
+        lambda steps_per_execution, replicas, run_eagerly: (
+            steps_per_execution == 1 or replicas == 1 or run_eagerly
+        )
     ),
 }
 
@@ -251,6 +256,7 @@ def data_of(c):
         y[1::4] = -1 if labels_may_be_missing(c) else y[1::4]
     elif c.condition != "none":
         y = rng.normal(size=[number, 3] if c.condition == "vectors" else [number, 4, 4, 2])
+        y = y.astype(c.dtype)
     weights[[0, 6]] = 0
     kinds = {None: None, "ones": np.ones(number), "fractions": 0.01 + 0.01 * weights}
     return _events(c, number, event_shape(c), 0), y, {"zeros": weights, **kinds}[c.weights]

@@ -125,7 +125,7 @@ _PLAIN = {"replicas": 1, "steps_per_execution": 1, "form": "arrays"}
 _PLAIN |= {"recompute": False, "run_eagerly": False}
 
 
-@relation(eagerly=False, quick=3, steps_per_execution=3, replicas=2, dtype="float32")
+@relation(eagerly=False, steps_per_execution=3, constructor="vector")
 def how_it_is_computed_changes_nothing(c):
     """Replicas, steps an execution, graphs, recomputation and the form of the data."""
     actual = trained(c)
@@ -155,19 +155,15 @@ def eager_is_graph_is_xla(c):
     assert_close(states[2], states[0], c)
 
 
-@relation(lambda c: c.dtype == "float64" and not c.network_dtype and _is_by_event(c), quick=1)
+@relation(
+    lambda c: c.dtype == "float64" and not c.network_dtype and _is_by_event(c), quick=1, replicas=1
+)
 def float32_is_near_float64(c):
     narrow = c._replace(dtype="float32")
     assert_close(trained(narrow), trained(c), narrow)
 
 
-@relation(
-    lambda c: c.constructor == "vector",
-    base="clusters",
-    network_dtype=None,
-    replicas=1,
-    dropout=0.0,
-)
+@relation(lambda c: c.constructor == "vector", base="clusters", replicas=1)
 def moved_and_scaled_data_with_their_standardization_change_log_p_by_a_constant(c):
     near, far = (trained(c._replace(data=place)) for place in ("near", "far"))
     size = np.log(cf.SCALE) * np.prod(cf.event_shape(c))
@@ -223,8 +219,6 @@ def more_rows_of_a_class_make_it_more_probable(c):
     lambda c: c.steps_per_execution == 1 and not c.run_eagerly,
     eagerly=False,
     optimizer="adam",
-    constructor="compact",
-    replicas=1,
 )
 def a_call_that_fails_changes_nothing(c):
     model, (x, y, weights) = cf.new_model(c), cf.data_of(c)

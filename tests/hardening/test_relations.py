@@ -45,7 +45,7 @@ def cases():
         chosen = [(i, c) for i, c in enumerate(cf.configurations()) if applies(c)]
         assert chosen, name
         for i, c in sorted(chosen, key=distance)[: share(number, None)]:
-            yield pytest.param(name, c, id=f"{name}-{i}")
+            yield pytest.param(name, c, id=f"{name}-{i}")  # the number in the array
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def _make_two_devices():
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-@pytest.mark.parametrize(("name", "configuration"), cases())
+@pytest.mark.parametrize(("name", "configuration"), [*cases()])
 def test_relation(name, configuration):
     print(configuration)  # pytest shows it if the test fails
     if configuration.replicas == 2:
