@@ -170,6 +170,17 @@ def test_a_missing_condition_in_a_chain_names_its_key():
     np.testing.assert_allclose(log_prob, tfr.condition(flow, 1).log_prob(rows), rtol=1e-6)
 
 
+@pytest.mark.graph
+def test_cached_graphs_do_not_keep_the_options_of_the_context():
+    flow, rows = _given(ft.randomize(_flow("batch"))), ft.normal([8, 4])
+    copy, before = flow.copy(), ft.values(flow.variables)
+    with tfr.call_options(training=True):
+        actual = tfr.latents.encode(flow, rows), tfr.log_prob(flow, rows.numpy())
+    ft.assert_equal(ft.values(flow.variables), before)
+    expected = tfr.latents.encode(copy, rows), tfr.log_prob(copy, rows.numpy())
+    ft.assert_equal(actual, expected)
+
+
 def test_options_of_the_context():
     flow, rows = ft.randomize(_flow("batch")), ft.normal([8, 4])
     start = ft.values(flow.variables)

@@ -59,6 +59,7 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
     )
 
 
+@memoized
 def bijector_takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a bijector of the distribution takes `conditional_input`."""
     parts = _declaring_parts(distribution)
@@ -91,9 +92,13 @@ def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
     If all bijectors are of this package, returns the same tensor, since their caches know the
     options. A sample and its log density then need a single pass.
     """
-    bijectors = [part for part in _declaring_parts(distribution) if isinstance(part, tfb.Bijector)]
-    is_ours = all(isinstance(bijector, FlowBijector) for bijector in bijectors)
-    return value if is_ours else tf.identity(value)
+    return value if _has_only_flow_bijectors(distribution) else tf.identity(value)
+
+
+@memoized
+def _has_only_flow_bijectors(distribution: tfd.Distribution) -> bool:
+    parts = _declaring_parts(distribution)
+    return all(isinstance(part, FlowBijector) for part in parts if isinstance(part, tfb.Bijector))
 
 
 @memoized

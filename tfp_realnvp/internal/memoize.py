@@ -1,5 +1,6 @@
 """Memoizes results and traced graphs of functions, per owner or per list of shapes."""
 
+import contextvars
 import functools
 import weakref
 from collections.abc import Callable, Hashable
@@ -38,10 +39,11 @@ def call_traced(
     TensorFlow traces the stateless function once per owner and options, for any first dimension of
     the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles the graph
     once per shape. In a `keras.StatelessScope` the function runs eagerly, because a graph would
-    keep the scope's values for later calls.
+    keep the scope's values for later calls. The function runs outside of contexts such as
+    `call_options`, which a graph would keep, too.
     """
     if private_api.get_stateless_scope() is not None:
-        return function(owner, *options, *tensors)
+        return contextvars.Context().run(function, owner, *options, *tensors)
     shapes = [[None, *x.shape[1:]] if x.shape.rank else [] for x in tensors]
     specs = tuple(tf.TensorSpec(s, x.dtype) for s, x in zip(shapes, tensors, strict=True))
     return _traced(owner, function, options, jit_compile, specs)(*tensors)
@@ -63,7 +65,7 @@ def _traced(
 
 def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.Tensor) -> Any:
     try:
-        return function(owner(), *options, *tensors)
+        return contextvars.Context().run(function, owner(), *options, *tensors)
     finally:
         # The graph lives until its owner is freed, and must not keep the owner alive.
         forget_results()
