@@ -179,6 +179,23 @@ def test_a_subclass_with_its_own_constructor(make):
     assert {v.ref() for v in copy.variables} == {v.ref() for v in flow.variables}
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (_vector, "event_size", 4),
+        (_vector, "dtype", tf.float64),
+        (_image, "image_shape", (8, 8, 1)),
+        (_image, "num_scales", 2),
+        (_image, "num_couplings", 3),
+    ],
+)
+def test_a_copy_replaces_no_shape_and_no_option_of_its_parts(make, name, value):
+    flow = make()
+    names = "bijectors, name, recompute, validate_args"
+    with pytest.raises(TypeError, match=rf"{flow.name}.copy got .*'{name}'. It takes {names}\."):
+        flow.copy(**{name: value})
+
+
 def test_each_layer_has_a_permutation_of_its_own():
     layer = tfr.coupling_layer(ft.shallow_conv, 2, mixing="permutation")
 

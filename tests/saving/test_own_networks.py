@@ -170,3 +170,42 @@ def test_a_layer_that_is_not_loaded(tmp_path, how):
     match = "instead of no such array for .*/others/" if how == "from_preset" else has_other
     with pytest.raises(ValueError, match=match):
         loaded_by(how, new_model("one"), tmp_path, new_model)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LogDensity(keras.layers.Layer):
+    """A layer of the user that holds a model."""
+
+    def __init__(self, model, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, x):
+        return self.model(x)[:, None]
+
+    def get_config(self):
+        return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
+
+
+@pytest.mark.parametrize("how", ["load_model", "load_weights"])
+def test_a_layer_that_holds_a_model(tmp_path, how):
+    def new():
+        flows = [tfr.RealNVPVector(3, 2, network_fn=new_network) for _ in range(2)]
+        inputs = keras.Input([3])
+        outputs = [
+            LogDensity(tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([3]), flow)))(
+                inputs
+            )
+            for flow in flows
+        ]
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Concatenate()(outputs)))
+
+    model, x = new(), ft.normal([5, 3])
+    ft.randomize(model)
+    loaded = loaded_by(how, model, tmp_path, new)
+    assert len(loaded.trainable_variables) == len(model.trainable_variables) > 50
+    ft.assert_close(loaded(x), model(x), rtol=1e-6)

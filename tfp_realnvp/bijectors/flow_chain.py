@@ -152,7 +152,16 @@ class ComposedFlow(FlowChain):
         return flow
 
     def copy(self, **overrides: Any) -> Any:
-        """Returns a copy with some arguments replaced. The copy shares the networks."""
+        """Returns a copy that shares the networks.
+
+        Args:
+          **overrides: new values of `bijectors`, `name`, `recompute` or `validate_args`.
+
+        Raises:
+          TypeError: if `overrides` has other arguments, such as shapes, which networks depend on.
+        """
+        names = ("bijectors", "name", "recompute", "validate_args")
+        validation.known_options(overrides, names, f"{self.name}.copy")
         return self.from_config({**self.parameters, **overrides})
 
     # Latents have the shape of the data.

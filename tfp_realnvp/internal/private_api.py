@@ -157,9 +157,12 @@ def weights_in_memory(model: keras.Model) -> io.BytesIO:
     return buffer
 
 
-def weights_file_of(store: Any) -> Any:
-    """Returns the HDF5 file of a store from which Keras loads; `None` if there are several files.
+def weights_group_of(store: Any) -> Any:
+    """Returns the HDF5 group of the model or layer that Keras loads from a store.
 
-    Keras passes the store to `load_own_variables`, and documents it as a dictionary.
+    Keras passes the store to `load_own_variables`, and documents it as a dictionary. Returns `None`
+    if there are several files.
     """
-    return None if hasattr(store, "sharding_config") else getattr(store, "h5_file", None)
+    file = None if hasattr(store, "sharding_config") else getattr(store, "h5_file", None)
+    # Within another model, the path is not empty.
+    return file and file.get(getattr(store, "_h5_entry_path", None) or "/")

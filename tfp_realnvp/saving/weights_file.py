@@ -77,9 +77,9 @@ def check_layers(model: keras.Model, store: Any) -> None:
     Keras itself ignores arrays of layers that have no variables yet. A store that consists of
     several files is not checked.
     """
-    file = private_api.weights_file_of(store)
+    group = private_api.weights_group_of(store)
     # Keras raises an error if a variable has no array, so that equal numbers are enough.
-    if file is None or len(names := _names_of_layers(file)) == len(model.weights):
+    if group is None or len(names := _names_of_layers(group)) == len(model.weights):
         return
     with h5py.File(private_api.weights_in_memory(model)) as whole:
         expected = _names_of_layers(whole)
@@ -91,9 +91,9 @@ def check_layers(model: keras.Model, store: Any) -> None:
         )
 
 
-def _names_of_layers(file: h5py.File) -> set[str]:
+def _names_of_layers(group: h5py.Group) -> set[str]:
     names: list[str] = []
-    file.visit(names.append)
+    group.visit(names.append)
     return {name for name in names if re.match("layers/.*/vars/[^/]*$", name)}
 
 
