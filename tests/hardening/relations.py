@@ -19,21 +19,19 @@ from tfp_realnvp.saving import saved_model
 RELATIONS = {}
 
 
-def relation(applies=lambda c: True, *, quick=2, eagerly=True, **likes):
+def relation(applies=lambda c: True, *, eagerly=True, quick=({},)):
     """Registers a relation.
 
     Args:
       applies: function that returns whether the relation applies to a configuration.
-      quick: number of configurations in the quick draw.
       eagerly: whether to run TensorFlow functions eagerly, which saves tracing. Another relation
         is that this changes nothing.
-      **likes: values of features with which the relation tells most. The quick draw has the first
-        configurations with the most of them, of one replica unless `likes` says otherwise.
+      quick: for each configuration of the quick draw, the values of features with which the
+        relation tells most, the most important first.
     """
 
     def register(function):
-        values = {"replicas": 1, **likes}
-        RELATIONS[function.__name__] = function, applies, values, quick, eagerly
+        RELATIONS[function.__name__] = function, applies, quick, eagerly
         return function
 
     return register
@@ -104,14 +102,14 @@ def _is_by_event(c):
 # Training.
 
 
-@relation(constructor="image", weights="fractions", transformer="affine")
+@relation(quick=[{"constructor": "image"}, {"weights": "fractions", "constructor": "vector"}])
 def a_factor_on_all_weights_changes_nothing(c):
     x, y, weights = cf.data_of(c)
     weights = np.ones(len(x)) if weights is None else weights
     assert_close(trained(c, (x, y, 2.0**-13 * weights)), trained(c), c)
 
 
-@relation(_is_by_event, normalization="batch")
+@relation(_is_by_event, quick=[{"normalization": "batch"}, {"normalization": "actnorm"}])
 def weight_two_is_two_rows_and_zero_is_none_in_any_order(c):
     x, y, _ = cf.data_of(c)
     weights = np.arange(len(x)) % 3
@@ -127,7 +125,13 @@ _PLAIN = {"replicas": 1, "steps_per_execution": 1, "form": "arrays"}
 _PLAIN |= {"recompute": False, "run_eagerly": False}
 
 
-@relation(eagerly=False, replicas=2, constructor="vector", dtype="float32", run_eagerly=False)
+@relation(
+    eagerly=False,
+    quick=[
+        {"replicas": 2, "constructor": "vector"},
+        {"steps_per_execution": 3, "run_eagerly": False},
+    ],
+)
 def how_it_is_computed_changes_nothing(c):
     """Replicas, steps an execution, graphs, recomputation and the form of the data."""
     actual = trained(c)
@@ -136,7 +140,7 @@ def how_it_is_computed_changes_nothing(c):
     assert_close(actual, expected, c)
 
 
-@relation(lambda c: c.replicas == 1, eagerly=False, quick=1, constructor="vector")
+@relation(lambda c: c.replicas == 1, eagerly=False)
 def eager_is_graph_is_xla(c):
     """Log densities in training, their gradients, and variables."""
     distribution, (x, y, _) = cf.new_distribution(c), cf.data_of(c)
@@ -157,7 +161,7 @@ def eager_is_graph_is_xla(c):
     assert_close(states[2], states[0], c)
 
 
-@relation(lambda c: c.dtype == "float64" and not c.network_dtype and _is_by_event(c), quick=1)
+@relation(lambda c: c.dtype == "float64" and not c.network_dtype and _is_by_event(c))
 def float32_is_near_float64(c):
     narrow, weights = c._replace(dtype="float32"), cf.new_distribution(c).variables
 
@@ -170,7 +174,9 @@ def float32_is_near_float64(c):
         assert_close(trained(narrow, change=assign_weights), trained(c), narrow)
 
 
-@relation(lambda c: c.constructor == "vector", base="clusters")
+@relation(
+    lambda c: c.constructor == "vector", quick=[{"base": "clusters"}, {"normalization": "batch"}]
+)
 def moved_and_scaled_data_with_their_standardization_change_log_p_by_a_constant(c):
     near, far = (trained(c._replace(data=place)) for place in ("near", "far"))
     size = np.log(cf.SCALE) * np.prod(cf.event_shape(c))
@@ -180,7 +186,10 @@ def moved_and_scaled_data_with_their_standardization_change_log_p_by_a_constant(
     assert_close(far, {**near, **changed}, c)
 
 
-@relation(lambda c: cf.has_labels(c) or c.base == "clusters", quick=3)
+@relation(
+    lambda c: cf.has_labels(c) or c.base == "clusters",
+    quick=[{"condition": "labels"}, {"base": "classes"}, {"base": "clusters_of_classes"}],
+)
 def renamed_classes_are_permuted(c):
     order = np.random.default_rng(0).permutation(cf.CLASSES)
     number = cf.num_clusters(c) // cf.CLASSES
@@ -201,14 +210,14 @@ def renamed_classes_are_permuted(c):
     assert_close(trained(c, (x, names, weights), rename), expected, c)
 
 
-@relation(cf.labels_may_be_missing, quick=1)
+@relation(cf.labels_may_be_missing)
 def no_label_is_minus_one(c):
     x, y, weights = cf.data_of(c)
     actual, expected = (trained(c, (x, z, weights)) for z in (None, np.full_like(y, -1)))
     assert_close(actual, expected, c)
 
 
-@relation(lambda c: c.base == "classes_prior", quick=1, constructor="vector")
+@relation(lambda c: c.base == "classes_prior")
 def more_rows_of_a_class_make_it_more_probable(c):
     x, shares = cf.data_of(c)[0], []
     y = np.arange(len(x)) % cf.CLASSES
@@ -222,12 +231,9 @@ def more_rows_of_a_class_make_it_more_probable(c):
     assert shares[1] > shares[0] + 1e-3, shares
 
 
-@relation(
-    lambda c: c.steps_per_execution == 1 and not c.run_eagerly,
-    eagerly=False,
-    optimizer="adam",
-)
+@relation(eagerly=False, quick=[{"optimizer": "adam"}, {"normalization": "batch"}])
 def a_call_that_fails_changes_nothing(c):
+    c = c._replace(steps_per_execution=1, run_eagerly=False)
     model, (x, y, weights) = cf.new_model(c), cf.data_of(c)
     x = x.astype(c.dtype)
     x[cf.BATCH_SIZE + 1] = np.nan  # in the second batch
@@ -251,7 +257,7 @@ def a_call_that_fails_changes_nothing(c):
 # Saving and copies.
 
 
-@relation(quick=3, frozen="networks", constructor="compact")
+@relation(quick=[{"frozen": "networks", "constructor": name} for name in ("compact", "vector")])
 def a_loaded_model_has_the_same_scores_samples_and_next_step(c):
     model, data, answers = cf.new_model(c), cf.data_of(c), []
     cf.fit(model, c, data)
@@ -269,7 +275,7 @@ def a_loaded_model_has_the_same_scores_samples_and_next_step(c):
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
-@relation(base="clusters")
+@relation(quick=[{"base": "clusters"}, {"noise": "variational"}])
 def weights_load_into_the_same_construction(c):
     model, same = cf.new_model(c), cf.new_model(c)
     with cf.scope(c), tempfile.TemporaryDirectory() as folder:
@@ -280,7 +286,7 @@ def weights_load_into_the_same_construction(c):
     ft.assert_equal([*variables_of(same).values()], [*variables_of(model).values()])
 
 
-@relation(lambda c: c.replicas == 1, eagerly=False, quick=1)
+@relation(lambda c: c.replicas == 1, eagerly=False)
 def an_export_is_the_local_model(c):
     distribution, (x, y, _) = cf.new_distribution(c), cf.data_of(c)
     functions, x = saved_model.ServedFlow.functions, tf.cast(x, c.dtype)
@@ -295,7 +301,7 @@ def an_export_is_the_local_model(c):
     assert_close(served.log_prob(x, **condition), {"log_prob": expected}, c)
 
 
-@relation(lambda c: c.replicas == 1, quick=1)
+@relation(lambda c: c.replicas == 1)
 def a_copy_follows_its_original(c):
     model, (x, y, weights) = cf.new_model(c), cf.data_of(c)
     flows = model.distribution.copy(), model.distribution
@@ -321,14 +327,14 @@ def _inverse(c):
     return inverse, tf.cast(x[0], c.dtype) + 0.5 * (c.noise != "none")
 
 
-@relation(quick=3)
+@relation(quick=[{"transformer": name} for name in cf.FEATURES["transformer"]])
 def log_dets_are_those_of_the_jacobian(c):
     inverse, event = _inverse(c)
     expected = ft.jacobian_log_det(lambda copies: inverse(copies)[0], event)
     assert_close({"log_det": inverse(event[tf.newaxis])[1][0]}, {"log_det": expected}, c)
 
 
-@relation(lambda c: c.constructor == "patch_flow", mixing="permutation")
+@relation(lambda c: c.constructor == "patch_flow", quick=[{"mixing": "permutation"}])
 def each_latent_depends_on_several_elements(c):
     inverse, event = _inverse(c)
     jacobian = ft.jacobian(lambda copies: inverse(copies)[0], event)

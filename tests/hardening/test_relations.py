@@ -36,15 +36,18 @@ def test_each_pair_of_values_that_may_meet_meets():
 
 def cases():
     """Returns relations and configurations: a few for each relation, or all."""
-    for name, (_, applies, likes, number, _) in RELATIONS.items():
-        likes = {*likes.items()}
+    for name, (_, applies, quick, _) in RELATIONS.items():
+        left = {i: c for i, c in enumerate(cf.configurations()) if applies(c)}
+        chosen = {}
+        for wish in quick:
+            wish = {**wish, "replicas": wish.get("replicas", 1)}  # processes take time
 
-        def distance(case, likes=likes):
-            return len(likes - {*case[1]._asdict().items()})
+            def misses(i, wish=wish, left=left):
+                return [getattr(left[i], feature) != value for feature, value in wish.items()]
 
-        chosen = [(i, c) for i, c in enumerate(cf.configurations()) if applies(c)]
-        assert chosen, name
-        for i, c in sorted(chosen, key=distance)[: share(number, None)]:
+            best = min(left, key=misses)
+            chosen[best] = left.pop(best)
+        for i, c in sorted(share(chosen, chosen | left).items()):
             yield pytest.param(name, c, id=f"{name}-{i}")  # the number in the array
 
 
