@@ -206,7 +206,7 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: tfr.RealNVPImage.for_dataset("mnist"), ValueError, "cifar10.*got 'mnist'"),
         (lambda: tfr.ConvResNet(4, num_filters=0), ValueError, "num_filters.*got 0"),
         (lambda: tfr.ShallowConv(0), ValueError, "output_channels.*got 0"),
-        (lambda: tfr.FlowModel(tf.identity), TypeError, "a tfd.Distribution, got"),
+        (lambda: tfr.FlowModel(tf.identity), TypeError, "a tfd.Distribution, such as"),
         (lambda: tfr.FlowModel(tfd.Normal(0.0, 1.0)), ValueError, r"event_shape=\[\]"),
         (lambda: tfr.FlowModel(_BATCH_OF_2), ValueError, r"batch_shape=\[2\]"),
         (lambda: tfr.InvertibleConv1x1(0), ValueError, "num_channels of at least 1, got 0"),

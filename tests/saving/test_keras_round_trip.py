@@ -421,7 +421,7 @@ NETWORKS = {
     "shallow, split priors": BIJECTORS["compact"],
     "shallow, vectors": lambda: ft.conditional_flow("vectors", "shallow"),
     "shallow, images": lambda: ft.conditional_flow("images", "shallow"),
-    "transformer": lambda: ft.jet(SHAPE, [tfr.ChannelMask(0), tfr.ChannelMask(1)]),
+    "transformer": lambda: ft.jet(SHAPE, [tfr.ChannelMask(0), tfr.ChannelMask(1)], num_values=256),
     "dense": lambda: ft.vector_flow(3, conditional_event_shape=[2]),
     "of the user": lambda: ft.conditional_flow("images", "user"),
 }
