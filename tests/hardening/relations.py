@@ -187,7 +187,8 @@ def moved_and_scaled_data_with_their_standardization_change_log_p_by_a_constant(
 
 
 @relation(
-    lambda c: cf.has_labels(c) or c.base == "clusters",
+    # Muon, the default, turns differences of rounding into differences of its steps.
+    lambda c: (cf.has_labels(c) or c.base == "clusters") and c.optimizer != "default",
     quick=[{"condition": "labels"}, {"base": "classes"}, {"base": "clusters_of_classes"}],
 )
 def renamed_classes_are_permuted(c):

@@ -323,7 +323,9 @@ class BatchNormalization(ChannelNormalization):
             updated = [momentum * old + (1 - momentum) * new for old, new in pairs]
             replicas.assign(moving.mean, updated[0])
             replicas.assign(moving.variance, updated[1])
-            replicas.assign(moving.num_updates, num_updates + 1)
+            # The number does not depend on the batch, so a graph could count a batch that fails.
+            with tf.control_dependencies(batch):
+                replicas.assign(moving.num_updates, num_updates + 1)
             mean, variance = batch if self._statistics == "batch" else updated
         variance += self._epsilon
         ildj = self._log_det_of_positions(y, -0.5 * tf.reduce_sum(tf.math.log(variance)), p)
