@@ -146,6 +146,37 @@ def test_a_condition_reaches_each_wrapped_flow(wrap):
         model.fit(rows.numpy(), verbose=0)
 
 
+@pytest.mark.parametrize("number", [2, 5])
+def test_conditions_where_the_batch_shape_changes_are_refused(number):
+    # With as many components as events, the shapes would broadcast to wrong pairs.
+    components = tfd.BatchBroadcast(_conditional(), [number])
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(logits=[0.0] * number), components)
+    rows, labels = ft.normal([5, 4]).numpy(), np.arange(5) % 3
+    model = ft.compiled(mixture)
+    for call in (
+        lambda: model.fit(rows, labels, verbose=0),
+        lambda: model.predict((rows, labels), verbose=0),
+        lambda: model.sample(5, conditional_input=labels),
+        lambda: tfr.condition(mixture, labels),
+    ):
+        with pytest.raises(ValueError, match=r"takes none|declares none|takes a conditional_input"):
+            call()
+
+
+def test_samples_of_a_mixture_follow_their_conditions():
+    flow = _conditional()
+    mixture = tfd.Mixture(tfd.Categorical(logits=[0.0, 0.0]), [flow, flow])
+    labels = np.repeat([0, 1, 2], 10_000)
+    samples = tfr.FlowModel(mixture).sample(len(labels), seed=1, conditional_input=labels)
+    for label in range(3):
+        actual = samples.numpy()[labels == label]
+        expected = tfr.condition(flow, label).sample(10_000, seed=(1, 2)).numpy()
+        error = 5 * np.sqrt((actual.var(0) + expected.var(0)) / 10_000)
+        assert np.all(np.abs(actual.mean(0) - expected.mean(0)) < error)
+    means = [samples.numpy()[labels == label].mean(0) for label in range(3)]
+    assert np.abs(means[0] - means[1]).max() > 0.2
+
+
 def test_a_fixed_condition_is_not_replaced():
     flow, rows = _conditional(), ft.normal([5, 4])
     fixed = tfr.condition(flow, 2)

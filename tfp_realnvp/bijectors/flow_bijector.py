@@ -108,6 +108,8 @@ def call_options(*, training: bool | None = None, conditional_input: Any = None)
     `tfd.TransformedDistribution`. The context reaches every flow, wherever TFP evaluates it: in a
     `tfd.Mixture`, a `tfd.BatchReshape`, a `tfb.Blockwise` or a `tfb.Invert`. Keyword arguments of a
     flow take precedence. Flows and base distributions without a condition ignore the context's.
+    Leading shapes of conditions and of the values that a flow gets broadcast: in distributions that
+    change the batch shape, such as `tfd.MixtureSameFamily`, use one condition for all events.
 
     The options apply to operations that are created within the context: enter the context within a
     `tf.function`, not around its call. TFP's own bijectors, such as `tfb.Chain`, cache results by

@@ -109,7 +109,8 @@ class ConditionedDistribution(tfd.Distribution):
     def _given(self, kwargs: dict[str, Any]) -> Any:
         """Returns the context of the fixed condition, and of the keyword argument `training`."""
         validation.known_options(kwargs, ["training"], self.name)
-        return surround_with(condition=self.conditional_input, **kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        return surround_with(condition=self.conditional_input, **given)
 
     def _log_prob(self, value: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         with self._given(kwargs):

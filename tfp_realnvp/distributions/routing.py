@@ -11,7 +11,7 @@ from tfp_realnvp.bijectors import FlowBijector, PixelLogit
 from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, condition_spec_of
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import memoized
 from tfp_realnvp.internal.parts import outermost_parts
 
@@ -42,34 +42,41 @@ def find_part(distribution: tfd.Distribution, kind: type) -> Any:
     return next((module for module in modules if isinstance(module, kind)), None)
 
 
-def _declaring_parts(distribution: tfd.Distribution) -> list[Any]:
-    """Returns the outermost parts that declare whether they take a condition, and bijectors."""
+def _conditional_parts(distribution: tfd.Distribution) -> list[Any]:
+    """Returns the bijectors and distributions that declare whether they take a condition.
 
-    def declares(part: Any) -> bool:
-        return isinstance(part, tfb.Bijector) or hasattr(part, "accepts_conditional_input")
-
-    return list(outermost_parts(distribution, declares))
+    Leaves out parts of distributions that change the batch shape, such as
+    `tfd.MixtureSameFamily`: there, the conditions of a batch would not meet their events.
+    """
+    if hasattr(distribution, "accepts_conditional_input"):
+        return [distribution]
+    if isinstance(distribution, private_api.TransformedDistribution):
+        return [*_conditional_parts(distribution.distribution), distribution.bijector]
+    inner = [distribution.distribution] if isinstance(distribution, private_api.Independent) else []
+    inner = distribution.components if isinstance(distribution, private_api.Mixture) else inner
+    return [part for each in inner for part in _conditional_parts(each)]
 
 
 @memoized
 def takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a part of the distribution takes `conditional_input`."""
     return bijector_takes_condition(distribution) or any(
-        getattr(part, "accepts_conditional_input", False) for part in _declaring_parts(distribution)
+        getattr(part, "accepts_conditional_input", False)
+        for part in _conditional_parts(distribution)
     )
 
 
 @memoized
 def bijector_takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a bijector of the distribution takes `conditional_input`."""
-    parts = _declaring_parts(distribution)
+    parts = _conditional_parts(distribution)
     return any(accepts_conditional_input(part) for part in parts if isinstance(part, tfb.Bijector))
 
 
 @memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     """Returns the declared condition or `None`; raises `ValueError` if declarations differ."""
-    parts = _declaring_parts(distribution)
+    parts = _conditional_parts(distribution)
     specs = {
         condition_spec_of(part) if isinstance(part, tfb.Bijector) else part.condition_spec
         for part in parts
@@ -89,16 +96,21 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
 def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
     """Returns a value for which no bijector of TFP has cached a result of other call options.
 
-    If all bijectors are of this package, returns the same tensor, since their caches know the
-    options. A sample and its log density then need a single pass.
+    If no bijector of TFP contains one of this package, returns the same tensor, since our caches
+    know the options. A sample and its log density then need a single pass.
     """
-    return value if _has_only_flow_bijectors(distribution) else tf.identity(value)
+    return tf.identity(value) if _has_flows_in_bijectors_of_tfp(distribution) else value
 
 
 @memoized
-def _has_only_flow_bijectors(distribution: tfd.Distribution) -> bool:
-    parts = _declaring_parts(distribution)
-    return all(isinstance(part, FlowBijector) for part in parts if isinstance(part, tfb.Bijector))
+def _has_flows_in_bijectors_of_tfp(distribution: tfd.Distribution) -> bool:
+    bijectors = outermost_parts(distribution, lambda part: isinstance(part, tfb.Bijector))
+    return any(
+        isinstance(part, FlowBijector)
+        for bijector in bijectors
+        if not isinstance(bijector, FlowBijector)
+        for part in bijector.submodules
+    )
 
 
 @memoized

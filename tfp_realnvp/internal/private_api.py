@@ -52,6 +52,7 @@ from tensorflow_probability import distributions as tfd
 from tensorflow_probability.python.bijectors.chain import _Chain as Chain
 from tensorflow_probability.python.bijectors.invert import _Invert as Invert
 from tensorflow_probability.python.distributions.independent import _Independent as Independent
+from tensorflow_probability.python.distributions.mixture import _Mixture as Mixture
 from tensorflow_probability.python.distributions.sample import _Sample as Sample
 from tensorflow_probability.python.distributions.transformed_distribution import (
     _TransformedDistribution as TransformedDistribution,
