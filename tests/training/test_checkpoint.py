@@ -115,6 +115,18 @@ def test_a_run_that_resumes_within_an_epoch_equals_an_uninterrupted_one(
     ft.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_the_rest_of_an_epoch_is_trained_as_a_whole(tmp_path):
+    # With a schedule of its own: it ends with the rest of the epoch.
+    model = _model()
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
+    batches = tfr.data.batches(_IMAGES, batch_size=8)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(batches, steps_per_epoch=8, verbose=0, callbacks=[checkpoint, _Interrupt()])
+    assert checkpoint.restore()
+    model.fit(batches, steps_per_epoch=2, verbose=0, callbacks=[checkpoint])
+    assert model.optimizer.iterations == 8
+
+
 # Averages of the weights.
 
 

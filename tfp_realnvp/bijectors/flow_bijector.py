@@ -62,6 +62,8 @@ class Pass:
     terms: list[tf.Tensor] | None = None
 
     def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Pass):
+            return NotImplemented
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return all(mine is theirs for mine, theirs in pairs)
 

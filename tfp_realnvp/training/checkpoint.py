@@ -113,10 +113,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             steps=tf.Variable(0, dtype=tf.int64),
             best=tf.Variable(math.inf, dtype=tf.float64),
             epochs_since_best=tf.Variable(0, dtype=tf.int64),
-            first_batch=tf.Variable(0, dtype=tf.int64),
+            made_batches=tf.Variable([0, 0], dtype=tf.int64),
         )
-        # Batches that this epoch had when `restore` found the checkpoint, and that it has now.
-        self.first_batch = self._num_batches = 0
+        # The batches of the current epoch that are made, and all its batches: when `restore` found
+        # the checkpoint, and now.
+        self.made_batches = self._made_batches = (0, 0)
         if model.dequantizer is not None:
             self._state.dequantizer = model.dequantizer
         path = str(self._folder / "checkpoints")
@@ -145,7 +146,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
         if latest is None:
             return False
-        self.first_batch = int(self._state.first_batch.numpy())
+        self.made_batches = tuple(self._state.made_batches.numpy().tolist())
         if self._budget is not None:
             self._budget.used_seconds = float(self._state.seconds.numpy())
             self._budget.used_steps = int(self._state.steps.numpy())
@@ -166,7 +167,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._last_save = time.monotonic()
         if not self._writes:
             return
-        self._state.first_batch.assign(self._num_batches)
+        self._state.made_batches.assign(self._made_batches)
         if self._budget is not None:
             self._state.seconds.assign(self._budget.elapsed_seconds)
             self._state.steps.assign(self._budget.elapsed_steps)
@@ -193,12 +194,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self.model.call_after_fit(lock.close)
         self._last_save = time.monotonic()
         # The next `fit` begins with a whole epoch, unless `restore` is called again.
-        self.model.call_after_fit(lambda: setattr(self, "first_batch", 0))
+        self.model.call_after_fit(lambda: setattr(self, "made_batches", (0, 0)))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves if the last checkpoint is more than `save_seconds` seconds old."""
-        steps = self.params.get("steps")
-        self._num_batches = (self.first_batch + batch + 1) % steps if steps else 0
+        if steps := self.params.get("steps"):
+            first = self.made_batches[0] if self.made_batches[1] == steps else 0
+            self._made_batches = (first + batch + 1) % steps, steps
         if self._save_seconds is None or time.monotonic() < self._last_save + self._save_seconds:
             return
         # Do not save after the last batch of an epoch: a resumed run would skip the validation.

@@ -367,8 +367,8 @@ class FlowModel(FlowSteps):
         if self._is_annealed and not has_schedule:
             # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
             power = 0.5 if self.event_ndims == 1 else 0.0
-            first = max([getattr(callback, "first_batch", 0) for callback in callbacks], default=0)
-            arguments["callbacks"] = [*callbacks, CosineAnnealing(power, first)]
+            made = max([getattr(c, "made_batches", (0, 0)) for c in callbacks], default=(0, 0))
+            arguments["callbacks"] = [*callbacks, CosineAnnealing(power, made)]
         # Initialization reads the first batch, which cannot be put back into a Python iterator.
         self._may_initialize = not isinstance(x, Iterator)
         try:

@@ -110,11 +110,20 @@ class CosineAnnealing(keras.callbacks.Callback):
     Source: Loshchilov, Hutter: SGDR: stochastic gradient descent with warm restarts, equation 5.
     """
 
-    def __init__(self, power: float = 0.0, first_batch: int = 0) -> None:
-        """Constructs the callback; `first_batch` batches of the first epoch were made before."""
+    def __init__(self, power: float = 0.0, made: tuple[int, int] = (0, 0)) -> None:
+        """Constructs the callback.
+
+        `made` is the number of batches of the first epoch that an interrupted run has made, and the
+        number of all batches in its epochs.
+        """
         super().__init__()
-        self._power, self._first_batch = power, first_batch
+        self._power, self._made, self._first_batch = power, made, 0
         self._epoch = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Continues an interrupted epoch, unless `fit` only makes the rest of this epoch."""
+        first, steps = self._made
+        self._first_batch = first if self.params["steps"] == steps else 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Stores the number of the epoch."""
