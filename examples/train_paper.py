@@ -40,10 +40,10 @@ from absl import app, flags, logging
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation, latents, plots
+from tfp_realnvp.distributions.data_spec import parse
 from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import atomic_files
 from tfp_realnvp.internal.folder_lock import folder_lock
-from tfp_realnvp.training.input_data import condition_in, events_in
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in datasets.py; default: the preset's."
@@ -663,7 +663,7 @@ def first_images(
     """Returns the first images of a split as an array, and their conditions or `None`."""
     number = images.num_images(split) if number is None else number
     batch = next(images.batches(split, number).as_numpy_iterator())
-    return events_in(batch), condition_in(batch)
+    return parse(batch)[:2]
 
 
 def why_no_baselines(images: datasets.Images) -> str | None:

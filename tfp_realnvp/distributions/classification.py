@@ -110,9 +110,23 @@ def class_log_joint(
     events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     options["jit_compile"] = getattr(model, "jit_compile", False)
-    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
-    log_probs = tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples or 1)
-    return unflatten_batch(log_probs, x, event_ndims) + log_prior
+    log_joint = log_joint_of(distribution, noise, events, log_prior, **options)
+    return unflatten_batch(log_joint, x, event_ndims)
+
+
+def log_joint_of(
+    distribution: tfd.Distribution,
+    noise: Any,
+    events: tf.Tensor,
+    log_prior: tf.Tensor,
+    *,
+    num_samples: int,
+    **options: Any,
+) -> tf.Tensor:
+    """Returns `class_log_joint` of a batch of events, [B, K]; see `scores` for the arguments."""
+    options |= {"num_samples": num_samples, "num_classes": log_prior.shape[0]}
+    by_sample = scores(distribution, noise, events, **options)
+    return tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples) + log_prior
 
 
 def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:

@@ -16,7 +16,7 @@ from tfp_realnvp.distributions.conditional_bases import (
     ConditionalDistribution,
     given_or_surrounding,
 )
-from tfp_realnvp.distributions.routing import find_condition_spec
+from tfp_realnvp.distributions.routing import find_condition_spec, unseen
 from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.layer_variables import LayerVariables
 from tfp_realnvp.internal.optional_packages import optional_module
@@ -304,6 +304,20 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         log_probs = batch_dims.cut_to_batch(log_probs, events, ndims, 0) if is_filled else log_probs
         return batch_dims.unflatten_batch(log_probs, value, ndims)
 
+    def training_log_prob(
+        self, value: tf.Tensor, labels: tf.Tensor | None, drop: Callable[..., tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns what training maximizes: `log w_k + log p(x | k)` for the nearest cluster k, [B].
+
+        `drop(spec, clusters)` leaves out some of the clusters, as `condition_dropout` asks; for
+        events without a cluster, the result is the flow's log p(x).
+        """
+        flow = self.components_distribution
+        clusters = drop(find_condition_spec(flow), self.clusters.nearest(value, labels))
+        with surround_with(condition=clusters):
+            log_prob = flow.log_prob(unseen(flow, value))
+        return log_prob + tf.cast(self.clusters.log_frequencies(clusters), log_prob.dtype)
+
     def sum_over_clusters(
         self,
         log_prob: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
@@ -349,3 +363,24 @@ def flow_of(distribution: tfd.Distribution) -> tfd.Distribution:
     """Returns the flow of a `ClusterMixture`, and other distributions unchanged."""
     is_mixture = isinstance(distribution, ClusterMixture)
     return distribution.components_distribution if is_mixture else distribution
+
+
+def condition_of_events(distribution: tfd.Distribution, events: Any, condition: Any) -> Any:
+    """Returns the condition under which `flow_of(distribution)` stands for each event, [B].
+
+    For a `ClusterMixture`, these are the nearest clusters, of the classes that `condition` gives;
+    for other distributions, `condition` itself.
+    """
+    is_mixture = isinstance(distribution, ClusterMixture)
+    return distribution.clusters.nearest(events, condition) if is_mixture else condition
+
+
+def condition_of_samples(
+    distribution: tfd.Distribution, shape: Any, seed: Any, condition: Any
+) -> tuple[Any, Any]:
+    """Returns the condition of `flow_of(distribution)` for samples, preceded by their seed.
+
+    For a `ClusterMixture`, draws clusters; for other distributions, returns `condition` itself.
+    """
+    is_mixture = isinstance(distribution, ClusterMixture)
+    return distribution.draw_clusters(shape, seed, condition) if is_mixture else (seed, condition)

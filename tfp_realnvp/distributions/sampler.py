@@ -1,4 +1,4 @@
-"""`FlowModel.sample`: samples a distribution with one graph for any number of samples."""
+"""Samples a distribution with one graph for any number of samples."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.bijectors.flow_chain import condition_spec_of
-from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
+from tfp_realnvp.distributions.clusters import condition_of_samples, flow_of
 from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import call_traced
@@ -21,46 +21,14 @@ _CALLER = "FlowModel.sample"
 
 
 def sample(
-    self: Any,
+    distribution: tfd.Distribution,
     num_samples: int,
-    seed: int | Sequence[int] | None = None,
-    *,
-    temperature: float = 1.0,
-    guidance: float = 0.0,
-    conditional_input: Any = None,
+    seed: int | Sequence[int] | None,
+    temperature: float,
+    guidance: float,
+    conditional_input: Any,
 ) -> tf.Tensor:
-    """Draws samples with a graph that is traced once, for any number of samples.
-
-    With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
-    to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
-    and a higher `guidance` make samples more typical and less diverse. `temperature` scales the
-    latents, `guidance` changes the parameters of each coupling:
-
-    ```
-    z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
-    ```
-
-    Args:
-      num_samples: number of samples N.
-      seed: one or two int32 numbers, or `None` for different samples in each call.
-      temperature: standard deviation of the latents; the base must be standard normal.
-      guidance: weight of the guidance, at least 0, for a flow that was trained with
-        `condition_dropout`. Guidance needs a condition, and evaluates each network twice.
-      conditional_input: one condition, or one for each sample, [N, ...]. With
-        `condition_dropout`, `None` leaves the condition out.
-
-    Returns:
-      Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
-
-    Raises:
-      ValueError: if an argument does not apply to the model, or is out of range.
-      TypeError: if an argument is not a number, but must be one.
-
-    #### References
-
-    Ho, Salimans: Classifier-free diffusion guidance (2022).
-    """
-    distribution = self.distribution
+    """Draws samples with one graph for any number of samples; see `FlowModel.sample`."""
     num_samples = validation.count(num_samples, "num_samples", 1, _CALLER)
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
         expected = f"{_CALLER}: expected a finite {name} of at least 0"
@@ -74,7 +42,7 @@ def sample(
             "condition, such as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
         )
         validation.require(has_dropout(flow_of(distribution)), expected, guidance)
-        has_condition = condition is not None or isinstance(distribution, ClusterMixture)
+        has_condition = condition is not None or flow_of(distribution) is not distribution
         expected = f"{_CALLER}: expected a conditional_input with guidance={guidance}"
         validation.require(has_condition, expected, condition)
     seed = (seed, 0) if isinstance(seed, (int, np.integer)) else seed
@@ -89,9 +57,8 @@ def _sample(
 ) -> tf.Tensor:
     *seeds, temperature, guidance = tensors[:4]
     seed, condition = tf.stack(seeds), tensors[4] if len(tensors) > 4 else None
-    if isinstance(distribution, ClusterMixture):
-        seed, condition = distribution.draw_clusters([num_samples], seed, condition)
-        distribution = distribution.components_distribution
+    seed, condition = condition_of_samples(distribution, [num_samples], seed, condition)
+    distribution = flow_of(distribution)
     guidance = guidance if is_guided else None
     with surround_with(guidance=guidance, condition=condition, training=False):
         if not _is_tempered(distribution):

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -10,15 +11,15 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowChain
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.distributions import ClusterMixture, ConditionalBase
-from tfp_realnvp.evaluation.scores import map_batches, model_of
+from tfp_realnvp.distributions import ConditionalBase
+from tfp_realnvp.distributions.clusters import condition_of_events, flow_of
+from tfp_realnvp.evaluation.scores import map_batches, spec_of
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import call_traced
-from tfp_realnvp.training.flow_model import FlowModel
 
 
 def log_prob_map(
-    model: FlowModel | tfd.Distribution,
+    model: keras.Model | tfd.Distribution,
     data: Any,
     conditional_input: Any = None,
     *,
@@ -73,14 +74,15 @@ def log_prob_map(
         or the base distribution or a bijector has an invalid type.
     """
     caller = "log_prob_map"
-    model = model_of(model, caller)
+    spec = spec_of(model, caller)
     expected = "log_prob_map: expected a model of images"
-    validation.require(model.event_ndims == 3, expected, model.distribution.event_shape)
+    validation.require(spec.event_ndims == 3, expected, spec.distribution.event_shape)
     if conditional_input is not None:
         data = (data, conditional_input)
-    arguments = _map, model.distribution, (model.noise, bool(log_dets)), tf.constant(model.seed)
-    map_of = functools.partial(call_traced, *arguments, jit_compile=model.jit_compile)
-    return map_batches(map_of, model, caller, data, **kwargs)
+    arguments = _map, spec.distribution, (spec.noise, bool(log_dets)), tf.constant(spec.seed)
+    jit_compile = getattr(model, "jit_compile", False)
+    map_of = functools.partial(call_traced, *arguments, jit_compile=jit_compile)
+    return map_batches(map_of, spec, caller, data, **kwargs)
 
 
 def _map(
@@ -97,9 +99,8 @@ def _map(
     with surround_with(terms=terms):
         values, _ = noise.add_noise(images, noise_fn)
         split_latents = log_probs = None
-        if isinstance(distribution, ClusterMixture):
-            condition = distribution.clusters.nearest(values, condition)
-            distribution = distribution.components_distribution
+        condition = condition_of_events(distribution, values, condition)
+        distribution = flow_of(distribution)
         while isinstance(distribution, (ConditionalBase, private_api.TransformedDistribution)):
             if isinstance(distribution, ConditionalBase):
                 distribution = distribution.given(condition)

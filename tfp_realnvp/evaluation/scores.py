@@ -11,18 +11,16 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp.distributions.data_spec import DataSpec, as_arrays, parse
 from tfp_realnvp.distributions.routing import distribution_of
 from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.internal.tf_data import without_autotune
-from tfp_realnvp.training.diagnosis import warn_unless_finite
-from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.input_data import as_arrays, check_data, events_in, weights_in
 
 
 def log_prob(
-    model: FlowModel | tfd.Distribution,
+    model: keras.Model | tfd.Distribution,
     data: Any,
     conditional_input: Any = None,
     *,
@@ -83,57 +81,54 @@ def log_prob(
         )
     if conditional_input is not None:
         data = (data, conditional_input)
-    model = model_of(model, caller)
-    samples, _ = sampled_log_probs(caller, model, data, num_samples=num_samples, **kwargs)
+    spec, jit_compile = spec_of(model, caller), getattr(model, "jit_compile", False)
+    options = {"num_samples": num_samples, "jit_compile": jit_compile, **kwargs}
+    samples, _ = sampled_log_probs(caller, spec, data, **options)
     log_probs = log_mean_exp(samples).astype(samples.dtype)
-    warn_unless_finite(log_probs, "predict")
+    validation.warn_unless_finite(log_probs, "predict")
     return log_probs
 
 
-def model_of(model: FlowModel | tfd.Distribution, caller: str, **options: Any) -> FlowModel:
-    """Returns a `FlowModel` for a model or a distribution.
+def spec_of(model: keras.Model | tfd.Distribution, caller: str, **options: Any) -> DataSpec:
+    """Returns what data a model or a distribution takes.
 
     Options override the model's `dequantize`, `dequantizer` and `seed`, unless they are `None`.
     """
     distribution = distribution_of(model, caller)
-    options = {name: value for name, value in options.items() if value is not None}
-    if not isinstance(model, FlowModel):
-        return FlowModel(distribution, **options)
-    own = {name: getattr(model, name) for name in ("dequantize", "dequantizer", "seed")}
-    if options.get("dequantize") is False:
-        own["dequantizer"] = None
-    if own | options == own:
-        return model
-    with model.distribute_strategy.scope():
-        return FlowModel(distribution, **(own | options))
+    names = ["dequantize", "seed", *(["dequantizer"] * (options.get("dequantize") is not False))]
+    options = {name: getattr(model, name, None) for name in names} | {
+        name: value for name, value in options.items() if value is not None
+    }
+    spec = DataSpec(distribution, **{k: v for k, v in options.items() if v is not None})
+    spec.build_networks()
+    return spec
 
 
 def sampled_log_probs(
-    caller: str, model: FlowModel, data: Any, *, num_samples: int, **kwargs: Any
+    caller: str, spec: DataSpec, data: Any, *, num_samples: int, jit_compile: bool, **kwargs: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns log densities for K noise samples, [N, K], and the sizes of the events, [N]."""
-    options: dict[str, Any] = {"num_samples": checked_num_samples(caller, model, num_samples)}
-    options |= {"seed": model.seed, "jit_compile": model.jit_compile}
+    options: dict[str, Any] = {"num_samples": checked_num_samples(caller, spec, num_samples)}
+    options |= {"seed": spec.seed, "jit_compile": jit_compile}
 
     def score(events: tf.Tensor, *condition: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        batch = (events, *condition)
-        by_sample = scores(model.distribution, model.noise, *batch, **options)
+        by_sample = scores(spec.distribution, spec.noise, events, *condition, **options)
         return by_sample.numpy().T, np.full(len(events), math.prod(events.shape[1:]))
 
-    return map_batches(score, model, caller, data, **kwargs)
+    return map_batches(score, spec, caller, data, **kwargs)
 
 
-def checked_num_samples(caller: str, model: FlowModel, num_samples: int) -> int:
-    """Returns a valid `num_samples`, which must be 1 if the model adds no noise."""
+def checked_num_samples(caller: str, spec: DataSpec, num_samples: int) -> int:
+    """Returns a valid `num_samples`, which must be 1 if no noise is added."""
     num_samples = validation.count(num_samples, "num_samples", 1, caller)
     expected = f"{caller}: expected num_samples=1 unless dequantize=True adds noise to values"
-    validation.require(num_samples == 1 or model.dequantize, expected, num_samples)
+    validation.require(num_samples == 1 or spec.dequantize, expected, num_samples)
     return num_samples
 
 
 def map_batches(
     function: Callable[..., Any],
-    model: FlowModel,
+    spec: DataSpec,
     caller: str,
     data: Any,
     *,
@@ -144,32 +139,25 @@ def map_batches(
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
     `function` takes events in the distribution's dtype, and returns one or several arrays. `data`
-    has any form that `bits_per_dim` takes. `model` determines which part of the data is the
-    condition. Error messages begin with `caller`.
+    has any form that `bits_per_dim` takes. Error messages begin with `caller`.
     """
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)
-    check_data(data, model)
-
-    def split(part: Any) -> tuple[Any, ...]:
-        events, condition = np.asarray(events_in(part)), model.condition_of(part)
-        return (events,) if condition is None else (events, condition)
-
-    def checked(part: Any) -> tuple[Any, ...]:
-        batch = split(as_arrays(part))
-        check_data(batch, model)
-        return batch
-
-    if hasattr(events_in(data), "__array__"):
-        events, *condition = split(data)
-        batches = slices(batch_size, events, *condition)
-        steps = steps or -(-len(events) // batch_size)
+    spec.check(data)
+    parts = parse(data)
+    is_array = hasattr(parts.events, "__array__")
+    if is_array:
+        batches: Iterable[Any] = slices(batch_size, parts.events, parts.condition)
+        steps = steps or -(-len(parts.events) // batch_size)
     else:
-        batches = map(checked, _batches_of(data, caller, steps))
+        batches = _batches_of(data, caller, steps)
     progress, results = keras.utils.Progbar(steps, verbose=verbose), []
-    for events, *condition in itertools.islice(batches, steps):
-        events = events.astype(model.distribution.dtype.as_numpy_dtype)
-        results.append(function(tf.constant(events), *condition))
+    for part in itertools.islice(batches, steps):
+        batch = spec.batch(as_arrays(part))
+        if not is_array:
+            spec.check_values(batch)
+        events = tf.cast(batch.events, spec.distribution.dtype)
+        results.append(function(events, *([] if batch.condition is None else [batch.condition])))
         progress.add(1)
     if not results:
         raise ValueError(f"{caller}: expected data, got an empty dataset.")
@@ -189,7 +177,7 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
 def check_no_weights(data: Any, caller: str) -> None:
     """Raises `ValueError` if data contain sample weights, which `tfr.evaluation` does not use."""
     structure = data.element_spec if isinstance(data, tf.data.Dataset) else data
-    weights = weights_in(structure)
+    weights = parse(structure).weights
     expected = f"{caller}: expected events without sample weights; `FlowModel.evaluate` takes them"
     validation.require(weights is None, expected, weights)
 

@@ -4,17 +4,18 @@ import dataclasses
 import math
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions import VariationalDequantization, class_log_probs
+from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions.classification import class_log_prior, log_joint_of
+from tfp_realnvp.distributions.data_spec import DataSpec, parse
 from tfp_realnvp.evaluation import scores
 from tfp_realnvp.internal import validation
-from tfp_realnvp.training.flow_model import FlowModel
-from tfp_realnvp.training.input_data import events_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Classification:
 
 
 def bits_per_dim(
-    model: FlowModel | tfd.Distribution,
+    model: keras.Model | tfd.Distribution,
     data: Any,
     *,
     num_samples: int = 1,
@@ -122,14 +123,14 @@ def bits_per_dim(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "bits_per_dim"
-    model = scores.model_of(model, caller, dequantizer=dequantizer, seed=seed)
+    spec = scores.spec_of(model, caller, dequantizer=dequantizer, seed=seed)
     expected = "bits_per_dim: expected images (log_likelihood evaluates vectors, in nats)"
-    validation.require(model.event_ndims == 3, expected, model.distribution.event_shape)
-    return _evaluated(caller, model, data, num_samples, batch_size, "bits/dim")
+    validation.require(spec.event_ndims == 3, expected, spec.distribution.event_shape)
+    return _evaluated(caller, model, spec, data, num_samples, batch_size, "bits/dim")
 
 
 def log_likelihood(
-    model: FlowModel | tfd.Distribution,
+    model: keras.Model | tfd.Distribution,
     data: Any,
     *,
     num_samples: int = 1,
@@ -173,12 +174,12 @@ def log_likelihood(
     """
     caller = "log_likelihood"
     noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
-    model = scores.model_of(model, caller, **noise)
-    return _evaluated(caller, model, data, num_samples, batch_size, "nats")
+    spec = scores.spec_of(model, caller, **noise)
+    return _evaluated(caller, model, spec, data, num_samples, batch_size, "nats")
 
 
 def classification(
-    model: FlowModel | tfd.Distribution,
+    model: keras.Model | tfd.Distribution,
     data: Any,
     labels: ArrayLike | None = None,
     prior: ArrayLike | None = None,
@@ -232,19 +233,22 @@ def classification(
     """
     caller = "classification"
     noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
-    model = scores.model_of(model, caller, **noise)
+    spec = scores.spec_of(model, caller, **noise)
     scores.check_no_weights(data, caller)
     if labels is not None:
-        data = (events_in(data), labels)
-    num_samples = scores.checked_num_samples(caller, model, num_samples)
-    number = num_samples if model.dequantize else None
+        data = (parse(data).events, labels)
+    num_samples = scores.checked_num_samples(caller, spec, num_samples)
+    log_prior = class_log_prior(spec.distribution, prior)
+    options: dict[str, Any] = {"num_samples": num_samples, "seed": spec.seed}
+    options["jit_compile"] = getattr(model, "jit_compile", False)
 
     def classify(events: tf.Tensor, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        log_probs = class_log_probs(model, events, prior, num_samples=number, seed=model.seed)
+        log_joint = log_joint_of(spec.distribution, spec.noise, events, log_prior, **options)
+        log_probs = tf.nn.log_softmax(log_joint)
         labels = np.full(len(events), -1) if labels is None else np.asarray(labels)
         return log_probs.numpy().astype(np.float64), labels
 
-    log_probs, labels = scores.map_batches(classify, model, caller, data, batch_size=batch_size)
+    log_probs, labels = scores.map_batches(classify, spec, caller, data, batch_size=batch_size)
     if np.isnan(log_probs).any():
         raise ValueError(f"{caller}: expected log densities, got NaN.")
     num_classes = log_probs.shape[1]
@@ -263,11 +267,18 @@ def classification(
 
 
 def _evaluated(
-    caller: str, model: FlowModel, data: Any, num_samples: int, batch_size: int, unit: str
+    caller: str,
+    model: Any,
+    spec: DataSpec,
+    data: Any,
+    num_samples: int,
+    batch_size: int,
+    unit: str,
 ) -> Evaluation:
     scores.check_no_weights(data, caller)
-    options = {"num_samples": num_samples, "batch_size": batch_size}
-    log_prob, sizes = scores.sampled_log_probs(caller, model, data, **options)
+    options: dict[str, Any] = {"num_samples": num_samples, "batch_size": batch_size}
+    options["jit_compile"] = getattr(model, "jit_compile", False)
+    log_prob, sizes = scores.sampled_log_probs(caller, spec, data, **options)
     log_prob = log_prob.astype(np.float64)
     index = int(np.argmin(np.isfinite(log_prob).all(axis=1)))
     expected = f"{caller}: expected finite log densities of event {index}"

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -107,3 +108,19 @@ def float_dtype(dtype: Any, caller: str) -> tf.DType:
     if dtype not in (tf.float32, tf.float64):
         raise TypeError(f"{caller}: expected dtype float32 or float64, got {dtype.name}.")
     return dtype
+
+
+def warn_unless_finite(values: Any, method: str) -> None:
+    """Issues a `RuntimeWarning` if a log density is not finite.
+
+    An error in place of the warning would stop the validation in `fit` because of a single image.
+    """
+    number = np.count_nonzero(~np.isfinite(values))
+    if number:
+        warnings.warn(
+            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
+            "that are not; validate_args=True in the bijector shows where, and "
+            "evaluation.bits_per_dim shows for which image.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -29,48 +29,13 @@ _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def save_to_preset(
-    self: keras.Model,
+def write_preset(
+    model: keras.Model,
     folder: str | os.PathLike[str],
-    *,
-    card: Mapping[str, Any] | None = None,
-    weights: bool = True,
+    card: Mapping[str, Any] | None,
+    with_weights: bool,
 ) -> None:
-    """Writes the model to a folder, for `from_preset`.
-
-    | file | content |
-    | --- | --- |
-    | `config.json` | Keras' configuration of the model, without the arguments of `compile` |
-    | `model.weights.h5` | the weights, without the optimizer; `load_weights` reads this file too |
-    | `metadata.json` | the package versions, the date, `parameter_count` and `card` |
-    | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
-
-    If the process is killed, the folder has the complete old or new preset. Other files stay.
-
-    #### Example
-
-    >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
-    >>> tfd = tfp.distributions
-    >>> model = tfr.FlowModel(tfd.TransformedDistribution(
-    ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
-    ...     loaded = tfr.FlowModel.from_preset(folder)
-    >>> loaded.count_params() == model.count_params()
-    True
-
-    Args:
-      folder: created if it is missing; `~` is the user's home.
-      card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
-        `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
-      weights: whether to write the weights file. `False` keeps the file that is in the folder, for
-        example from a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
-
-    Raises:
-      TypeError: if a part of the distribution, named in the message, could not be loaded again.
-      ValueError: if `card` cannot be written as JSON, which has only finite numbers.
-      OSError: if the files cannot be written. The folder then does not change.
-    """
+    """Writes a preset; see `FlowModel.save_to_preset`."""
     folder = pathlib.Path(os.path.expanduser(folder))
     try:
         numbers_of_numpy = operator.methodcaller("tolist")
@@ -79,7 +44,7 @@ def save_to_preset(
         raise ValueError(
             f"save_to_preset: expected a JSON card with finite numbers, got {card!r}: {error}."
         ) from error
-    serialized = keras.saving.serialize_keras_object(self)
+    serialized = keras.saving.serialize_keras_object(model)
     config = {key: serialized[key] for key in ("module", "class_name", "config", "registered_name")}
     try:
         preset_checks.check_names(config["config"])
@@ -91,25 +56,25 @@ def save_to_preset(
         "tfp_realnvp_version": next((package.version for package in packages), "unknown"),
         "keras_version": keras.__version__,
         "tensorflow_version": tf.__version__,
-        "parameter_count": self.count_params(),
+        "parameter_count": model.count_params(),
         "date_saved": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "card": facts,
     }
     with atomic_files.replace_together(folder) as new:
-        if weights:
-            (new / _WEIGHTS).write_bytes(weights_file.weights_of(self).getbuffer())
+        if with_weights:
+            (new / _WEIGHTS).write_bytes(weights_file.weights_of(model).getbuffer())
         atomic_files.write_json(new / _CONFIG, config)
         atomic_files.write_text(new / _CARD, _model_card(folder.absolute().name, metadata))
         atomic_files.write_json(new / _METADATA, metadata)
 
 
-def from_preset(
+def read_preset(
     cls: type[keras.Model],
     handle: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None,
     network_dtype: str | None,
 ) -> keras.Model:
-    """Returns the model of a preset; see `SavableModel.from_preset`."""
+    """Returns the model of a preset; see `FlowModel.from_preset`."""
     folder = _folder_of(os.fspath(handle))
     names = (_METADATA, _CONFIG, _WEIGHTS)
     metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)

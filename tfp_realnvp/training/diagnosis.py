@@ -1,11 +1,9 @@
 """Finds the first non-finite value of a training step, and skips the step."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors import PixelLogit
@@ -44,20 +42,19 @@ class FiniteRecord:
     A tensor counts as finite if its sum of squares is finite, which takes only one operation.
     """
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._sums: list[tf.Tensor] = []
+    def __init__(self, checks: Sequence[tuple[tf.Tensor, str]] = ()) -> None:
+        """Begins with checks of the data, pairs of a scalar `bool` and an error message.
+
+        If a check fails, `FiniteGuard.raise_failure` raises its message.
+        """
+        self.names: list[str] = [_Expectation(message) for _, message in checks]
+        self._sums = [tf.where(is_valid, 0.0, math.nan) for is_valid, _ in checks]
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
         """Appends tensors under a name, except integers, which are always finite."""
         sums = [tf.nn.l2_loss(tensor) for tensor in tensors if not tensor.dtype.is_integer]
         self.names += [name] * len(sums)
         self._sums += sums
-
-    def require(self, is_valid: tf.Tensor, message: str) -> None:
-        """Adds a check of the data; if it fails, `FiniteGuard.raise_failure` raises `message`."""
-        self.names.append(_Expectation(message))
-        self._sums.append(tf.where(is_valid, 0.0, math.nan))
 
     def add_bijector(self, bijector: Any, value: tf.Tensor, log_det: tf.Tensor) -> None:
         """Appends the result of a bijector. This method is the `observer` of a `Pass`."""
@@ -134,7 +131,7 @@ class FiniteGuard:
     def raise_failure(self, variables: Sequence[Any] = ()) -> None:
         """Raises an error, only once, if the values of a step were not finite.
 
-        The error is a `ValueError` if the data failed a check of `FiniteRecord.require`, and
+        The error is a `ValueError` if the data failed a check, and
         otherwise a `NonFiniteLossError`, which can name the variable whose gradient is not finite.
         """
         step, part, position = (int(value) for value in self._failure.numpy())
@@ -157,19 +154,3 @@ def _first_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns the position of the first non-finite element in the concatenated tensors."""
     are_finite = [tf.reshape(tf.math.is_finite(tensor), [-1]) for tensor in tensors]
     return tf.argmax(tf.logical_not(tf.concat(are_finite, axis=0)))
-
-
-def warn_unless_finite(values: Any, method: str) -> None:
-    """Issues a `RuntimeWarning` if a log density is not finite.
-
-    An error in place of the warning would stop the validation in `fit` because of a single image.
-    """
-    number = np.count_nonzero(~np.isfinite(values))
-    if number:
-        warnings.warn(
-            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
-            "that are not; validate_args=True in the bijector shows where, and "
-            "evaluation.bits_per_dim shows for which image.",
-            RuntimeWarning,
-            stacklevel=3,
-        )

@@ -7,14 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.distributions import class_log_probs, routing
-from tfp_realnvp.internal import private_api, replicas
-from tfp_realnvp.training.input_data import ArrayBatches, condition_in, events_in, weights_in
+from tfp_realnvp.distributions import class_log_probs, objective
+from tfp_realnvp.distributions.data_spec import DataSpec
+from tfp_realnvp.internal import replicas
+from tfp_realnvp.training.input_data import ArrayBatches
 from tfp_realnvp.training.learning_rate import step_of
 
-_LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
 _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
@@ -23,6 +22,15 @@ _EQUAL_MEANS = (
     ", or start with equal class means, `tf.Variable(tf.zeros([K, D]))`, which `fit` places at the "
     "labeled events"
 )
+
+
+def separation_of(model: Any, data: Any, callbacks: list[Any]) -> "ClassSeparation | None":
+    """Returns a `ClassSeparation` for `fit` if the base of the model is a `ClassMixture`."""
+    if objective.class_mixture_of(model.distribution) is None:
+        return None
+    budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
+    is_alone = replicas.num_workers(model.distribute_strategy) == 1
+    return ClassSeparation(model.data_spec, data if is_alone else None, budgets)
 
 
 class ClassSeparation(keras.callbacks.Callback):
@@ -41,9 +49,7 @@ class ClassSeparation(keras.callbacks.Callback):
     started far apart, class boundaries could be anywhere between labeled events.
     """
 
-    def __init__(
-        self, distribution: tfd.Distribution, data: Any, dequantize: bool, budgets: list[Any]
-    ) -> None:
+    def __init__(self, spec: DataSpec, data: Any, budgets: list[Any]) -> None:
         """Collects about 1,000 labeled events from the data of `fit`, balanced over the classes.
 
         Searches arrays for labels, and the first 100,000 events of a `tf.data.Dataset`, but no
@@ -51,15 +57,15 @@ class ClassSeparation(keras.callbacks.Callback):
         training. Raises `ValueError` if all class means are equal and no labels are found.
         """
         super().__init__()
-        self._distribution, self._budgets, self._epoch = distribution, budgets, 0
-        *self._bijectors, self._mixture = parts_of(distribution)
+        self._spec, self._budgets, self._epoch = spec, budgets, 0
+        *self._bijectors, self._mixture = objective.parts_of(spec.distribution)
         loc = self._mixture.loc
         are_several = loc is not None and loc.shape[0] > 1
         self._is_separating = are_several and not np.ptp(loc.numpy(), axis=0).any()
         self._starts_equal, self._has_started = self._is_separating, False
         self._starting_errors = 0
         self._means: np.ndarray | None = None
-        self._collect_labeled(data, 0.5 if dequantize else 0.0)
+        self._collect_labeled(data)
         if not self._is_separating:
             return
         if not self._labels.size:
@@ -119,27 +125,26 @@ class ClassSeparation(keras.callbacks.Callback):
     def _num_errors(self) -> int:
         if not self._labels.size:
             return 0
-        log_probs = class_log_probs(self._distribution, self._events)
+        log_probs = class_log_probs(self._spec.distribution, self._events)
         return int(np.count_nonzero(np.argmax(log_probs, axis=-1) != self._labels))
 
-    def _collect_labeled(self, data: Any, noise: float) -> None:
+    def _collect_labeled(self, data: Any) -> None:
         """Stores labeled events and their labels, about as many of each class."""
         if isinstance(data, ArrayBatches):
             batches = [data.arrays]
         else:
             batches = data if isinstance(data, tf.data.Dataset) else []
-        num_classes, dtype = self._mixture.condition_spec.num_classes, self._distribution.dtype
+        num_classes = self._mixture.condition_spec.num_classes
         missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
         events, labels, num_searched = [], np.zeros([0], int), 0
         self._weights = np.zeros([0])
-        for batch in batches:
-            values, weights = events_in(batch), weights_in(batch)
-            condition = condition_in(batch)
-            condition = routing.as_conditions(self._distribution, condition, "FlowModel.fit")
-            if condition is not None:
-                weights = np.reshape(np.ones(len(values)) if weights is None else weights, [-1])
+        for data_of_batch in batches:
+            batch = self._spec.batch(data_of_batch)
+            values, number = batch.events, len(batch.events)
+            if batch.condition is not None:
+                weights = np.ones(number) if batch.weights is None else batch.weights.numpy()
                 # Ignore events of weight zero.
-                of_batch = np.where(weights > 0, condition, -1)
+                of_batch = np.where(weights > 0, batch.condition, -1)
                 by_class = [
                     _spread(np.flatnonzero(of_batch == label), number)
                     for label, number in enumerate(missing)
@@ -148,11 +153,12 @@ class ClassSeparation(keras.callbacks.Callback):
                 missing -= [len(rows_of_class) for rows_of_class in by_class]
                 labels = np.append(labels, of_batch[rows])
                 self._weights = np.append(self._weights, weights[rows])
-                events.append(np.asarray(values)[rows] + noise)
-            num_searched += len(values)
+                events.append(tf.gather(values, rows).numpy() + 0.5 * self._spec.dequantize)
+            num_searched += number
             is_enough = not missing.any() if self._is_separating else len(labels) >= _MAX_LABELED
             if is_enough or num_searched >= _MAX_SEARCHED:
                 break
+        dtype = self._spec.distribution.dtype
         self._labels = labels
         self._events = np.concatenate(events).astype(dtype.as_numpy_dtype) if events else None
 
@@ -177,30 +183,3 @@ class ClassSeparation(keras.callbacks.Callback):
 def _spread(rows: np.ndarray, number: int) -> np.ndarray:
     """Returns at most `number` of the rows, evenly spaced."""
     return rows[:: max(1, len(rows) // max(1, number))][:number]
-
-
-def label_term(
-    distribution: tfd.Distribution,
-    log_probs: tf.Tensor,
-    labels: tf.Tensor,
-    weights: tf.Tensor | None,
-) -> tf.Tensor:
-    """Returns this replica's term of the mean log p(y | x) over the labeled events, times 0.1.
-
-    `log_probs`, [2, B], are log p(x | y) and log p(x). `labels`, [B], are -1 if unknown.
-    """
-    prior = parts_of(distribution)[-1].mixture_distribution
-    log_prior = tf.cast(prior.log_prob(tf.maximum(labels, 0)), log_probs.dtype)
-    weights_of_labeled = tf.cast(labels >= 0, log_probs.dtype)
-    weights_of_labeled *= 1 if weights is None else weights
-    [total] = replicas.sum_over_replicas([tf.reduce_sum(weights_of_labeled)])
-    log_posterior = log_probs[0] + log_prior - log_probs[1]
-    weighted = tf.math.multiply_no_nan(log_posterior, weights_of_labeled)
-    return _LABEL_WEIGHT * tf.math.divide_no_nan(tf.reduce_sum(weighted), total)
-
-
-def parts_of(distribution: tfd.Distribution) -> list[Any]:
-    """Returns the bijectors of nested transformed distributions, outermost first, and the base."""
-    if isinstance(distribution, private_api.TransformedDistribution):
-        return [distribution.bijector, *parts_of(distribution.distribution)]
-    return [distribution]

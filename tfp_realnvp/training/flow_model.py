@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,25 +14,27 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import FlowBijector
-from tfp_realnvp.distributions import ClassMixture, ClusterMixture, routing, sampler
+from tfp_realnvp.bijectors import ActNorm, FlowBijector
+from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.distributions import objective, routing, sampler, scorer
+from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 from tfp_realnvp.internal import private_api, replicas, validation
-from tfp_realnvp.training import execution, model_variables
-from tfp_realnvp.training.diagnosis import FiniteGuard, warn_unless_finite
-from tfp_realnvp.training.few_labels import ClassSeparation, parts_of
+from tfp_realnvp.training import execution, few_labels, model_variables
+from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.fused_adam import FusedAdam
-from tfp_realnvp.training.input_data import arguments_for_keras, check_distribution, checked_batch
+from tfp_realnvp.training.input_data import arguments_for_keras, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.steps import FlowSteps, with_scheduled_rate
+from tfp_realnvp.training.packing import apply_if, packing_of
+from tfp_realnvp.training.savable_model import SavableModel
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class FlowModel(FlowSteps):
+class FlowModel(SavableModel):
     r"""A Keras model that trains a distribution over images or vectors by maximum likelihood.
 
     ```
@@ -101,6 +104,13 @@ class FlowModel(FlowSteps):
     train_function: Any
     test_function: Any
     predict_function: Any
+    # Whether the first batch of `fit` may initialize the normalizations before the first step.
+    _may_initialize = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises `TypeError` for unknown keyword arguments."""
+        validation.known_keywords(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
@@ -113,9 +123,9 @@ class FlowModel(FlowSteps):
             f"{cls.__name__}: expected no `call`, because steps evaluate the distribution; "
             "override `compute_loss`, `compute_metrics`, `train_step` or `test_step`"
         )
-        validation.require(cls.call is FlowSteps.call, expected, cls.call, TypeError)
-        if cls.train_step is not FlowSteps.train_step:
-            setattr(cls, "train_step", with_scheduled_rate(cls.train_step))  # noqa: B010
+        validation.require(cls.call is FlowModel.call, expected, cls.call, TypeError)
+        if cls.train_step is not FlowModel.train_step:
+            setattr(cls, "train_step", _with_scheduled_rate(cls.train_step))  # noqa: B010
 
     def __init__(
         self,
@@ -147,39 +157,22 @@ class FlowModel(FlowSteps):
             from the dequantizer's; or if it was not constructed in the scope of the same
             `tf.distribute.Strategy` as this model.
         """
-        event_ndims = check_distribution(distribution, dequantize)
-        if dequantize is None:
-            dequantize = event_ndims == 3
-        validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
-        when = "with dequantize=True"
-        validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
-        num_values = routing.find_num_values(distribution)
-        if dequantizer is not None and num_values is not None:
-            expected = f"FlowModel: expected a dequantizer of num_values={num_values}, the flow's"
-            fits = dequantizer.num_values == num_values
-            validation.require(fits, expected, dequantizer.num_values)
-        seed = validation.integer(seed, -(2**31), "FlowModel: expected an int32 seed", 2**31)
-        modules = [distribution] if dequantizer is None else [distribution, dequantizer]
+        spec = DataSpec(distribution, dequantize, dequantizer, seed)
+        modules = spec.modules
         variables = [variable for module in modules for variable in module.variables]
         replicas.check_scope("the distribution", variables)
         # Keras casts the inputs of `call` to the dtype of the model.
         super().__init__(name=name, dtype=distribution.dtype.name)
-        self.distribution = distribution
-        self.event_ndims = event_ndims
-        self.dequantize = dequantize
-        self.dequantizer = dequantizer
-        self.seed = seed
-        self.takes_condition = routing.takes_condition(distribution)
-        self.condition_spec = routing.find_condition_spec(distribution)
-        self._has_class_mixture = isinstance(parts_of(distribution)[-1], ClassMixture)
-        uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
-        self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
+        self.data_spec = spec
+        self.distribution, self.dequantizer = distribution, dequantizer
+        self.event_ndims, self.dequantize = spec.event_ndims, spec.dequantize
+        self.seed, self.noise = spec.seed, spec.noise
+        self.takes_condition, self.condition_spec = spec.takes_condition, spec.condition_spec
+        spec.build_networks()
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
-        model_variables.build_networks(modules, parts)
         # Keras tracks layers only, so one layer wraps all other variables.
-        clusters = [part.clusters for part in parts if isinstance(part, ClusterMixture)]
-        layers = [*(layer for part in bijectors for layer in part.layers), *clusters]
+        layers = [layer for part in bijectors for layer in part.layers]
         self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
@@ -356,11 +349,8 @@ class FlowModel(FlowSteps):
         if any(getattr(callback, end, False) for callback in callbacks for end in ends):
             # Keras lets callbacks stop the training only after a step.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
-        separation = None
-        if self._has_class_mixture:
-            budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
-            data = None if replicas.num_workers(self.distribute_strategy) > 1 else arguments["x"]
-            separation = ClassSeparation(self.distribution, data, self.dequantize, budgets)
+        separation = few_labels.separation_of(self, arguments["x"], callbacks)
+        if separation is not None:
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
         has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
@@ -410,7 +400,7 @@ class FlowModel(FlowSteps):
             raise ValueError(
                 "FlowModel.evaluate: expected data, got an empty dataset, or weights of zero only."
             )
-        warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
+        validation.warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
         return results
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -424,10 +414,51 @@ class FlowModel(FlowSteps):
         self._evaluation_guard.reset()
         log_prob = super().predict(**arguments)
         self._evaluation_guard.raise_failure()
-        warn_unless_finite(log_prob, "predict")
+        validation.warn_unless_finite(log_prob, "predict")
         return log_prob
 
-    sample = sampler.sample
+    def sample(
+        self,
+        num_samples: int,
+        seed: int | Sequence[int] | None = None,
+        *,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        conditional_input: Any = None,
+    ) -> tf.Tensor:
+        """Draws samples with one graph for any number of samples.
+
+        With `temperature=1` and `guidance=0` the results are samples of `model.distribution`, equal
+        to `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. A lower `temperature`
+        and a higher `guidance` make samples more typical and less diverse. `temperature` scales the
+        latents, `guidance` changes the parameters of each coupling:
+
+        ```
+        z ~ temperature * N(0, I);    parameters (1 + guidance) * a(c) - guidance * a(no condition)
+        ```
+
+        Args:
+          num_samples: number of samples N.
+          seed: one or two int32 numbers, or `None` for different samples in each call.
+          temperature: standard deviation of the latents; the base must be standard normal.
+          guidance: weight of the guidance, at least 0, for a flow that was trained with
+            `condition_dropout`. Guidance needs a condition, and evaluates each network twice.
+          conditional_input: one condition, or one for each sample, [N, ...]. With
+            `condition_dropout`, `None` leaves the condition out.
+
+        Returns:
+          Continuous pixel values [N, H, W, C], which `tfr.to_uint8` rounds; or vectors [N, D].
+
+        Raises:
+          ValueError: if an argument does not apply to the model, or is out of range.
+          TypeError: if an argument is not a number, but must be one.
+
+        #### References
+
+        Ho, Salimans: Classifier-free diffusion guidance (2022).
+        """
+        options = temperature, guidance, conditional_input
+        return sampler.sample(self.distribution, num_samples, seed, *options)
 
     def log_prob(
         self, x: Any, conditional_input: Any = None, *, batch_size: int | None = None
@@ -482,3 +513,299 @@ class FlowModel(FlowSteps):
                     "batch normalization learns its statistics, got `forward`, as in a "
                     "`tfb.Invert`; `ActNorm` learns in both directions."
                 )
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Makes one step that minimizes `compute_loss`, unless a value or gradient is not finite.
+
+        A subclass can write a step of its own with `unpack_batch`, `training_log_prob` and
+        `penalty`; the schedules of the learning rate apply to it.
+        """
+        batch = self.unpack_batch(data)
+        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
+        replicas.assert_not_empty(batch.events, "FlowModel.fit")
+        step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
+        variables = self.trainable_variables
+        statistics = self._statistics()
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
+        record = FiniteRecord(self.data_spec.value_checks(batch))
+        with tf.GradientTape() as tape:
+            log_prob = self._training_log_prob(batch, part.first, record)
+            loss = self._loss(batch, log_prob, training=True)
+            objective = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            objective,
+            [variable.value for variable in variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        name = f"the log density of {self.distribution.name}, after its bijectors"
+        record.add(name, log_prob)
+        packing = packing_of(self.optimizer, variables)
+        shared = [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
+        total, are_finite, *packed = replicas.sum_over_replicas(shared)
+        if not self.global_statistics:
+            replicas.average(statistics)
+        is_applied = self._guard.check(step, record, are_finite, packing, packed, [total])
+        if batch.weights is not None:
+            # Skip a batch whose weights are all zero.
+            is_applied &= part.total > 0
+        with self._scheduled_rate(part) as is_made:
+            is_applied &= is_made
+            apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
+        replicas.restore_unless(is_applied, statistics, before)
+        return self._updated_metrics(batch, log_prob, total, part)
+
+    def unpack_batch(self, data: Any) -> Batch:
+        """Returns events, condition and weights of a batch of any form that `fit` takes.
+
+        Args:
+          data: images [B, H, W, C] or vectors [B, D], a tuple of events, conditions and weights, or
+            a dictionary; what `train_step` gets.
+
+        Returns:
+          A named tuple of `events`, tensors as in the data; `condition`, int32 labels or floats of
+          the distribution's dtype, or `None`; and `weights`, [B] in the distribution's dtype, or
+          `None`.
+
+        Raises:
+          ValueError: if shapes or dtypes do not fit the distribution.
+        """
+        return self.data_spec.batch(data)
+
+    def training_log_prob(self, batch: Batch) -> tf.Tensor:
+        """Returns the log densities that a training step maximizes, [B], in nats.
+
+        These are log p(x) minus log q of the step's noise. Noise, dropped conditions, batch
+        statistics and moving statistics are those of the current step. With labels of a
+        `ClassMixture`, returns [2, B]: log densities with and without the labels.
+        """
+        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
+        return self._training_log_prob(batch, part.first, FiniteRecord())
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Returns the objective that training minimizes, a scalar; a subclass can override it.
+
+        ```
+        -sum_i w_i log p(x_i) / sum_i w_i + scale_l2 * sum(scales²) + sum(model.losses)
+        ```
+
+        A subclass adds a term to `super().compute_loss(...)`, or returns another objective. The
+        metric `loss` is then the objective, in training and evaluation. With several replicas, each
+        replica calls this method with its part of the batch, and the objective is the mean over
+        replicas.
+
+        Args:
+          x: events of the batch, [B, ...].
+          y: their conditions, or `None`.
+          y_pred: log densities [B] of `training_log_prob`, or with `training=False` of the events
+            with their evaluation noise.
+          sample_weight: weights [B], or `None`.
+          training: `False` in `evaluate`.
+        """
+        total = replicas.part_of_batch(tf.shape(x)[0], sample_weight).total
+        mean = objective.training_mean(self.distribution, y_pred, y, sample_weight, total)
+        return self.penalty() - replicas.num_replicas() * mean
+
+    def _loss(self, batch: Batch, log_prob: tf.Tensor, training: bool) -> tf.Tensor:
+        """Returns this replica's term of the objective: the terms of all replicas add up."""
+        arguments = {"y_pred": log_prob, "sample_weight": batch.weights, "training": training}
+        loss = self.compute_loss(batch.events, batch.condition, **arguments)
+        return loss / replicas.num_replicas()
+
+    def _training_log_prob(
+        self, batch: Batch, first: tf.Tensor | int, record: FiniteRecord
+    ) -> tf.Tensor:
+        """Returns `training_log_prob`, with the results of all bijectors in `record`.
+
+        `first` is the number of events on preceding replicas.
+        """
+        step = private_api.batch_counter(self.optimizer).value
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
+        drop = functools.partial(objective.drop_conditions, seed=seed, first=first)
+        statistics = replicas.Statistics(self.global_statistics, batch.weights)
+        with surround_with(statistics=statistics):
+            values, log_noise = self.noise.add_noise(batch.events, noise_fn, training=True)
+            record.add("the data", values)
+            spec = self.condition_spec
+            if batch.condition is not None and (spec is None or not spec.may_be_missing):
+                record.add("the condition", batch.condition)
+            with surround_with(training=True, observer=record.add_bijector):
+                options = values, batch.condition, drop
+                log_prob = objective.training_log_prob(self.distribution, *options)
+        return log_prob - log_noise
+
+    def penalty(self) -> tf.Tensor:
+        """Returns the sum of the L2 penalty of `compile` and the losses of layers, a scalar."""
+        dtype = self.distribution.dtype
+        # Stack scales of equal shape, so that one operation and its gradient serve all of them.
+        groups: dict[Any, list[tf.Tensor]] = {}
+        for scale in self._scales():
+            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
+        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
+        losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
+        if halves:
+            losses.append(2 * self.scale_l2 * tf.add_n(halves))
+        return tf.add_n(losses) if losses else tf.zeros([], dtype)
+
+    def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
+        """Returns a context that sets the optimizer's learning rate for the current step."""
+        if self.rate_factors is None:
+            return contextlib.nullcontext(True)
+        num_rows = part.number if self.event_ndims == 1 else None
+        return self.rate_factors.multiply(self.optimizer, num_rows)
+
+    def _statistics(self) -> list[tf.Variable]:
+        return [v for part in self._bijectors() for v in part.variables_set_in_training]
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Returns the values of all metrics; a subclass can update or add metrics.
+
+        Arguments are as in `compute_loss`. `loss` and `bits_per_dim` are already updated.
+        """
+        return self.get_metrics_result()
+
+    def _updated_metrics(
+        self, batch: Batch, log_prob: tf.Tensor, loss: tf.Tensor, part: replicas.BatchPart
+    ) -> dict[str, tf.Tensor]:
+        """Updates and returns the metrics. `loss` is the objective, summed over replicas."""
+        log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
+        mean = objective.part_of_mean(log_prob, batch.weights, part.total)
+        [mean] = replicas.sum_over_replicas([mean])
+        bits_per_dim = pixels.bits_per_dim(mean, tf.reduce_prod(tf.shape(batch.events)[1:]))
+        self._loss_tracker.update_state(loss if self._has_own_loss else -mean, part.total)
+        if self.event_ndims == 3:
+            self._bits_per_dim.update_state(bits_per_dim, part.total)
+        logs = self.compute_metrics(batch.events, batch.condition, log_prob, batch.weights)
+        if replicas.num_workers(self.distribute_strategy) == 1:
+            return logs
+        # With several workers, Keras averages logs over a first axis.
+        return {key: tf.expand_dims(value, axis=0) for key, value in logs.items()}
+
+    @property
+    def _has_own_loss(self) -> bool:
+        return type(self).compute_loss is not FlowModel.compute_loss
+
+    def raise_failure(self) -> None:
+        """Raises an error, only once, if the loss or a gradient of a `train_step` was not finite.
+
+        Call this after `train_step` in your own loop, as `fit` does: a failure skips later steps.
+
+        Raises:
+          NonFiniteLossError: names the step and its first computation that was not finite.
+        """
+        self._guard.raise_failure(self.trainable_variables)
+
+    @tf.autograph.experimental.do_not_convert
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Updates the metrics with a batch."""
+        batch = self.unpack_batch(data)
+        log_prob = self._evaluated(batch)
+        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
+        loss = tf.zeros([], log_prob.dtype)
+        if self._has_own_loss:
+            [loss] = replicas.sum_over_replicas([self._loss(batch, log_prob, training=False)])
+        return self._updated_metrics(batch, log_prob, loss, part)
+
+    @tf.autograph.experimental.do_not_convert
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Returns log p, [B], of a batch."""
+        return self._evaluated(self.unpack_batch(data))
+
+    def _evaluated(self, batch: Batch) -> tf.Tensor:
+        """Returns log densities [B] with the first noise sample of each event.
+
+        If the data fail a check, `evaluate` and `predict` raise an error at the end.
+        """
+        record = FiniteRecord(self.data_spec.value_checks(batch))
+        if record.names:
+            shares = record.are_finite() / replicas.num_replicas()
+            [are_finite] = replicas.sum_over_replicas([shares])
+            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
+        options = self.distribution, self.noise, None, False
+        return scorer.score(*options, batch.events, self.seed, condition=batch.condition)
+
+    def call(self, images: Any, training: bool = False) -> tf.Tensor:
+        """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
+
+        Args:
+          images: [B, H, W, C], or a tuple of images and their conditions.
+          training: whether to use and update batch statistics.
+
+        Raises:
+          ValueError: if images are gray levels without noise: integers or, in eager mode, only
+            whole numbers.
+        """
+        images, condition, _ = self.data_spec.batch(images, ignores_labels=False)
+        if self.dequantize:
+            pixels.check_noise(images, "FlowModel")
+        images = tf.cast(images, self.distribution.dtype)
+        with surround_with(condition=condition, training=training):
+            return self.distribution.log_prob(routing.unseen(self.distribution, images))
+
+    def _initialize_normalizations(self, data: Any) -> None:
+        """Initializes normalizations from the first batch, before a graph is traced.
+
+        Without this call, and with a strategy, the step's graph initializes the normalizations.
+        Initializes nothing if the batch fails a check of the data, or its log density is not
+        finite: the first step then raises an error that names the cause.
+        """
+        norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
+        to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
+        if not to_set:
+            return
+        statistics = self._statistics()
+        before = [tf.convert_to_tensor(variable) for variable in statistics]
+        is_valid = False
+        try:
+            batch = self.unpack_batch(data)
+            record = FiniteRecord(self.data_spec.value_checks(batch))
+            record.add("the log density", self._training_log_prob(batch, 0, record))
+            is_valid = bool(tf.reduce_all(record.are_finite() > 0))
+            is_valid &= batch.weights is None or bool(tf.reduce_any(batch.weights > 0))
+        finally:
+            # Restore even after an error, since some normalizations may already be set.
+            for variable, value in zip(statistics, before, strict=True):
+                if not (is_valid and id(variable) in to_set):
+                    variable.assign(value)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras calls this with the first batch to build variables, and still trains on the batch.
+        # Our variables exist already, so we use the batch to initialize `ActNorm`.
+        may_initialize, self._may_initialize = self._may_initialize, False
+        with self.distribute_strategy.scope():
+            has_strategy = tf.distribute.has_strategy()
+        if not may_initialize or has_strategy or self.run_eagerly:
+            return
+        if iterator is not None:
+            with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
+                for *_, batches in iterator:
+                    data_batch = next(batches)
+                    break
+        if data_batch is not None:
+            batch = parse(data_batch)
+            self.data_spec.check_values(batch, is_whole=False)
+            self.data_spec.warn_of_values(batch.events, stacklevel=3)
+            self._initialize_normalizations(data_batch)
+
+
+def _with_scheduled_rate(train_step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Applies the schedule of the learning rate within a `train_step`."""
+
+    @functools.wraps(train_step)
+    def call(self: FlowModel, data: Any) -> Any:
+        batch = self.unpack_batch(data)
+        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
+        with self._scheduled_rate(part):
+            return train_step(self, data)
+
+    return call

@@ -16,9 +16,7 @@ from tfp_realnvp.bijectors import (
     FlowBijector,
     SigmoidAffine,
 )
-from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.distributions.routing import find_condition_spec
-from tfp_realnvp.internal import private_api, validation
+from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
 from tfp_realnvp.internal.parts import outermost_parts
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
@@ -128,31 +126,6 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
     """Appends a number to a name from its second occurrence on."""
     number = counts[name] = counts.get(name, -1) + 1
     return f"{name}_{number}" if number else name
-
-
-def build_networks(modules: Sequence[Any], parts: Sequence[tf.Module]) -> None:
-    """Creates the variables that parts of `modules` would create in their first call.
-
-    `modules` are a distribution, and a dequantizer if there is one. Such parts are bijectors of
-    this package, and layers of tf-keras, such as TFP's networks.
-    Raises `ValueError` if variables are missing, and the distribution has no known event shape.
-    """
-    if all(getattr(part, "is_built", getattr(part, "built", True)) for part in parts):
-        return
-    distribution, *dequantizers = modules
-    expected = "FlowModel: expected built networks, or a distribution of known event_shape"
-    is_known = distribution.event_shape.is_fully_defined()
-    validation.require(is_known, expected, distribution.event_shape)
-    image, condition = tf.zeros([1, *distribution.event_shape], distribution.dtype), None
-    if (spec := find_condition_spec(distribution)) is not None:
-        # A condition image without a fixed size has the size of the data.
-        sizes = zip(spec.event_shape, distribution.event_shape, strict=False)
-        shape = [1, *(size or of_data for size, of_data in sizes)]
-        condition = tf.zeros(shape, spec.tensor_spec(distribution.dtype).dtype)
-    with surround_with(condition=condition):
-        distribution.log_prob(image)
-    for dequantizer in dequantizers:
-        dequantizer.dequantize(image, seed=[0, 0])
 
 
 def normalizations_in_forward(module: Any, is_forward: bool = False) -> Iterator[Any]:

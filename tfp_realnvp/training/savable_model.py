@@ -200,7 +200,49 @@ class SavableModel(keras.Model):
             )
         return super()._trackable_children(save_type, **kwargs)
 
-    save_to_preset = presets.save_to_preset
+    def save_to_preset(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        card: Mapping[str, Any] | None = None,
+        weights: bool = True,
+    ) -> None:
+        """Writes the model to a folder, for `from_preset`.
+
+        | file | content |
+        | --- | --- |
+        | `config.json` | Keras' configuration of the model, without the arguments of `compile` |
+        | `model.weights.h5` | the weights, without the optimizer, which `load_weights` reads too |
+        | `metadata.json` | the package versions, the date, `parameter_count` and `card` |
+        | `README.md` | a model card for the Hugging Face Hub, with a table of `card` |
+
+        If the process is killed, the folder has the complete old or new preset. Other files stay.
+
+        #### Example
+
+        >>> import tempfile, tensorflow_probability as tfp, tfp_realnvp as tfr
+        >>> tfd = tfp.distributions
+        >>> model = tfr.FlowModel(tfd.TransformedDistribution(
+        ...     tfd.Sample(tfd.Normal(0., 1.), [2]), tfr.RealNVPVector(2, num_filters=4)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_to_preset(folder, card={"data": "two moons", "steps": 4_000})
+        ...     loaded = tfr.FlowModel.from_preset(folder)
+        >>> loaded.count_params() == model.count_params()
+        True
+
+        Args:
+          folder: created if it is missing; `~` is the user's home.
+          card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
+            `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
+          weights: whether to write the weights file. `False` keeps the file in the folder, for
+            example of a `TrainingCheckpoint` with `best_weights='model.weights.h5'`.
+
+        Raises:
+          TypeError: if a part of the distribution, named in the message, could not be loaded again.
+          ValueError: if `card` cannot be written as JSON, which has only finite numbers.
+          OSError: if the files cannot be written. The folder then does not change.
+        """
+        presets.write_preset(self, folder, card, weights)
 
     @classmethod
     def from_preset(
@@ -240,4 +282,4 @@ class SavableModel(keras.Model):
             nor a base or subclass of it, or no network has a dtype that can be replaced.
           ImportError: if the handle needs a library that is not installed.
         """
-        return presets.from_preset(cls, handle, custom_objects, network_dtype)
+        return presets.read_preset(cls, handle, custom_objects, network_dtype)
