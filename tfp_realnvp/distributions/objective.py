@@ -79,14 +79,16 @@ def training_mean(
     log_posterior = log_probs[0] + log_prior - log_probs[1]
     weighted = tf.math.multiply_no_nan(log_posterior, weights_of_labeled)
     label_term = tf.math.divide_no_nan(tf.reduce_sum(weighted), of_labeled)
-    return part_of_mean(log_probs[0], weights, total) + _LABEL_WEIGHT * label_term
+    return part_of_mean(log_probs, weights, total) + _LABEL_WEIGHT * label_term
 
 
 def part_of_mean(log_prob: tf.Tensor, weights: tf.Tensor | None, total: tf.Tensor) -> tf.Tensor:
     """Returns this replica's term of the weighted mean over the batch of all replicas.
 
-    `total` is the sum of all weights, or the number of events without weights.
+    `total` is the sum of all weights, or the number of events without weights. If the log densities
+    are [2, B], with and without labels, the first row counts.
     """
+    log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
     if weights is None:
         return tf.reduce_sum(log_prob) / tf.cast(total, log_prob.dtype)
     weighted = tf.math.multiply_no_nan(log_prob, weights)

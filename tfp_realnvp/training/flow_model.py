@@ -522,30 +522,33 @@ class FlowModel(SavableModel):
         `penalty`; the schedules of the learning rate apply to it.
         """
         batch = self.unpack_batch(data)
+        checks = self.data_spec.value_checks(batch)
+        record = FiniteRecord(checks)
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
         replicas.assert_not_empty(batch.events, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
         variables = self.trainable_variables
         statistics = self._statistics()
         before = [tf.convert_to_tensor(variable) for variable in statistics]
-        record = FiniteRecord(self.data_spec.value_checks(batch))
         with tf.GradientTape() as tape:
             log_prob = self._training_log_prob(batch, part.first, record)
             loss = self._loss(batch, log_prob, training=True)
-            objective = self.optimizer.scale_loss(loss)
+            scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
-            objective,
+            scaled_loss,
             [variable.value for variable in variables],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        mean = objective.part_of_mean(log_prob, batch.weights, part.total)
         name = f"the log density of {self.distribution.name}, after its bijectors"
         record.add(name, log_prob)
         packing = packing_of(self.optimizer, variables)
-        shared = [loss, record.are_finite() / replicas.num_replicas(), *packing.pack(gradients)]
-        total, are_finite, *packed = replicas.sum_over_replicas(shared)
+        are_finite = record.are_finite() / replicas.num_replicas()
+        shared = [mean, loss, are_finite, *packing.pack(gradients)]
+        mean, loss, are_finite, *packed = replicas.sum_over_replicas(shared)
         if not self.global_statistics:
             replicas.average(statistics)
-        is_applied = self._guard.check(step, record, are_finite, packing, packed, [total])
+        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss])
         if batch.weights is not None:
             # Skip a batch whose weights are all zero.
             is_applied &= part.total > 0
@@ -553,7 +556,7 @@ class FlowModel(SavableModel):
             is_applied &= is_made
             apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
         replicas.restore_unless(is_applied, statistics, before)
-        return self._updated_metrics(batch, log_prob, total, part)
+        return self._updated_metrics(batch, log_prob, part.total, mean, loss)
 
     def unpack_batch(self, data: Any) -> Batch:
         """Returns events, condition and weights of a batch of any form that `fit` takes.
@@ -675,16 +678,15 @@ class FlowModel(SavableModel):
         return self.get_metrics_result()
 
     def _updated_metrics(
-        self, batch: Batch, log_prob: tf.Tensor, loss: tf.Tensor, part: replicas.BatchPart
+        self, batch: Batch, log_prob: tf.Tensor, total: tf.Tensor, mean: tf.Tensor, loss: Any
     ) -> dict[str, tf.Tensor]:
-        """Updates and returns the metrics. `loss` is the objective, summed over replicas."""
-        log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
-        mean = objective.part_of_mean(log_prob, batch.weights, part.total)
-        [mean] = replicas.sum_over_replicas([mean])
-        bits_per_dim = pixels.bits_per_dim(mean, tf.reduce_prod(tf.shape(batch.events)[1:]))
-        self._loss_tracker.update_state(loss if self._has_own_loss else -mean, part.total)
+        """Updates and returns the metrics, from the mean log density and from the objective."""
+        loss = loss if self._has_own_loss else -mean
+        self._loss_tracker.update_state(loss, total)
         if self.event_ndims == 3:
-            self._bits_per_dim.update_state(bits_per_dim, part.total)
+            num_dims = tf.reduce_prod(tf.shape(batch.events)[1:])
+            self._bits_per_dim.update_state(pixels.bits_per_dim(mean, num_dims), total)
+        log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
         logs = self.compute_metrics(batch.events, batch.condition, log_prob, batch.weights)
         if replicas.num_workers(self.distribute_strategy) == 1:
             return logs
@@ -711,10 +713,10 @@ class FlowModel(SavableModel):
         batch = self.unpack_batch(data)
         log_prob = self._evaluated(batch)
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
-        loss = tf.zeros([], log_prob.dtype)
-        if self._has_own_loss:
-            [loss] = replicas.sum_over_replicas([self._loss(batch, log_prob, training=False)])
-        return self._updated_metrics(batch, log_prob, loss, part)
+        terms = [objective.part_of_mean(log_prob, batch.weights, part.total)]
+        terms += [self._loss(batch, log_prob, training=False)] if self._has_own_loss else []
+        mean, *loss = replicas.sum_over_replicas(terms)
+        return self._updated_metrics(batch, log_prob, part.total, mean, *(loss or [None]))
 
     @tf.autograph.experimental.do_not_convert
     def predict_step(self, data: Any) -> tf.Tensor:
