@@ -282,6 +282,19 @@ def test_the_training_loss_is_the_bound_of_the_nearest_cluster():
     assert abs(loss - expected) < 0.05 * abs(expected)
 
 
+def test_fit_validates_with_four_clusters_and_evaluate_with_all():
+    images, mixture = _images(), _mixture(num_clusters=6)
+    model = tfr.FlowModel(mixture)
+    model.compile(keras.optimizers.SGD(0.0))
+    for _ in range(2):
+        history = model.fit(images, validation_data=(images,), verbose=0).history
+        bound = -tfr.log_prob(mixture.copy(num_terms=4), images).mean()
+        np.testing.assert_allclose(history["val_loss"], bound, rtol=1e-5)
+        loss, _ = model.evaluate(images, verbose=0)
+        np.testing.assert_allclose(loss, -tfr.log_prob(mixture, images).mean(), rtol=1e-5)
+        assert bound > loss + 1e-3
+
+
 def test_dropped_clusters_train_the_flow_without_a_condition():
     model = _model(dropout=0.5)
     embedding = model.distribution.components_distribution.bijector.condition_embedding

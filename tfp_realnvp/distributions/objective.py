@@ -43,6 +43,15 @@ def training_log_prob(
         return distribution.log_prob(unseen(distribution, values))
 
 
+def approximation_of(distribution: tfd.Distribution) -> tfd.Distribution:
+    """Returns `distribution.approximation()` if there is this method, or else the distribution.
+
+    `FlowModel.fit` validates with the approximation, which is faster.
+    """
+    method = getattr(distribution, "approximation", None)
+    return distribution if method is None else method()
+
+
 def drop_conditions(
     spec: ConditionSpec, condition: tf.Tensor, seed: tf.Tensor, first: tf.Tensor | int
 ) -> tf.Tensor:

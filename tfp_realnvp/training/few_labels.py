@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tfp_realnvp.distributions import class_log_probs, objective
 from tfp_realnvp.distributions.data_spec import DataSpec
-from tfp_realnvp.internal import replicas
 from tfp_realnvp.training.input_data import ArrayBatches
 from tfp_realnvp.training.learning_rate import step_of
 
@@ -22,15 +21,6 @@ _EQUAL_MEANS = (
     ", or start with equal class means, `tf.Variable(tf.zeros([K, D]))`, which `fit` places at the "
     "labeled events"
 )
-
-
-def separation_of(model: Any, data: Any, callbacks: list[Any]) -> "ClassSeparation | None":
-    """Returns a `ClassSeparation` for `fit` if the base of the model is a `ClassMixture`."""
-    if objective.class_mixture_of(model.distribution) is None:
-        return None
-    budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
-    is_alone = replicas.num_workers(model.distribute_strategy) == 1
-    return ClassSeparation(model.data_spec, data if is_alone else None, budgets)
 
 
 class ClassSeparation(keras.callbacks.Callback):

@@ -20,8 +20,9 @@ from tfp_realnvp.distributions import objective, routing, sampler, scorer
 from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 from tfp_realnvp.internal import private_api, replicas, validation
-from tfp_realnvp.training import execution, few_labels, model_variables
+from tfp_realnvp.training import execution, model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
+from tfp_realnvp.training.few_labels import ClassSeparation
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import arguments_for_keras, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
@@ -67,6 +68,8 @@ class FlowModel(SavableModel):
         zero is ignored.
     *   `predict` and `evaluate` use moving statistics. The evaluation noise on an image depends
         only on `seed` and on the image's gray levels.
+    *   For a `ClusterMixture`, `fit` validates with the four clusters nearest to each event;
+        `evaluate` is exact.
     *   `model(x)`, or `model((x, c))`, is `log_prob` of continuous pixel values, without noise.
     *   To train on several devices or machines, construct the distribution, the model and the
         optimizer in the scope of a `tf.distribute.MirroredStrategy` or
@@ -165,6 +168,7 @@ class FlowModel(SavableModel):
         super().__init__(name=name, dtype=distribution.dtype.name)
         self.data_spec = spec
         self.distribution, self.dequantizer = distribution, dequantizer
+        self._scored = distribution
         self.event_ndims, self.dequantize = spec.event_ndims, spec.dequantize
         self.seed, self.noise = spec.seed, spec.noise
         self.takes_condition, self.condition_spec = spec.takes_condition, spec.condition_spec
@@ -177,8 +181,12 @@ class FlowModel(SavableModel):
         self.other_variables = model_variables.TrackedVariables(layers, modules)
         self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         scales = model_variables.find_scales(layers, bijectors)
+        in_forward = [*model_variables.normalizations_in_forward(distribution)]
+        if dequantizer is not None:
+            in_forward += model_variables.normalizations_in_forward(dequantizer.bijector, True)
         # Keras would track lists in attributes; functions hide these lists from Keras.
         self._bijectors, self._scales = lambda: bijectors, lambda: scales
+        self._normalizations_in_forward = lambda: in_forward
         self._guard = FiniteGuard()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
         loss_tracker = replicas.ReplicatedMean(name="loss")
@@ -247,6 +255,7 @@ class FlowModel(SavableModel):
             optimizer = keras.optimizers.get(optimizer)
             replicas.check_scope("the optimizer", [v.value for v in optimizer.variables])
             super().compile(optimizer=optimizer, **kwargs)
+            self._approximate_test_function: Any = None
             self._loss_tracker = self._own_loss_tracker()
         if self.jit_compile:
             execution.advise_no_xla()
@@ -349,8 +358,11 @@ class FlowModel(SavableModel):
         if any(getattr(callback, end, False) for callback in callbacks for end in ends):
             # Keras lets callbacks stop the training only after a step.
             arguments["epochs"] = arguments.get("initial_epoch", 0)
-        separation = few_labels.separation_of(self, arguments["x"], callbacks)
-        if separation is not None:
+        separation = None
+        if objective.class_mixture_of(self.distribution) is not None:
+            budgets = [callback for callback in callbacks if hasattr(callback, "fraction")]
+            data = None if replicas.num_workers(self.distribute_strategy) > 1 else arguments["x"]
+            separation = ClassSeparation(self.data_spec, data, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
         has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
@@ -390,7 +402,7 @@ class FlowModel(SavableModel):
         """
         self._evaluation_guard.reset()
         if kwargs.get(private_api.WITHIN_FIT, False):
-            with self.averaged_weights():
+            with self.averaged_weights(), self._approximation():
                 results = super().evaluate(x, *args, **kwargs)
         else:
             arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
@@ -402,6 +414,24 @@ class FlowModel(SavableModel):
             )
         validation.warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
         return results
+
+    @contextlib.contextmanager
+    def _approximation(self) -> Iterator[None]:
+        """Replaces the distribution that `test_step` scores by an approximation, if there is one.
+
+        Each of the two has its own graph.
+        """
+        exact, approximate = self._scored, objective.approximation_of(self.distribution)
+        if exact is approximate:
+            yield
+            return
+        exact_function = self.test_function
+        self._scored, self.test_function = approximate, self._approximate_test_function
+        try:
+            yield
+        finally:
+            self._approximate_test_function = self.test_function
+            self._scored, self.test_function = exact, exact_function
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns log p in nats for each image, [N]; see `fit` for `x` and errors.
@@ -505,14 +535,12 @@ class FlowModel(SavableModel):
                 "FlowModel: expected variables to train, got none; set `model.trainable = True`, "
                 "and call `model.compile()` again."
             )
-        flow, noise = self.distribution, getattr(self.dequantizer, "bijector", None)
-        for module, is_forward in ((flow, False), (noise, True)):
-            for part in model_variables.normalizations_in_forward(module, is_forward):
-                raise ValueError(
-                    f"FlowModel: expected data to pass through {part.name} by `inverse`, in which "
-                    "batch normalization learns its statistics, got `forward`, as in a "
-                    "`tfb.Invert`; `ActNorm` learns in both directions."
-                )
+        for part in self._normalizations_in_forward():
+            raise ValueError(
+                f"FlowModel: expected data to pass through {part.name} by `inverse`, in which "
+                "batch normalization learns its statistics, got `forward`, as in a `tfb.Invert`; "
+                "`ActNorm` learns in both directions."
+            )
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -733,7 +761,7 @@ class FlowModel(SavableModel):
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])
             self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
-        options = self.distribution, self.noise, None, False
+        options = self._scored, self.noise, None, False
         return scorer.score(*options, batch.events, self.seed, condition=batch.condition)
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
