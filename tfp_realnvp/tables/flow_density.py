@@ -15,12 +15,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import all_categories, given, patterns
-from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
+from tfp_realnvp.tables.table import Rows, checked_weights, codes_of
 
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
@@ -378,7 +379,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         for all completions, and log p(x, y), [U, E, N]. The E completions of a row enumerate its
         missing categories and neighboring periods; missing numbers stay NaN.
         """
-        progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
+        progress, done, num_indicators = Progress("", self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)
         for is_missing, indices in patterns(encoded):
             is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)

@@ -14,11 +14,12 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import checked_limits
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import fill, mixture_with_gaps
-from tfp_realnvp.tables.table import Rows, checked_weights, slices
+from tfp_realnvp.tables.table import Rows, checked_weights
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536

@@ -8,7 +8,9 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import tfp_realnvp as tfr
+import keras
+
+from tfp_realnvp.flows import coupling_layer, network_of
 from tfp_realnvp.internal import validation
 
 # Pairs of defaults: for fewer rows, and for at least this many rows. Many rows get only one, larger
@@ -114,7 +116,7 @@ class Options:
             if getattr(self, name) is not None:
                 validation.count(getattr(self, name), name, least, self._name)
         if self.transformer is not None:
-            tfr.coupling_layer(tfr.DenseResNet, transformer=self.transformer)
+            coupling_layer(network_of(keras.layers.Dense), transformer=self.transformer)
         if self.verbose != "auto":
             validation.integer(self.verbose, 0, f"{self._name}: expected verbose of 'auto', 0 or 1")
         if self.noise is not None:

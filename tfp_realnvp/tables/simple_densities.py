@@ -16,8 +16,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from sklearn.cluster import kmeans_plusplus
 
-from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows, Splits, drawn, slices
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
+from tfp_realnvp.tables.table import Rows, Splits, drawn
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)

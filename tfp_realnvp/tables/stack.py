@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables.boosted_trees import BoostedTrees, GivenTrees, fit_boosted_trees
 from tfp_realnvp.tables.missing import with_draws
 from tfp_realnvp.tables.options import Options, resolved
-from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
 from tfp_realnvp.tables.table import Columns, Rows, Splits
 from tfp_realnvp.tables.table_flow import fit_table_flow

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,12 +64,6 @@ def drawn(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Samples an index per row of weights [N, K] by inverting the CDF at uniform numbers [N]."""
     ends = weights.cumsum(axis=1)
     return (uniforms[:, np.newaxis] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
-
-
-def slices(size: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields slices of `size` rows of all arrays."""
-    for start in range(0, len(arrays[0]), size):
-        yield tuple(array[start : start + size] for array in arrays)
 
 
 class Rows(NamedTuple):

@@ -17,11 +17,12 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
-import tfp_realnvp as tfr
+from tfp_realnvp.flows import RealNVPVector
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables.options import Options
-from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import StudentT
-from tfp_realnvp.tables.table import Rows, slices
+from tfp_realnvp.tables.table import Rows
 
 tfd = tfp.distributions
 
@@ -207,7 +208,7 @@ def _functions(
     A process traces these functions once per architecture. The cached graphs stay valid: weights
     are arguments, and no variable is assigned.
     """
-    flow = tfr.RealNVPVector(
+    flow = RealNVPVector(
         size,
         normalization=None,
         network_dtype="float32",  # independent of Keras' global policy
