@@ -63,8 +63,8 @@ class TableEstimator(Options, EstimatorWithGaps):
         """Fits p(y [N, D] | standardized x [N, C]) to each group, by all densities except flows."""
         numbers = range(int(groups.max()) + 1)
         is_empty = np.any([np.isnan(y[groups == i]).all(axis=0) for i in numbers], axis=0)
-        expected = f"{self._name}: expected a known cell in each column and class"
-        validation.require(not is_empty.any(), expected, f"none in {np.array(names)[is_empty]}")
+        none = f"none in {np.array(names)[is_empty]}"
+        self._require(not is_empty.any(), "a known cell in each column and class", none)
         self._columns.warn(y, names, self._name, self._is_density and not self.noise)
         progress, rng = Progress("", self.verbose), generator(self.random_state)
         rows = Rows(np.column_stack([x, self._columns.standardized(y)]), weights)

@@ -193,12 +193,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
-        expected = f"{self._name}: expected rows with known cells"
-        validation.require(bool(weights.any()), expected, rows)
+        self._require(weights.any(), "rows with known cells", rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
         rows, names, limits = self._limits(rows, self.bounds)
-        expected = f"{self._name}: expected at least one numeric column"
-        validation.require(bool(names), expected, "none")
+        self._require(names, "at least one numeric column", "none")
         classes, groups = np.unique(labels, return_inverse=True)
         # Merging equal rows makes a fit independent of the order and repetition of rows.
         table = Rows.merged(np.column_stack([groups, *self._split(rows)]), weights)
@@ -354,8 +352,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def _class_index(self, label: Any) -> int:
         classes = getattr(self, "classes_", np.array([])).tolist()
-        expected = f"FlowDensity: expected one of the classes {classes}"
-        validation.require(label in classes, expected, label)
+        self._require(label in classes, f"one of the classes {classes}", label)
         return classes.index(label)
 
     def _joint_log_probs(self, X: Any) -> np.ndarray:
