@@ -13,7 +13,8 @@ import tensorflow_probability as tfp
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import tfp_realnvp as tfr
-from tfp_realnvp.saving.saved_model import Progress, ServedFlow
+from tfp_realnvp.internal.progress import Progress
+from tfp_realnvp.saving.saved_model import ServedFlow
 
 pytestmark = pytest.mark.graph
 

@@ -22,7 +22,8 @@ from sklearn.preprocessing import PowerTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import options, progress, simple_densities, table_flow
+from tfp_realnvp.internal import progress
+from tfp_realnvp.tables import options, simple_densities, table_flow
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 

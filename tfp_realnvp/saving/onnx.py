@@ -12,7 +12,8 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.internal import atomic_files, private_api
 from tfp_realnvp.internal.optional_packages import optional_module
-from tfp_realnvp.saving.saved_model import Progress, ServedFlow, check_folder
+from tfp_realnvp.internal.progress import Progress
+from tfp_realnvp.saving.saved_model import ServedFlow, check_folder
 
 
 def export_onnx(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -25,6 +23,7 @@ from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.saving.folded_graph import folded
 
 Outputs = dict[str, tf.Tensor]
@@ -32,9 +31,6 @@ Condition: TypeAlias = tf.Tensor | None
 
 # A graph with its weights as constants must be smaller than 2 GB.
 _MAX_FOLDED_BYTES = 2**30
-# Print the first progress line after `_FIRST_SECONDS`, and another line each time that the elapsed
-# time has grown by the factor `_GROWTH`.
-_FIRST_SECONDS, _GROWTH = 5.0, 1.5
 
 
 def export_saved_model(
@@ -483,31 +479,6 @@ class ServedFlow:
             return []
         message = f"expected a conditional_input of {spec.description}"
         return [tf.debugging.Assert(tf.reduce_all(spec.in_range(condition)), [message])]
-
-
-class Progress:
-    """Prints the progress of exports that take more than 5 seconds.
-
-    Each line waits for 1.5 times the elapsed time of the line before. `verbose=True` always prints
-    the path at the end, and `verbose=False` prints nothing.
-    """
-
-    def __init__(self, caller: str, verbose: bool | None) -> None:
-        self.caller, self._start = caller, time.perf_counter()
-        self._next = math.inf if verbose is not None and not verbose else _FIRST_SECONDS
-        self._reports_end = bool(verbose)
-
-    def __call__(self, step: str) -> None:
-        """Prints the next step if enough time has passed."""
-        seconds = time.perf_counter() - self._start
-        if seconds >= self._next:
-            print(f"{self.caller}, {seconds:.0f} s: {step}", flush=True)
-            self._next, self._reports_end = _GROWTH * seconds, True
-
-    def end(self, path: Any) -> None:
-        """Prints the path if other lines were printed or `verbose` is true."""
-        if self._reports_end:
-            print(f"{self.caller}: wrote {path}.", flush=True)
 
 
 def _named_inputs(

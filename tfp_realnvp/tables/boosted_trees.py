@@ -10,17 +10,11 @@ from threadpoolctl import ThreadpoolController
 
 from tfp_realnvp.tables.table import Rows
 
-_OPTIONS = {"early_stopping": False, "random_state": 0}
-_MEAN_OPTIONS = {**_OPTIONS, "max_iter": 100, "max_leaf_nodes": 15}
-# Absolute errors carry less information than events, so the trees for the scale are smaller.
-_SCALE_OPTIONS = {
-    **_OPTIONS,
-    "loss": "gamma",  # keeps predictions positive
-    "learning_rate": 0.05,
-    "max_iter": 50,
-    "max_leaf_nodes": 8,
-    "min_samples_leaf": 40,
-}
+_MEAN_OPTIONS = {"max_iter": 100, "max_leaf_nodes": 15}
+# Absolute errors carry less information than events, so the trees for the scale are smaller. The
+# gamma loss keeps predictions positive.
+_SCALE_OPTIONS = {"loss": "gamma", "learning_rate": 0.05, "max_iter": 50, "max_leaf_nodes": 8}
+_SCALE_OPTIONS["min_samples_leaf"] = 40
 # Trees for the scale learn from absolute errors of at least this; events have variance 1.
 _LEAST_SCALE = 1e-3
 # The correction for averaging over folds multiplies variances by at least this factor.
@@ -43,9 +37,7 @@ class BoostedTrees(NamedTuple):
     @_ONE_THREAD
     def predictions(self, conditions: np.ndarray) -> np.ndarray:
         """Predicts mean and log scale, [N, 2], of events given conditions [N, C]."""
-        means, scales = (
-            np.stack([trees.predict(conditions) for trees in of_folds]) for of_folds in self
-        )
+        means, scales = np.array([[trees.predict(conditions) for trees in fits] for fits in self])
         scale = scales.mean(axis=0)
         # Averaging predictions over folds reduces the squared error by their variance over folds.
         # For normal errors, the squared error is π/2 times the squared mean absolute error.
@@ -70,7 +62,7 @@ def fit_boosted_trees(
         fits, predicted = [], np.empty(len(targets))
         for i in range(folds.max() + 1):
             is_learned = folds != i
-            trees = HistGradientBoostingRegressor(**options)
+            trees = HistGradientBoostingRegressor(early_stopping=False, random_state=0, **options)
             trees.fit(conditions[is_learned], targets[is_learned], weights[is_learned])
             predicted[~is_learned] = trees.predict(conditions[~is_learned])
             fits.append(trees)

@@ -34,9 +34,9 @@ class CategoryMixture(NamedTuple):
         Each component gets pseudocounts of one row: half in proportion to the frequencies of the
         categories, half uniform. No category thus has probability 0.
         """
-        values, weights = Rows.merged(*rows)
-        weights = weights * rows.number / weights.sum()
-        prior = (weights @ values / weights.sum() + 1 / np.repeat(sizes, sizes)) / 2
+        total, rows = rows.number, Rows.merged(*rows)
+        values, weights = rows.values, rows.weights * total / rows.weights.sum()
+        prior = (rows.mean(values) + 1 / np.repeat(sizes, sizes)) / 2
         shares = np.random.default_rng(seed).dirichlet(np.ones(number), len(values))
         for _ in range(_NUM_STEPS if number > 1 else 1):
             counts = (weights * shares.T) @ values + prior
@@ -49,12 +49,9 @@ class CategoryMixture(NamedTuple):
     @classmethod
     def of(cls, mixtures: list[CategoryMixture], shares: np.ndarray) -> CategoryMixture:
         """Combines mixtures with the weights `shares` into one mixture."""
-        log_weights = [
-            mixture.log_weights + np.log(share)
-            for mixture, share in zip(mixtures, shares, strict=True)
-        ]
-        log_probs = np.concatenate([mixture.log_probs for mixture in mixtures])
-        return cls(np.concatenate(log_weights), log_probs, mixtures[0].sizes)
+        log_weights, log_probs, sizes = zip(*mixtures, strict=True)
+        log_weights = [part + np.log(p) for part, p in zip(log_weights, shares, strict=True)]
+        return cls(np.concatenate(log_weights), np.concatenate(log_probs), sizes[0])
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log probability of the known cells of rows, [N]."""
@@ -64,9 +61,7 @@ class CategoryMixture(NamedTuple):
         """Imputes missing cells of rows with samples, from uniform numbers [N, 1 + C]."""
         components = drawn(softmax(self._joint(rows), axis=1), uniforms[:, 0])
         columns = split_categories(np.exp(self.log_probs[components]), self.sizes)
-        codes = np.empty([len(rows), len(columns)])
-        for i, probs in enumerate(columns):
-            codes[:, i] = drawn(probs, uniforms[:, 1 + i])
+        codes = np.column_stack([rows[:, :0], *map(drawn, columns, uniforms.T[1:])])
         return np.where(np.isnan(rows), one_hot(codes, self.sizes), rows)
 
     def _joint(self, rows: np.ndarray) -> np.ndarray:
@@ -86,14 +81,13 @@ def fit_category_mixture(
     if not sizes:
         return CategoryMixture(np.zeros(1), np.zeros([1, 0]), []), 0.0
     splits = [tuple(part.mapped(columns.indicators) for part in split) for split in splits]
+    held_out = Rows.concatenated(part for _, part in splits)
     for number in _NUM_COMPONENTS:
         seed = int(rng.integers(2**31))
         fits = [CategoryMixture.fit(train, number, sizes, seed) for train, _ in splits]
-        score = sum(
-            part.weights @ fit.log_prob(part.values)
-            for fit, (_, part) in zip(fits, splits, strict=True)
-        )
+        log_probs = [fit.log_prob(part.values) for fit, (_, part) in zip(fits, splits, strict=True)]
+        score = held_out.mean(np.concatenate(log_probs))
         if score <= best:
             break
         best, kept = score, CategoryMixture.of(fits, np.full(len(fits), 1 / len(fits)))
-    return kept, best / sum(part.weights.sum() for _, part in splits)
+    return kept, best

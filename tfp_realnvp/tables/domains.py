@@ -131,29 +131,30 @@ def checked_limits(
     bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
     """Checks and merges `bounds` and `periods`, whose keys are names or positions of columns."""
+
+    def require(condition: bool, expected: str, value: Any) -> None:
+        validation.require(condition, f"{caller}: expected {expected}", value)
+
     limits: Limits = {}
     for option, values in (("bounds", bounds or {}), ("periods", periods or {})):
-        expected = f"{caller}: expected {option} as a dictionary by column"
-        validation.require(isinstance(values, dict), expected, values)
-        for name, limit in values.items():
-            i = position(name, names, option, caller)
-            name = names[i]
-            expected = f"{caller}: expected either bounds or a period of column {name}"
-            validation.require(i not in limits, expected, "both")
-            expected = f"{caller}: expected {option} of a numeric column"
-            validation.require(i not in categories, expected, f"the categorical column {name}")
+        require(isinstance(values, dict), f"{option} as a dictionary by column", values)
+        for key, limit in values.items():
+            i = position(key, names, option, caller)
+            name = f"column {names[i]}"
+            require(i not in limits, f"either bounds or a period of {name}", "both")
+            require(i not in categories, f"{option} of a numeric column", f"the categorical {name}")
             if option == "periods":
-                expected = f"{caller}: expected a positive period of column {name}"
+                expected = f"{caller}: expected a positive period of {name}"
                 limits[i] = validation.positive(limit, expected)
                 continue
-            expected = f"{caller}: expected bounds of column {name} as (low, high) or (low, None)"
-            is_pair = isinstance(limit, (tuple, list)) and len(limit) == 2
-            is_pair = is_pair and all(isinstance(bound, numbers.Real | None) for bound in limit)
-            low, high = limit if is_pair else (0.0, 0.0)
-            low, high = -math.inf if low is None else low, math.inf if high is None else high
-            validation.require(low < high, expected, limit)
-            expected = f"{caller}: expected numbers within the bounds of column {name}, {limit}"
+            match limit:
+                case [numbers.Real() | None as low, numbers.Real() | None as high]:
+                    low = -math.inf if low is None else float(low)
+                    high = math.inf if high is None else float(high)
+                case _:
+                    low = high = 0.0
+            require(low < high, f"bounds of {name} as (low, high) or (low, None)", limit)
             outside = rows[:, i][(rows[:, i] < low) | (rows[:, i] > high)]
-            validation.require(not outside.size, expected, outside[:5])
-            limits[i] = float(low), float(high)
+            require(not outside.size, f"numbers within the bounds of {name}, {limit}", outside[:5])
+            limits[i] = low, high
     return limits

@@ -14,10 +14,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
-from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.stack import StackFit
 from tfp_realnvp.tables.table import Columns, Rows, one_hot
 
@@ -63,10 +63,10 @@ class TableEstimator(Options, EstimatorWithGaps):
         """Fits p(y [N, D] | standardized x [N, C]) to each group, by all densities except flows."""
         numbers = range(int(groups.max()) + 1)
         is_empty = np.any([np.isnan(y[groups == i]).all(axis=0) for i in numbers], axis=0)
-        expected = f"{self._name}: expected a known cell in each column and class"
-        validation.require(not is_empty.any(), expected, f"none in {np.array(names)[is_empty]}")
+        none = f"none in {np.array(names)[is_empty]}"
+        self._require(not is_empty.any(), "a known cell in each column and class", none)
         self._columns.warn(y, names, self._name, self._is_density and not self.noise)
-        progress, rng = Progress(self.verbose), generator(self.random_state)
+        progress, rng = Progress("", self.verbose), generator(self.random_state)
         rows = Rows(np.column_stack([x, self._columns.standardized(y)]), weights)
         columns = self._x_columns, self._columns
         return [StackFit(rows.where(groups == i), columns, self, rng, progress) for i in numbers]

@@ -15,12 +15,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import all_categories, given, patterns
-from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows, checked_weights, codes_of, slices
+from tfp_realnvp.tables.table import Rows, checked_weights, codes_of
 
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
 _MAX_SMALL_CLASSES, _MIN_ROWS_PER_CLASS = 10, 5
@@ -192,12 +193,10 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
-        expected = f"{self._name}: expected rows with known cells"
-        validation.require(bool(weights.any()), expected, rows)
+        self._require(weights.any(), "rows with known cells", rows)
         rows, labels, weights = (each[weights > 0] for each in (rows, labels, weights))
         rows, names, limits = self._limits(rows, self.bounds)
-        expected = f"{self._name}: expected at least one numeric column"
-        validation.require(bool(names), expected, "none")
+        self._require(names, "at least one numeric column", "none")
         classes, groups = np.unique(labels, return_inverse=True)
         # Merging equal rows makes a fit independent of the order and repetition of rows.
         table = Rows.merged(np.column_stack([groups, *self._split(rows)]), weights)
@@ -353,8 +352,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
 
     def _class_index(self, label: Any) -> int:
         classes = getattr(self, "classes_", np.array([])).tolist()
-        expected = f"FlowDensity: expected one of the classes {classes}"
-        validation.require(label in classes, expected, label)
+        self._require(label in classes, f"one of the classes {classes}", label)
         return classes.index(label)
 
     def _joint_log_probs(self, X: Any) -> np.ndarray:
@@ -378,7 +376,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         for all completions, and log p(x, y), [U, E, N]. The E completions of a row enumerate its
         missing categories and neighboring periods; missing numbers stay NaN.
         """
-        progress, done, num_indicators = Progress(self.verbose), 0, sum(self._sizes)
+        progress, done, num_indicators = Progress("", self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)
         for is_missing, indices in patterns(encoded):
             is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)

@@ -14,11 +14,12 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import checked_limits
 from tfp_realnvp.tables.estimator import TableEstimator, generator
 from tfp_realnvp.tables.missing import fill, mixture_with_gaps
-from tfp_realnvp.tables.table import Rows, checked_weights, slices
+from tfp_realnvp.tables.table import Rows, checked_weights
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
@@ -118,14 +119,14 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
         checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
-        dtype = getattr(np.asarray(y, copy=None) if isinstance(y, list) else y, "dtype", None)
+        dtype = getattr(np.asarray(y) if isinstance(y, list) else y, "dtype", None)
         kind = getattr(dtype, "kind", "f")
-        expected = f"{self._name}: expected numbers as y; for labels call FlowDensity().fit(X, y)"
+        expected = "numbers as y; for labels call FlowDensity().fit(X, y)"
         expected += ", for bools as numbers fit(X, y.astype(int))" * (kind == "b")
-        validation.require(kind in "iufcO", expected, dtype)
+        self._require(kind in "iufcO", expected, dtype)
         if kind == "O":
             values = pd.Series(np.ravel(np.asarray(y, object)))
-            validation.require(frames.is_numbers(values), expected, values[0])
+            self._require(frames.is_numbers(values), expected, values[0])
         X, y = self._validated(X, y, **checks)
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)
@@ -182,8 +183,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         rounded y, whose CDF is a step function.
         """
         conditions, y = self._conditions_and_y(X, y)
-        expected = f"{self._name}.cdf: expected a fit to a single y"
-        validation.require(self._size == 1, expected, self._size)
+        self._require(self._size == 1, "a fit to a single y for the CDF", self._size)
         (low, high), half = self._columns.ends(), self._columns.widths / 2
         is_below = y[:, 0] < low
         # The last number on the grid up to y represents the numbers up to half a width above.
@@ -214,8 +214,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         conditions = self._conditions(X)
         levels = np.asarray(quantiles, np.float64)
         is_valid = levels.ndim == 1 and levels.size and ((levels > 0) & (levels < 1)).all()
-        expected = f"{self._name}: expected quantiles between 0 and 1, as in [0.1, 0.5, 0.9]"
-        validation.require(bool(is_valid), expected, quantiles)
+        self._require(is_valid, "quantiles between 0 and 1, as in [0.1, 0.5, 0.9]", quantiles)
         if self._size > 1:
             quantiles = [
                 np.quantile(points[..., -self._size :], levels, axis=0)
@@ -299,9 +298,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         """Returns conditions for a `TableStack`, and checked y in their original units, [N, D]."""
         check_is_fitted(self)
         X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
-        if y.ndim != (1 if self._is_single else 2) or y.size != len(X) * self._size:
-            expected = "numbers [N]" if self._is_single else f"rows [N, {self._size}]"
-            raise ValueError(f"{self._name}: expected y as {expected}, got the shape {y.shape}.")
+        expected = "y as numbers [N]" if self._is_single else f"y as rows [N, {self._size}]"
+        fits = y.ndim == (1 if self._is_single else 2) and y.size == len(X) * self._size
+        self._require(fits, expected, y.shape)
         return self._of_stack(X), y.reshape(len(y), -1)
 
     def _log_probs(self, conditions: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -8,27 +8,18 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import tfp_realnvp as tfr
+import keras
+
+from tfp_realnvp.flows import coupling_layer, network_of
 from tfp_realnvp.internal import validation
 
 # Pairs of defaults: for fewer rows, and for at least this many rows. Many rows get only one, larger
 # flow: a held-out tenth of the rows suffices for early stopping and for the mixture weights.
 _MIN_MANY_ROWS = 50_000
-_DEFAULTS = {
-    "num_flows": (5, 1),
-    "num_filters": (32, 64),
-    "max_steps": (2_000, 6_000),
-    "batch_size": (128, 512),
-}
-_LEAST_COUNTS = {
-    "num_flows": 0,
-    "num_couplings": 1,
-    "num_blocks": 0,
-    "num_filters": 1,
-    "max_steps": 0,
-    "patience": 1,
-    "batch_size": 1,
-}
+_DEFAULTS = {"num_flows": (5, 1), "num_filters": (32, 64)}
+_DEFAULTS |= {"max_steps": (2_000, 6_000), "batch_size": (128, 512)}
+_LEAST_COUNTS = dict.fromkeys(("num_couplings", "num_filters", "patience", "batch_size"), 1)
+_LEAST_COUNTS |= dict.fromkeys(("num_flows", "num_blocks", "max_steps"), 0)
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -105,6 +96,10 @@ class Options:
     def _name(self) -> str:
         return type(self).__name__
 
+    def _require(self, condition: Any, expected: str, value: Any) -> None:
+        """Raises a `ValueError` that names the estimator if the condition is false."""
+        validation.require(bool(condition), f"{self._name}: expected {expected}", value)
+
     def _check(self) -> None:
         """Raises an error if an argument that does not depend on the data is invalid.
 
@@ -114,7 +109,7 @@ class Options:
             if getattr(self, name) is not None:
                 validation.count(getattr(self, name), name, least, self._name)
         if self.transformer is not None:
-            tfr.coupling_layer(tfr.DenseResNet, transformer=self.transformer)
+            coupling_layer(network_of(keras.layers.Dense), transformer=self.transformer)
         if self.verbose != "auto":
             validation.integer(self.verbose, 0, f"{self._name}: expected verbose of 'auto', 0 or 1")
         if self.noise is not None:
@@ -142,10 +137,9 @@ Options.__init__ = _checked(Options.__init__)  # type: ignore[method-assign]
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
     """Replaces `None` by defaults, which depend on the number of rows and modeled columns."""
-    is_large = int(num_rows >= _MIN_MANY_ROWS)
-    values: dict[str, Any] = {name: pair[is_large] for name, pair in _DEFAULTS.items()}
-    values["num_couplings"] = 2 if is_one else 8
-    values["transformer"] = "rational_quadratic_spline" if is_one else "affine"
+    kind = ("affine", "rational_quadratic_spline")[is_one]
+    values: dict[str, Any] = {"num_couplings": 2 if is_one else 8, "transformer": kind}
+    values |= {name: pair[int(num_rows >= _MIN_MANY_ROWS)] for name, pair in _DEFAULTS.items()}
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     if given["num_flows"] == 0:
         given |= {"num_flows": None, "max_steps": 0}

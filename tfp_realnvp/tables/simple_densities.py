@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.stats import t
 from sklearn.cluster import kmeans_plusplus
 
-from tfp_realnvp.tables.progress import Progress
-from tfp_realnvp.tables.table import Rows, Splits, drawn, slices
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
+from tfp_realnvp.tables.table import Rows, Splits, drawn
 
 _SHRINKAGES = np.geomspace(1e-4, 1.0, 17)
 _PENALTIES = np.geomspace(1e-4, 1e2, 13)
@@ -80,10 +82,7 @@ class StudentT(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        df = self.df
-        log_constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
-        log_kernels = -(df + 1) / 2 * np.log1p(self.latents(rows) ** 2 / df)
-        return (log_constant + log_kernels).sum(axis=1) + self.log_det
+        return t.logpdf(self.latents(rows), self.df).sum(axis=1) + self.log_det
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
@@ -107,8 +106,7 @@ def fit_student_t(splits: Splits, widths: np.ndarray, df: float) -> list[Student
     map whitens with (1 - a) C + a I; the shrinkage a maximizes the held-out likelihood.
     """
     slopes = _ridge_slopes(splits, splits[0][0].values.shape[1] - len(widths))
-    fits = []
-    log_likelihoods = np.zeros(len(_SHRINKAGES))
+    fits, log_likelihoods = [], np.zeros(len(_SHRINKAGES))
     for slope, split in zip(slopes, splits, strict=True):
         train, held_out = (_errors(rows, slope) for rows in split)
         mean, covariance = train.covariance()
@@ -268,35 +266,34 @@ class ConditionalMixture(NamedTuple):
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the events of rows given their conditions, [N]."""
-        log_probs, _ = _log_sum_exp(joint_log_probs(self.joint, rows))
-        return log_probs - self.log_prob_of_conditions(rows)
+        log_joint, _ = _log_sum_exp(joint_log_probs(self.joint, rows))
+        return log_joint - self.log_prob_of_conditions(rows)
 
     def log_prob_of_conditions(self, rows: np.ndarray) -> np.ndarray:
         """Returns the log density of the conditions of rows, [N]."""
-        if not self.slopes.shape[1]:
-            return np.zeros(len(rows))
-        conditions = rows[:, : self.slopes.shape[1]]
-        return _log_sum_exp(joint_log_probs(self.conditions, conditions))[0]
+        return self._of_conditions(rows)[0] if self.slopes.shape[1] else np.zeros(len(rows))
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
         """Returns the CDF and the survival function at one-dimensional events, [2, N]."""
         errors = rows[:, -1:] - self.means[:, 0] - rows[:, :-1] @ self.slopes[..., 0].T
-        latents = errors / self.factors[:, 0, 0]
-        return (self._shares(rows) * ndtr(np.stack([latents, -latents]))).sum(axis=-1)
+        latents, shares = errors / self.factors[:, 0, 0], self._of_conditions(rows)[1]
+        return (shares * ndtr(np.stack([latents, -latents]))).sum(axis=-1)
 
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
-        shares = self._shares(conditions)
+        shares = self._of_conditions(conditions)[1]
         moved = np.einsum("nk,knd->nd", shares, conditions @ self.slopes)
         return shares @ self.means + moved
 
-    def _shares(self, rows: np.ndarray) -> np.ndarray:
+    def _of_conditions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log p(conditions) of rows, [N], and p(component | conditions), [N, K]."""
         conditions = rows[:, : self.slopes.shape[1]]
-        return _log_sum_exp(joint_log_probs(self.conditions, conditions))[1].clip(min=1e-300)
+        log_probs, shares = _log_sum_exp(joint_log_probs(self.conditions, conditions))
+        return log_probs, shares.clip(min=1e-300)
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 1 + D]."""
-        components = drawn(self._shares(conditions), uniforms[:, 0])
+        components = drawn(self._of_conditions(conditions)[1], uniforms[:, 0])
         events = ndtri(uniforms[:, 1:])
         for i in np.unique(components):
             chosen = components == i

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables.boosted_trees import BoostedTrees, GivenTrees, fit_boosted_trees
 from tfp_realnvp.tables.missing import with_draws
 from tfp_realnvp.tables.options import Options, resolved
-from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import fit_normal_mixtures, fit_student_t
-from tfp_realnvp.tables.table import Columns, Rows, Splits
+from tfp_realnvp.tables.table import Columns, Rows, Splits, drawn
 from tfp_realnvp.tables.table_flow import fit_table_flow
 
 _MIN_ROWS_OF_TREES, _MIN_ROWS_OF_FLOWS = 100, 150
@@ -72,8 +72,7 @@ class TableStack(NamedTuple):
 
     def sample(self, conditions: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """Returns events [N, D] given conditions [N, C] from uniform numbers [N, 2 + D]."""
-        ends = self.shares.cumsum()
-        chosen = np.searchsorted(ends[:-1], uniforms[:, 0] * ends[-1], side="right")
+        chosen = drawn(self.shares[np.newaxis], uniforms[:, 0])
         events = np.empty([len(uniforms), uniforms.shape[1] - 2])
         for i in np.unique(chosen):
             is_part = chosen == i
@@ -136,9 +135,8 @@ class StackFit:
         self._log_probs = np.stack([*map(self._held_out_log_prob, self._candidates)], axis=1)
         # Without conditions, affine couplings could only shift and scale a single column.
         is_start = rows.values.shape[1] == 1 and self._options.transformer == "affine"
-        least = _MIN_ROWS_OF_DEFAULT if self._trees and is_default else _MIN_ROWS_OF_FLOWS
-        has_flows = rows.number >= max(least, _MIN_ROWS_OF_FLOWS) and not is_start
-        has_flows = has_flows and self._options.max_steps > 0
+        least = max(_MIN_ROWS_OF_FLOWS, _MIN_ROWS_OF_DEFAULT * bool(self._trees and is_default))
+        has_flows = rows.number >= least and self._options.max_steps > 0 and not is_start
         self.max_flows = len(self.splits) if has_flows else 0
         self.flows: list[Any] = []
         self.history: list[dict[str, Any]] = []
@@ -147,9 +145,7 @@ class StackFit:
         """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
-            self._seen = [
-                (fit.mapped(view.rows), part.mapped(view.rows)) for fit, part in self.splits
-            ]
+            self._seen = [tuple(part.mapped(view.rows) for part in split) for split in self.splits]
             unit = np.exp(np.median(Rows.concatenated(self.splits[0]).values[:, 1]))
         self._widths = widths / unit
         self._starts = fit_student_t(self._seen, self._widths, self._options.degrees_of_freedom)
@@ -209,10 +205,8 @@ class StackFit:
     def result(self) -> tuple[TableStack, Rows, np.ndarray]:
         """Returns the stack, held-out rows, and their log densities without and with flows."""
         weights, held_out, log_probs = self._weighted(self.flows)
-        candidates = zip(weights, [*self._candidates, self.flows], strict=False)
-        parts = [
-            (weight / len(each), part) for weight, each in candidates if weight for part in each
-        ]
+        pairs = zip(weights, [*self._candidates, self.flows], strict=False)
+        parts = [(weight / len(fits), part) for weight, fits in pairs if weight for part in fits]
         shares, densities = zip(*parts, strict=True)
         # If only some folds have a flow, scale the weights of their held-out rows up to the total.
         total = sum(part.weights.sum() for _, part in self.splits)
@@ -227,8 +221,7 @@ class StackFit:
         """
         held_out = Rows.concatenated(part for _, part in self.splits[: len(flows) or None])
         log_probs = self._log_probs[: len(held_out.values)]
-        weights, start = _stacked(log_probs, held_out)
-        end = start
+        weights, start = _, end = _stacked(log_probs, held_out)
         if flows:
             log_probs = np.column_stack([log_probs, self._held_out_log_prob(flows)])
             weights, end = _stacked(log_probs, held_out)
@@ -257,12 +250,10 @@ def _log_prob(density: Any, rows: np.ndarray, rounding: tuple[float, ...]) -> np
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         log_probs = density.log_prob(rows)
         if width:
-            starts, ends = rows.copy(), rows.copy()
-            starts[:, -1] -= width / 2
-            ends[:, -1] += width / 2
-            starts[starts[:, -1] < low, -1] = -np.inf
-            ends[ends[:, -1] > high, -1] = np.inf
-            mass = density.tails(ends)[0] - density.tails(starts)[0]
+            conditions, start, end = rows[:, :-1], rows[:, -1] - width / 2, rows[:, -1] + width / 2
+            ends = np.where(start < low, -np.inf, start), np.where(end > high, np.inf, end)
+            below, up_to = (density.tails(np.column_stack([conditions, y]))[0] for y in ends)
+            mass = up_to - below
             # In the far tails, differences of probabilities lose precision. There the density is
             # nearly constant over the interval, so we use the density instead of its mean.
             log_means = np.log(mass.clip(_LEAST_MASS, 1) / width)
@@ -284,7 +275,7 @@ def _stacked(log_probs: np.ndarray, held_out: Rows) -> tuple[np.ndarray, np.ndar
     for _ in range(_MAX_STEPS):
         shares = densities * weights
         shares /= shares.sum(axis=1, keepdims=True)
-        before, weights = weights, held_out.weights @ shares / held_out.weights.sum()
+        before, weights = weights, held_out.mean(shares)
         if abs(weights - before).max() < _TOLERANCE:
             break
     weights = np.where(weights > _LEAST_WEIGHT, weights, 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,19 +40,15 @@ def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
 
     All indicators of a missing cell are NaN.
     """
-    indicators = [
-        np.where(np.isnan(column), np.nan, column == np.arange(size))
-        for column, size in zip(codes.T[..., np.newaxis], sizes, strict=True)
-    ]
-    return np.concatenate([np.empty([len(codes), 0]), *indicators], axis=1)
+    codes = np.repeat(codes, np.array(sizes, int), axis=1)
+    return np.where(np.isnan(codes), np.nan, codes == [i for size in sizes for i in range(size)])
 
 
 def codes_of(indicators: np.ndarray, sizes: list[int]) -> np.ndarray:
     """Decodes indicators [..., Σ sizes] to codes [..., C]."""
-    codes = np.empty([*indicators.shape[:-1], len(sizes)])
-    for i, column in enumerate(split_categories(indicators, sizes)):
-        codes[..., i] = column.argmax(axis=-1)
-    return codes
+    columns = split_categories(indicators, sizes)
+    codes = [column.argmax(axis=-1, keepdims=True) for column in columns]
+    return np.concatenate([indicators[..., :0], *codes], axis=-1)
 
 
 def split_categories(indicators: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
@@ -64,12 +60,6 @@ def drawn(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Samples an index per row of weights [N, K] by inverting the CDF at uniform numbers [N]."""
     ends = weights.cumsum(axis=1)
     return (uniforms[:, np.newaxis] * ends[:, -1:] > ends[:, :-1]).sum(axis=1)
-
-
-def slices(size: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields slices of `size` rows of all arrays."""
-    for start in range(0, len(arrays[0]), size):
-        yield tuple(array[start : start + size] for array in arrays)
 
 
 class Rows(NamedTuple):
@@ -132,15 +122,19 @@ class Rows(NamedTuple):
         """
         return self.weights.sum() ** 2 / (self.weights**2).sum()
 
+    def mean(self, values: np.ndarray) -> Any:
+        """Returns the weighted mean of one value per row, or of arrays [N, ...]."""
+        return np.average(values, axis=0, weights=self.weights)
+
     def mean_and_error(self, values: np.ndarray) -> tuple[float, float]:
         """Returns the weighted mean of one value per row, and its standard error."""
-        mean = np.average(values, weights=self.weights)
-        variance = np.average((values - mean) ** 2, weights=self.weights)
+        mean = self.mean(values)
+        variance = self.mean((values - mean) ** 2)
         return float(mean), float(np.sqrt(variance / self.number))
 
     def covariance(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean [D] and the covariance [D, D] of the rows."""
-        mean = np.average(self.values, axis=0, weights=self.weights)
+        mean = self.mean(self.values)
         shifted = self.values - mean
         return mean, (self.weights * shifted.T) @ shifted / self.weights.sum()
 
@@ -254,8 +248,8 @@ class Columns(NamedTuple):
         line = domain.to_line(rows.values[:, i])
         center, scale, slopes = self.center.copy(), self.scale.copy(), self.slopes.copy()
         log_slopes = domain.log_slope(rows.values[:, i])
-        center[i], log_slope = np.average([line, log_slopes], 1, rows.weights)
-        variance = np.average((line - center[i]) ** 2, weights=rows.weights)
+        center[i], log_slope = rows.mean(line), rows.mean(log_slopes)
+        variance = rows.mean((line - center[i]) ** 2)
         scale[i] = np.sqrt(variance + (np.exp(log_slope) * self.widths[i]) ** 2 / 12) or 1.0
         slopes[i] = np.exp(log_slope) / scale[i]
         domains = self.domains | {i: domain}
@@ -265,8 +259,8 @@ class Columns(NamedTuple):
         """Returns the mean log density of rows under a normal distribution, up to a constant."""
         _, covariance = rows.mapped(self.standardized).covariance()
         np.fill_diagonal(covariance, 1 + _LEAST_VARIANCE)
-        log_slopes = self.log_slopes(rows.values).sum(axis=1)
-        return np.average(log_slopes, weights=rows.weights) - np.linalg.slogdet(covariance)[1] / 2
+        log_slope = rows.mean(self.log_slopes(rows.values).sum(axis=1))
+        return log_slope - np.linalg.slogdet(covariance)[1] / 2
 
     def standardized(self, rows: np.ndarray) -> np.ndarray:
         """Standardizes rows [..., D], float64, to mean 0 and variance 1 of each column."""

@@ -17,11 +17,12 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
 
-import tfp_realnvp as tfr
+from tfp_realnvp.flows import RealNVPVector
+from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables.options import Options
-from tfp_realnvp.tables.progress import Progress
 from tfp_realnvp.tables.simple_densities import StudentT
-from tfp_realnvp.tables.table import Rows, slices
+from tfp_realnvp.tables.table import Rows
 
 tfd = tfp.distributions
 
@@ -70,15 +71,15 @@ class TableFlow(NamedTuple):
             uniforms, weights = qmc.Halton(size, rng=0).random(_NUM_NODES), np.ones(_NUM_NODES)
         else:
             # In one dimension, the midpoint rule with denser nodes in the tails needs fewer nodes.
-            middles = (np.arange(_NUM_NODES_OF_ONE)[:, np.newaxis] + 0.5) / _NUM_NODES_OF_ONE
-            uniforms = middles**2 * (3 - 2 * middles)
-            weights = (middles * (1 - middles))[:, 0]
-        nodes, weights = stdtrit(self.start.df, uniforms), weights / weights.sum()
-        means = []
+            middles = (np.arange(_NUM_NODES_OF_ONE) + 0.5) / _NUM_NODES_OF_ONE
+            uniforms = (middles**2 * (3 - 2 * middles))[:, np.newaxis]
+            weights = middles * (1 - middles)
+        nodes, means = stdtrit(self.start.df, uniforms), []
         for (chunk,) in slices(max(1, _CHUNK_SIZE // len(nodes)), conditions):
             latents = np.repeat(nodes, len(chunk), axis=0)
             values = self._call("forward", latents, np.tile(chunk, [len(nodes), 1]))
-            means.append(np.tensordot(weights, values.reshape([len(nodes), -1, size]), axes=1))
+            values = values.reshape([len(nodes), -1, size])
+            means.append(np.average(values, axis=0, weights=weights))
         return self.start.events(np.concatenate(means), conditions)
 
     def tails(self, rows: np.ndarray) -> np.ndarray:
@@ -135,6 +136,7 @@ def fit_table_flow(
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before, untimed = time.perf_counter(), 0
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
+    untrained = {"kept_step": 0, "kept_noise": math.nan}
     flow = best = TableFlow(start.rotated(rng), items, weights)
     state = [tf.constant(weights), *[tf.zeros(len(weights))] * 2]
     best_lead, kept = 0.0, -1
@@ -148,13 +150,10 @@ def fit_table_flow(
         conditions, events = np.split(batches, [num_conditions], axis=-1)
         events += widths * rng.uniform(-0.5, 0.5, events.shape)
         # Conditions get noise too; otherwise networks memorize the rows of small tables.
-        conditions, latents = (
-            array + noise * rng.normal(size=array.shape)
-            for array in (conditions, flow.start.latents(batches))
-        )
-        first = tf.constant(float(steps[0]))
-        tensors = _float32(latents, conditions, some_rates)
-        *state, number_made = functions["compiled" if is_long else "train"](*state, first, *tensors)
+        arrays = conditions, flow.start.latents(batches)
+        conditions, latents = (a + noise * rng.normal(size=a.shape) for a in arrays)
+        tensors = _float32(steps[0], latents, conditions, some_rates)
+        *state, number_made = functions["compiled" if is_long else "train"](*state, *tensors)
         if number_made < len(steps):
             warnings.warn(
                 f"flow {index + 1} is left out: with learning_rate={options.learning_rate:g} its "
@@ -163,7 +162,7 @@ def fit_table_flow(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-            yield flow, {**history, "kept_step": 0, "kept_noise": math.nan}
+            yield flow, {**history, **untrained}
             return
         trained = flow._replace(weights=state[0].numpy())
         leads = trained.log_prob(held_out.values) - start_log_probs
@@ -176,25 +175,23 @@ def fit_table_flow(
         if number % _VALIDATIONS_PER_LINE == 0:
             left = (options.num_flows - index) * options.max_steps - step
             left *= (time.perf_counter() - before) / max(step - untimed, 1)
+            of_time = f", at most {left:.0f} s left" if step > untimed else ""
             progress(
                 f"flow {index + 1} of {options.num_flows}, step {step:,} of {options.max_steps:,}"
-                f"{f', at most {left:.0f} s left' if step > untimed else ''}: {lead:+.3f} ± "
-                f"{error:.3f} nats per held-out row above the start"
+                f"{of_time}: {lead:+.3f} ± {error:.3f} nats per held-out row above the start"
             )
         if lead > best_lead:
             best, best_lead, kept = trained, lead, number
         if kept < 0 or best_lead <= history["lead_error"][kept]:
-            yield flow, {**history, "kept_step": 0, "kept_noise": math.nan}
+            yield flow, {**history, **untrained}
         else:
-            yield (
-                best,
-                history | {f"kept_{name}": history[name][kept] for name in ("step", "noise")},
-            )
+            of_kept = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
+            yield best, history | of_kept
         if number - kept >= options.patience:
             return
 
 
-def _float32(*arrays: np.ndarray) -> list[tf.Tensor]:
+def _float32(*arrays: Any) -> list[tf.Tensor]:
     return [tf.constant(array.astype(np.float32)) for array in arrays]
 
 
@@ -207,7 +204,7 @@ def _functions(
     A process traces these functions once per architecture. The cached graphs stay valid: weights
     are arguments, and no variable is assigned.
     """
-    flow = tfr.RealNVPVector(
+    flow = RealNVPVector(
         size,
         normalization=None,
         network_dtype="float32",  # independent of Keras' global policy
@@ -258,9 +255,8 @@ def _functions(
         def goes_on(i: tf.Tensor, is_finite: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
             return is_finite & (i < tf.shape(events)[0])
 
-        number, _, *state = tf.while_loop(
-            goes_on, step, (tf.constant(0), tf.constant(True), *start)
-        )
+        start = [tf.constant(0), tf.constant(True), *start]
+        number, _, *state = tf.while_loop(goes_on, step, start)
         return *state, number
 
     initial = np.concatenate([np.ravel(variable.numpy()) for variable in variables])
