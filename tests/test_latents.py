@@ -221,6 +221,17 @@ _KINDS = {
     "vectors": {"conditional_event_shape": [5]},
     "images": {"conditional_event_shape": [8, 8, 2]},
 }
+_VECTORS = ft.normal([4, 5]).numpy()
+each_kind = pytest.mark.parametrize("kind", _KINDS)
+# Of images, and of vectors.
+_CASES = [*((_IMAGES, kind) for kind in _KINDS), (_VECTORS, "labels"), (_VECTORS, "vectors")]
+
+
+def _ids(value):
+    return f"{value.ndim - 1}d" if isinstance(value, np.ndarray) else str(value)
+
+
+each_case = pytest.mark.parametrize(("events", "kind"), _CASES, ids=_ids)
 
 
 def _conditions(kind):
@@ -257,23 +268,43 @@ def flows():
     return {kind: ft.image_flow(_SHAPE, **options, **kwargs) for kind, kwargs in kinds.items()}
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_images_and_conditions_are_cut_together(flows, kind):
-    flow, conditions = flows[kind], _conditions(kind)
-    values = tf.constant(_IMAGES + np.float32(0.5))
-    expected = flow.inverse(values, conditional_input=conditions)
-    encoded = latents.encode(flow, _IMAGES, batch_size=3, conditional_input=conditions)
-    np.testing.assert_allclose(encoded, expected, atol=1e-5)
-    _same(latents.decode(flow, encoded, batch_size=3, conditional_input=conditions), _IMAGES + 0.5)
-    images, error = latents.reconstruct(flow, _IMAGES, batch_size=3, conditional_input=conditions)
-    assert 0 < error < 0.05
-    _same(images, _IMAGES + 0.5)
-    # The condition matters.
-    other = latents.encode(flow, _IMAGES, conditional_input=np.roll(conditions, 1, axis=0))
-    assert np.abs(other - encoded).max() > 0.01
+@pytest.fixture
+def case(flows, events, kind):
+    """Returns a flow, conditions, the continuous values of the events, and a tolerance of them."""
+    conditions = None if kind is None else _conditions(kind)
+    if events is _IMAGES:
+        return flows[kind], conditions, _IMAGES + np.float32(0.5), 0.05
+    return ft.vector_flow(5, num_blocks=1, **_KINDS.get(kind, {})), conditions, _VECTORS, 1e-4
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(("events", "kind"), [*_CASES, (_VECTORS, None)], ids=_ids)
+def test_events_and_conditions_are_cut_together(case, events, kind):
+    flow, conditions, values, tolerance = case
+    options = {} if conditions is None else {"conditional_input": conditions}
+    encoded = latents.encode(flow, events, batch_size=3, **options)
+    np.testing.assert_allclose(encoded, flow.inverse(tf.constant(values), **options), atol=1e-5)
+    _same(latents.decode(flow, encoded, batch_size=3, **options), values, tolerance)
+    again, error = latents.reconstruct(flow, events, batch_size=3, **options)
+    assert 0 < error < tolerance
+    _same(again, values, tolerance)
+    one = {name: condition[0] for name, condition in options.items()}
+    np.testing.assert_allclose(latents.encode(flow, events[0], **one), encoded[0], atol=1e-5)
+    distribution = tfd.TransformedDistribution(ft.standard_normal(events.shape[1:]), flow)
+    np.testing.assert_allclose(latents.encode(distribution, events, **options), encoded, atol=1e-5)
+    if conditions is not None:
+        other = latents.encode(flow, events, conditional_input=np.roll(conditions, 1, axis=0))
+        assert np.abs(other - encoded).max() > 0.01
+
+
+def test_vectors_of_other_dtypes():
+    # Integers are no gray levels.
+    flow = ft.vector_flow(5, num_blocks=1)
+    for vectors in (np.arange(20).reshape(4, 5), _VECTORS.astype(np.float64)):
+        expected = latents.encode(flow, vectors.astype(np.float32))
+        np.testing.assert_allclose(latents.encode(flow, vectors), expected)
+
+
+@each_kind
 def test_conditions_broadcast_with_images(flows, kind):
     flow, conditions = flows[kind], _conditions(kind)
     by_condition = latents.encode(
@@ -287,7 +318,7 @@ def test_conditions_broadcast_with_images(flows, kind):
     np.testing.assert_allclose(of_one_image, by_condition[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@each_kind
 def test_a_conditioned_distribution(flows, kind):
     conditions = _conditions(kind)
     flow = tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flows[kind])
@@ -344,39 +375,42 @@ def test_flows_without_a_condition(flow):
         latents.swap_condition(flow, _IMAGES, 0, 1)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_swap_condition(flows, kind):
-    flow, conditions = flows[kind], _conditions(kind)
-    swapped = latents.swap_condition(flow, _IMAGES, conditions, conditions[::-1], batch_size=3)
-    z = latents.encode(flow, _IMAGES, conditional_input=conditions)
-    _same(swapped, latents.decode(flow, z, conditional_input=conditions[::-1]))
-    assert np.abs(swapped - _IMAGES).max() > 1
-    # Back to the images, and each image under each condition.
-    _same(latents.swap_condition(flow, swapped, conditions[::-1], conditions), _IMAGES + 0.5)
-    by_condition = latents.swap_condition(flow, _IMAGES, conditions, conditions[:, np.newaxis])
-    _same(by_condition[np.arange(4), np.arange(4)], _IMAGES + 0.5)
-    _same(by_condition[np.arange(4)[::-1], np.arange(4)], swapped)
+@each_case
+def test_swap_condition(case, events, kind):
+    flow, conditions, values, tolerance = case
+    swapped = latents.swap_condition(flow, events, conditions, conditions[::-1], batch_size=3)
+    z = latents.encode(flow, events, conditional_input=conditions)
+    decoded = latents.decode(flow, z, conditional_input=conditions[::-1])
+    _same(swapped, decoded, tolerance)
+    assert np.abs(swapped - values).max() > 20 * tolerance
+    # Back to the events, and each event under each condition.
+    back = latents.swap_condition(flow, swapped, conditions[::-1], conditions)
+    _same(back, values, tolerance)
+    by_condition = latents.swap_condition(flow, events, conditions, conditions[:, np.newaxis])
+    _same(by_condition[np.arange(4), np.arange(4)], values, tolerance)
+    _same(by_condition[np.arange(4)[::-1], np.arange(4)], swapped, tolerance)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_interpolation_under_conditions(flows, kind):
-    flow, conditions = flows[kind], _conditions(kind)
-    pair, first, second = (_IMAGES[:2], _IMAGES[2:]), conditions[:2], conditions[2:]
+@each_case
+def test_interpolation_under_conditions(case, events, kind):
+    flow, conditions, values, tolerance = case
+    pair, first, second = (events[:2], events[2:]), conditions[:2], conditions[2:]
     options = {"conditional_input": first, "second_conditional_input": second}
     steps = latents.interpolate(flow, *pair, 3, **options)
-    _same(steps[:, 0], pair[0] + 0.5)
-    _same(steps[:, 2], pair[1] + 0.5)
+    _same(steps[:, 0], values[:2], tolerance)
+    _same(steps[:, 2], values[2:], tolerance)
     linear = latents.interpolate(flow, *pair, 3, spherical=False, **options)
     z1 = latents.encode(flow, pair[0], conditional_input=first)
     z2 = latents.encode(flow, pair[1], conditional_input=second)
     embedded = _embedded(flow, conditions)
     middle = (embedded[:2] + embedded[2:]) / 2
-    _same(linear[:, 1], _decode_embedded(flow, (z1 + z2) / 2, first, middle))
+    _same(linear[:, 1], _decode_embedded(flow, (z1 + z2) / 2, first, middle), tolerance)
     # One condition for both.
     same = latents.interpolate(flow, *pair, 3, spherical=False, conditional_input=first)
-    _same(same[:, 2], pair[1] + 0.5)
+    _same(same[:, 2], values[2:], tolerance)
     z2 = latents.encode(flow, pair[1], conditional_input=first)
-    _same(same[:, 1], latents.decode(flow, (z1 + z2) / 2, conditional_input=first))
+    decoded = latents.decode(flow, (z1 + z2) / 2, conditional_input=first)
+    _same(same[:, 1], decoded, tolerance)
 
 
 def test_interpolations_under_conditions_share_one_graph():
@@ -390,20 +424,22 @@ def test_interpolations_under_conditions_share_one_graph():
     assert counts == [layer.count for layer in layers] and all(counts)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_manifolds_under_conditions(flows, kind):
-    flow, conditions = flows[kind], _conditions(kind)
-    grid = latents.manifold(flow, _IMAGES, 8, conditional_input=conditions)
+@each_case
+def test_manifolds_under_conditions(case, events, kind):
+    flow, conditions, values, tolerance = case
+    grid = latents.manifold(flow, events, 8, conditional_input=conditions)
     corners = np.stack([grid[0, 0], grid[0, 2], grid[2, 0], grid[2, 2]])
-    _same(corners, _IMAGES + 0.5)
-    # Between the first two images the weights are 1 / √2, and their squares 1/2.
-    z = latents.encode(flow, _IMAGES, conditional_input=conditions)
+    _same(corners, values, tolerance)
+    # Between the first two events the weights are 1 / √2, and their squares 1/2.
+    z = latents.encode(flow, events, conditional_input=conditions)
     middle = _embedded(flow, conditions)[:2].mean(axis=0, keepdims=True)
     z_middle = (z[:1] + z[1:2]) / np.sqrt(2)
-    _same(grid[0, 1], _decode_embedded(flow, z_middle, conditions[:1], middle)[0])
-    one = latents.manifold(flow, _IMAGES, 4, conditional_input=conditions[1])
-    z = latents.encode(flow, _IMAGES, conditional_input=conditions[1])
-    _same(one[2, 1], latents.decode(flow, -z[1], conditional_input=conditions[1]))
+    decoded = _decode_embedded(flow, z_middle, conditions[:1], middle)
+    _same(grid[0, 1], decoded[0], tolerance)
+    one = latents.manifold(flow, events, 4, conditional_input=conditions[1])
+    z = latents.encode(flow, events, conditional_input=conditions[1])
+    decoded = latents.decode(flow, -z[1], conditional_input=conditions[1])
+    _same(one[2, 1], decoded, tolerance)
 
 
 def test_levels_sample_from_a_conditional_base(flow):
@@ -432,46 +468,9 @@ def test_extrapolation_under_conditions(flows, kind):
 # vectors
 
 
-_VECTORS = ft.normal([4, 5]).numpy()
-_VECTOR_KINDS = {"none": {}, "labels": {"num_classes": 3}}
-_VECTOR_KINDS["vectors"] = {"conditional_event_shape": [2]}
-
-
-def _vector_flow(kind):
-    """Returns a flow of vectors with random weights, and four conditions or `None`."""
-    conditions = {"labels": np.array([2, 0, 1, 0]), "vectors": ft.normal([4, 2], seed=1).numpy()}
-    return ft.vector_flow(5, num_blocks=1, **_VECTOR_KINDS[kind]), conditions.get(kind)
-
-
-@pytest.mark.parametrize("kind", _VECTOR_KINDS)
-def test_vectors_are_encoded_and_decoded(kind):
-    flow, conditions = _vector_flow(kind)
-    options = {} if conditions is None else {"conditional_input": conditions}
-    expected = flow.inverse(tf.constant(_VECTORS), **options)
-    doubles = _VECTORS.astype(np.float64)
-    z = latents.encode(flow, doubles, batch_size=3, conditional_input=conditions)
-    np.testing.assert_allclose(z, expected, atol=1e-5)
-    decoded = latents.decode(flow, z, batch_size=3, conditional_input=conditions)
-    np.testing.assert_allclose(decoded, _VECTORS, atol=1e-4)
-    result = latents.reconstruct(flow, _VECTORS, conditional_input=conditions)
-    assert 0 < result.largest_error < 1e-4
-    # Leading shapes, and integers, which are no gray levels.
-    condition = None if conditions is None else conditions[0]
-    one = latents.encode(flow, _VECTORS[0], conditional_input=condition)
-    np.testing.assert_allclose(one, z[0], atol=1e-5)
-    integers = np.arange(20).reshape(4, 5)
-    np.testing.assert_allclose(
-        latents.encode(flow, integers, conditional_input=conditions),
-        latents.encode(flow, integers.astype(np.float32), conditional_input=conditions),
-    )
-    distribution = tfd.TransformedDistribution(ft.standard_normal([5]), flow)
-    by_distribution = latents.encode(distribution, _VECTORS, conditional_input=conditions)
-    np.testing.assert_allclose(by_distribution, z, atol=1e-5)
-
-
 @pytest.mark.parametrize("spherical", [True, False])
 def test_vectors_are_interpolated(spherical):
-    flow, _ = _vector_flow("none")
+    flow = ft.vector_flow(5, num_blocks=1)
     steps = latents.interpolate(flow, _VECTORS[:2], _VECTORS[2:], 3, spherical=spherical)
     assert steps.shape == (2, 3, 5)
     np.testing.assert_allclose(steps[:, 0], _VECTORS[:2], atol=1e-4)
@@ -483,21 +482,6 @@ def test_vectors_are_interpolated(spherical):
         norms = np.linalg.norm(z1, axis=-1) * np.linalg.norm(z2, axis=-1)
         z /= np.sqrt((1 + np.sum(z1 * z2, -1) / norms) / 2)[:, np.newaxis]
     np.testing.assert_allclose(steps[:, 1], latents.decode(flow, z), atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["labels", "vectors"])
-def test_vectors_under_other_conditions(kind):
-    flow, conditions = _vector_flow(kind)
-    options = {"conditional_input": conditions[:2], "second_conditional_input": conditions[2:]}
-    ends = latents.interpolate(flow, _VECTORS[:2], _VECTORS[2:], 2, **options)
-    np.testing.assert_allclose(ends.swapaxes(0, 1).reshape(4, 5), _VECTORS, atol=1e-4)
-    swapped = latents.swap_condition(flow, _VECTORS, conditions, conditions[::-1])
-    assert np.abs(swapped - _VECTORS).max() > 0.01
-    back = latents.swap_condition(flow, swapped, conditions[::-1], conditions)
-    np.testing.assert_allclose(back, _VECTORS, atol=1e-4)
-    grid = latents.manifold(flow, _VECTORS, num_angles=4, conditional_input=conditions)
-    corners = np.stack([grid[0, 0], grid[0, 1], grid[1, 0], grid[1, 1]])
-    np.testing.assert_allclose(corners, _VECTORS, atol=1e-4)
 
 
 @pytest.mark.parametrize(

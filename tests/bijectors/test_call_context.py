@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.condition_spec import ConditionSpec
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -79,40 +78,6 @@ def test_a_part_gets_what_the_call_and_the_caller_say(wrap, hook):
     if wrap in ("itself", "inverted", "user", "tfp"):
         np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(other_log_det, -log_det, rtol=1e-5)
-
-
-def test_parts_are_observed_inner_ones_first():
-    flow = tfr.RealNVPImage(_SHAPE, num_scales=2, num_couplings=1, num_blocks=0, num_filters=4)
-    names = []
-    with surround_with(observer=lambda part, *_: names.append(part.name)):
-        flow.inverse(ft.pixels([2, *_SHAPE]))
-    assert names[0] == "pixel_logit" and names[-1] == "squeeze"
-    order = [
-        names.index(n) for n in ("scale1_checkerboard0_coupling", "scale1", "scale0_factor_out")
-    ]
-    assert order == sorted(order)
-    assert flow.name not in names
-
-
-@pytest.mark.parametrize("kind", ["images", *ft.full("labels")])
-def test_a_condition_is_checked_once(kind, monkeypatch):
-    flow = ft.conditional_flow(kind, "user", image_shape=_SHAPE, num_scales=2)
-    original, calls = ConditionSpec.as_tensor, []
-
-    def spy(self, *args, **kwargs):
-        calls.append(self)
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(ConditionSpec, "as_tensor", spy)
-    x, condition = ft.pixels([3, *_SHAPE]), ft.condition(kind, [3])
-    flow.inverse_and_log_det(x, conditional_input=condition)
-    assert len(calls) == 1
-    model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(_SHAPE), flow))
-    model.compile()
-    model.build_optimizer()
-    calls.clear()
-    tf.function(model.train_step, autograph=False).get_concrete_function((x, condition))
-    assert len(calls) == 1
 
 
 def test_validate_args_of_a_part():

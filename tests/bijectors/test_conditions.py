@@ -279,7 +279,9 @@ def test_a_copy_shares_the_embedding():
 def test_no_condition(kind):
     flow, x = _flow(kind, "resnet", condition_dropout=0.1), ft.pixels([3, *_SHAPE])
     condition = ft.condition(kind, [3]).numpy()
-    nothing = np.full_like(condition, -1 if kind == "labels" else np.nan)
+    nothing = condition.copy()
+    # One NaN is enough.
+    nothing.reshape(3, -1)[:, -1] = -1 if kind == "labels" else np.nan
     expected = flow.inverse_and_log_det(x)
     given = flow.inverse_and_log_det(x, conditional_input=condition)
     assert np.abs(given[1] - expected[1]).min() > 1e-4

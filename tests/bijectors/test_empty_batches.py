@@ -11,7 +11,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.bijectors import flow_bijector
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -166,17 +165,3 @@ def test_errors():
     flow = _distribution("image")
     with pytest.raises(ValueError, match=r"expected images with pixels, got shape \(1, 0, 4, 2\)"):
         flow.bijector.inverse(tf.zeros([1, 0, 4, 2]))
-
-
-@pytest.mark.parametrize("name", ["image", "vector_labels"])
-def test_a_batch_of_known_size_costs_no_operation(name, monkeypatch):
-    flow = _distribution(name)
-    x, options = tf.ones([2, *flow.event_shape]), _condition(name, 2)
-
-    def operations():
-        function = tf.function(lambda: flow.log_prob(x, **options)).get_concrete_function()
-        return [operation.type for operation in function.graph.get_operations()]
-
-    actual = operations()
-    monkeypatch.setattr(flow_bijector.batch_dims, "may_be_empty", lambda *_: False)
-    assert actual == operations()

@@ -1,7 +1,6 @@
 """What goes wrong between TensorFlow Probability and Keras 3 unless somebody sees to it."""
 
 import copy
-import inspect
 import pickle
 
 import flow_testing as ft
@@ -444,26 +443,3 @@ def test_two_passes_in_one_function_are_two_steps():
     first, second = twice(3 * ft.normal([8, *_SHAPE]))
     assert _updates(flow) == start + 2
     assert np.abs(first - second).max() > 1e-2
-
-
-# AutoGraph.
-
-
-def test_autograph_converts_no_more_than_the_method_that_is_called():
-    # All code below would take longer to convert than to trace.
-    converted = set()
-
-    def network(x):
-        stack = inspect.stack()
-        converted.update(f.function for f in stack if "autograph_generated" in f.filename)
-        return tf.concat([tf.sin(x), x], axis=-1)
-
-    coupling = tfr.AffineCoupling(tfr.ChannelMask(0), network)
-
-    @tf.function
-    def function(x):
-        return coupling.inverse_and_log_det(x)
-
-    x = ft.normal([2, *_SHAPE])
-    ft.assert_close(function(x), coupling.inverse_and_log_det(x), rtol=1e-5)
-    assert converted == {"tf__function", "tf__inverse_and_log_det"}

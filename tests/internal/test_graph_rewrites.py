@@ -54,16 +54,6 @@ def test_what_the_user_chose_stays(monkeypatch):
         assert _rewrites() == ["remap"]
 
 
-def test_calls_have_the_options_of_the_context(monkeypatch):
-    context, square = private_api.eager_context(), tf.function(lambda x: x * x)
-    options = private_api.FunctionCallOptions("no such executor", _config())
-    with monkeypatch.context() as patch:
-        patch.setattr(context, "function_call_options", options)
-        with pytest.raises(tf.errors.OpError, match="no such executor"):
-            square(tf.constant(3.0))
-    assert float(square(tf.constant(3.0))) == 9.0
-
-
 def _network(output_channels, **kwargs):
     return keras.Sequential([keras.layers.Dense(output_channels)])
 
@@ -72,17 +62,17 @@ def _images(**options):
     return tfr.RealNVPImage.compact((8, 8, 1), num_couplings=1, num_filters=4, **options)
 
 
-_FEW = {
-    "vector": lambda: tfr.RealNVPVector(2, num_couplings=1, num_filters=4),
-    "image": lambda: _images(num_scales=1),
-    "jet": lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=2, width=4, num_heads=2),
-    "paper": lambda: tfr.RealNVPImage((8, 8, 1), num_scales=1, num_blocks=1, num_filters=4),
-}
-# Their steps take longer with few rewrites, or it is not known.
-_ALL = {
-    "attention": lambda: _images(attention=2),
-    "mixture": lambda: tfr.RealNVPVector(2, num_couplings=1, transformer="logistic_mixture"),
-    "network": lambda: tfr.RealNVPVector(2, num_couplings=1, network_fn=_network),
+_FUSING = ["function", "remap", "dependency"]
+_FEW, _ALL = [["function", "dependency"], _FUSING, _FUSING], [[]] * 3
+_FLOWS = {
+    "vector": (lambda: tfr.RealNVPVector(2, num_couplings=1, num_filters=4), _FEW),
+    "image": (lambda: _images(num_scales=1), _FEW),
+    "jet": (lambda: tfr.RealNVPImage.jet((8, 8, 1), num_couplings=2, width=4, num_heads=2), _FEW),
+    "paper": (lambda: tfr.RealNVPImage((8, 8, 1), 1, num_blocks=1, num_filters=4), _FEW),
+    # Their steps take longer with few rewrites, or it is not known.
+    "attention": (lambda: _images(attention=2), _ALL),
+    "mixture": (lambda: tfr.RealNVPVector(2, 1, transformer="logistic_mixture"), _ALL),
+    "network": (lambda: tfr.RealNVPVector(2, 1, network_fn=_network), _ALL),
 }
 
 
@@ -112,19 +102,13 @@ def _rewrites_of_traces(flow, **options):
 
 
 @pytest.mark.usefixtures("without_gpu")
-@pytest.mark.parametrize("name", _FEW)
-def test_steps_run_with_few_rewrites(name):
-    fusing = ["function", "remap", "dependency"]
-    assert _rewrites_of_traces(_FEW[name]()) == [["function", "dependency"], fusing, fusing]
-
-
-@pytest.mark.usefixtures("without_gpu")
-@pytest.mark.parametrize("name", _ALL)
-def test_all_rewrites_stay_where_steps_gain_from_them(name):
-    assert _rewrites_of_traces(_ALL[name]()) == [[], [], []]
+@pytest.mark.parametrize("name", _FLOWS)
+def test_rewrites_of_steps(name):
+    make, expected = _FLOWS[name]
+    assert _rewrites_of_traces(make()) == expected
 
 
 @pytest.mark.usefixtures("without_gpu")
 def test_several_steps_in_an_execution_keep_all_rewrites():
-    traces = _rewrites_of_traces(_FEW["vector"](), steps_per_execution=2)
+    traces = _rewrites_of_traces(_FLOWS["vector"][0](), steps_per_execution=2)
     assert traces and not any(traces)

@@ -1,5 +1,6 @@
 """Gradients that compute activations again equal those of activations that are kept."""
 
+import contextlib
 import functools
 
 import flow_testing as ft
@@ -46,72 +47,42 @@ def _two_outputs(x, w):
     return [tf.reduce_sum(h * tf.exp(h), axis=-1), h @ tf.transpose(w)], tf.shape(h)
 
 
-_LOSSES = {
-    "both": lambda y, z: tf.reduce_sum(y) + tf.reduce_sum(z**2),
-    "first": lambda y, z: tf.reduce_sum(y**2),
-    "second": lambda y, z: tf.reduce_sum(z**3),
-}
-# Also of a loss that uses only one of the outputs.
-each_loss_and_mode = pytest.mark.parametrize(
-    ("loss", "mode"),
-    [*((loss, "eager") for loss in _LOSSES), ("both", "function"), ("both", "xla")],
-)
-
-
-def _gradients(function, loss, x, w):
-    with tf.GradientTape() as tape:
-        tape.watch([x, w])
-        outputs, _ = function(x, w)
-        value = _LOSSES[loss](*outputs)
-    return [*outputs, *tape.gradient(value, [x, w])]
-
-
 def _recomputed(x, w):
     return recompute(_two_outputs, [x, w])
 
 
-@each_loss_and_mode
-def test_values_and_gradients(loss, mode):
-    actual = ft.MODES[mode](lambda: _gradients(_recomputed, loss, _X, _W))()
-    _assert_close(actual, _gradients(_two_outputs, loss, _X, _W), 1e-12)
+_LOSSES = {
+    "both": lambda y, z: tf.reduce_sum(y) + tf.reduce_sum(z**2),
+    # Also of a loss that uses only one of the outputs.
+    "first": lambda y, z: tf.reduce_sum(y**2),
+    "second": lambda y, z: tf.reduce_sum(z**3),
+}
 
 
-def _second_derivatives(function, loss, x, w):
-    with tf.GradientTape() as tape:
-        tape.watch([x, w])
-        *_, by_x, by_w = _gradients(function, loss, x, w)
-        value = tf.reduce_sum(by_x**2) + tf.reduce_sum(tf.sin(by_w))
-    return tape.gradient(value, [x, w])
+def _derivatives(function, loss, is_stopped=False):
+    """Returns values, gradients and second derivatives."""
+    with tf.GradientTape() as outer:
+        outer.watch([_X, _W])
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([_X, _W])
+            outputs, _ = function(_X, _W)
+            value = _LOSSES[loss](*outputs)
+            with tape.stop_recording() if is_stopped else contextlib.nullcontext():
+                gradients = tape.gradient(value, [_X, _W])
+        squared = tf.reduce_sum(gradients[0] ** 2) + tf.reduce_sum(tf.sin(gradients[1]))
+    return [*outputs, *gradients, *outer.gradient(squared, [_X, _W])]
 
 
-@each_loss_and_mode
-def test_second_derivatives_of_a_function(loss, mode):
-    actual = ft.MODES[mode](lambda: _second_derivatives(_recomputed, loss, _X, _W))()
-    _assert_close(actual, _second_derivatives(_two_outputs, loss, _X, _W), 1e-12)
-
-
-def test_a_tape_outside_of_a_function():
-    actual = _gradients(tf.function(_recomputed), "both", _X, _W)
-    _assert_close(actual, _gradients(_two_outputs, "both", _X, _W), 1e-12)
-    actual = _second_derivatives(tf.function(_recomputed), "both", _X, _W)
-    _assert_close(actual, _second_derivatives(_two_outputs, "both", _X, _W), 1e-12)
-
-
-def test_the_function_is_called_again_for_a_gradient_only():
-    calls = []
-
-    def function(x):
-        calls.append(x)
-        return [x**2], len(calls)
-
-    recompute(function, [_X])
-    assert len(calls) == 1
-    with tf.GradientTape() as tape:
-        tape.watch(_X)
-        [y], number = recompute(function, [_X])
-    assert number == len(calls) == 2
-    np.testing.assert_allclose(tape.gradient(y, _X), 2 * _X, rtol=1e-12)
-    assert number == 2 and len(calls) == 3
+@pytest.mark.parametrize(
+    ("loss", "mode"),
+    [*((loss, "eager") for loss in _LOSSES), ("both", "function"), ("both", "xla")],
+)
+def test_first_and_second_derivatives(loss, mode):
+    expected = _derivatives(_two_outputs, loss)
+    _assert_close(ft.MODES[mode](lambda: _derivatives(_recomputed, loss))(), expected, 1e-12)
+    # A tape outside of a function, and a gradient where recording is stopped.
+    _assert_close(_derivatives(tf.function(_recomputed), loss), expected, 1e-12)
+    _assert_close(_derivatives(_recomputed, loss, is_stopped=True), expected, 1e-12)
 
 
 def test_an_input_without_effect_has_a_gradient_of_zeros():
@@ -120,16 +91,6 @@ def test_an_input_without_effect_has_a_gradient_of_zeros():
         [y], _ = recompute(lambda x, w: ([x**2], None), [_X, _W])
     gradients = tape.gradient(y, [_X, _W])
     np.testing.assert_array_equal(gradients[1], tf.zeros_like(_W))
-
-
-def test_a_gradient_where_recording_is_stopped():
-    with tf.GradientTape() as tape:
-        tape.watch([_X, _W])
-        outputs, _ = _recomputed(_X, _W)
-        loss = _LOSSES["both"](*outputs)
-        with tape.stop_recording():
-            gradients = tape.gradient(loss, [_X, _W])
-    _assert_close(gradients, _gradients(_two_outputs, "both", _X, _W)[2:], 1e-12)
 
 
 # Bijectors.

@@ -30,16 +30,3 @@ def test_calls_of_many_shapes_log_no_warning_and_have_gradients(tensorflow_log):
         np.testing.assert_allclose(result, value**3, rtol=1e-6)
         np.testing.assert_allclose(tape.gradient(result, variable), 3 * value**2, rtol=1e-6)
     assert [record.message for record in tensorflow_log.records] == []
-
-
-def test_calls_in_graphs_share_a_trace():
-    traces = []
-    double = traced_once(lambda x: traces.append(x) or 2 * x)
-
-    @tf.function
-    def function(x, y):
-        return double(x) + double(y)
-
-    assert float(function(tf.constant(1.0), tf.constant(2.0))) == 6.0
-    assert float(double(tf.constant(3.0))) == 6.0
-    assert len(traces) == 1

@@ -13,34 +13,13 @@ _KINDS = {
     "labels": {"num_classes": 5, "size": 4},
     "vectors": {"conditional_event_shape": [3], "size": 4},
     "images": {"conditional_event_shape": [4, 4, 2]},
-    "images_of_any_size": {"conditional_event_shape": (None, None, 2)},
 }
-each_kind = pytest.mark.parametrize("kind", _KINDS)
 
 
 def _embedding(kind, **kwargs):
     embedding = ConditionEmbedding(**_KINDS[kind], **kwargs)
     embedding.build()
     return ft.randomize(embedding)
-
-
-def _condition(kind, batch, dtype=tf.float32):
-    return ft.condition("images" if "images" in kind else kind, batch, dtype)
-
-
-@each_kind
-@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
-@pytest.mark.parametrize("dropout", [None, 0.3])
-def test_shapes(kind, batch, dropout):
-    embedding, condition = _embedding(kind, dropout=dropout), _condition(kind, batch)
-    condition = embedding.spec.as_tensor(condition, "test")
-    embedded = embedding(condition)
-    event = (4, 4, 2) if "images" in kind else (4,)
-    assert embedded.shape == (*batch, *event)
-    assert tf.TensorShape(embedding.embedded_shape).is_compatible_with(event)
-    # Each condition on its own gives the same.
-    for index in np.ndindex(batch):
-        np.testing.assert_allclose(embedding(condition[index]), embedded[index], rtol=1e-5)
 
 
 def test_labels_are_rows_of_a_table():
@@ -56,31 +35,6 @@ def test_vectors_by_hand():
     kernel1, bias1, kernel2, bias2 = (variable.numpy() for variable in embedding.variables)
     expected = tf.nn.swish(condition @ kernel1 + bias1) @ kernel2 + bias2
     np.testing.assert_allclose(embedding(condition), expected, rtol=1e-12)
-
-
-@each_kind
-def test_no_condition(kind):
-    embedding, condition = _embedding(kind, dropout=0.3), _condition(kind, (3,)).numpy()
-    # Only the first of three is a condition: one NaN is enough.
-    condition[1:].reshape(2, -1)[:, -1] = -1 if kind == "labels" else np.nan
-    with tf.GradientTape() as tape:
-        embedded = embedding(embedding.spec.as_tensor(condition, "test"))
-        loss = tf.reduce_sum(embedded**2)
-    given = embedding.spec.as_tensor(condition[0], "test")
-    np.testing.assert_allclose(embedded[0], embedding(given), rtol=1e-6)
-    no_condition = tf.reshape(embedding.no_condition, [1] * (embedded.shape.rank - 2) + [-1])
-    left_out = embedding.spec.without(given[tf.newaxis], tf.constant([True]))
-    none = embedding.spec.as_tensor(None, "owner")[tf.newaxis]
-    for nothing in (embedded[1:], embedding(left_out), embedding(none)):
-        np.testing.assert_array_equal(nothing, np.broadcast_to(no_condition, nothing.shape))
-    new = ConditionEmbedding(**_KINDS[kind], dropout=0.0)
-    new.build()
-    assert not np.any(new.no_condition)
-    assert not hasattr(_embedding(kind), "no_condition")
-    variables = [variable.value for variable in embedding.trainable_variables]
-    for gradient in tape.gradient(loss, variables):
-        gradient = tf.convert_to_tensor(gradient)
-        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
 # Others, by the bijectors that take them: `tests/bijectors/test_conditions.py`.
