@@ -26,7 +26,7 @@ _ALLOWED_IMPORTS = {
     "saving": {*_CORE, "flows", "distributions"},
     "training": {*_CORE, "flows", "distributions", "saving"},
     "latents": {"internal", "pixels", "bijectors", "flows", "distributions"},
-    "evaluation": {*_CORE, "distributions", "training"} - {"networks"},
+    "evaluation": {*_CORE, "distributions"} - {"networks"},
     "data": {"internal", "pixels"},
     "outliers": {"internal"},
     "tables": {"internal", "flows"},
