@@ -238,11 +238,11 @@ def classification(
     if labels is not None:
         data = (parse(data).events, labels)
     num_samples = scores.checked_num_samples(caller, spec, num_samples)
-    log_prior = class_log_prior(spec.distribution, prior)
     options: dict[str, Any] = {"num_samples": num_samples, "seed": spec.seed}
     options["jit_compile"] = getattr(model, "jit_compile", False)
 
     def classify(events: tf.Tensor, labels: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        log_prior = class_log_prior(spec.distribution, prior)
         log_joint = log_joint_of(spec.distribution, spec.noise, events, log_prior, **options)
         log_probs = tf.nn.log_softmax(log_joint)
         labels = np.full(len(events), -1) if labels is None else np.asarray(labels)
