@@ -10,8 +10,8 @@ OLD_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.11 python3.10; 
   $$python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' 2>/dev/null && \
   echo $$python && break; done)
 
-VECTOR_TESTS := $(addprefix tests/,flows/test_real_nvp_vector.py bijectors/test_one_element.py \
-  bijectors/test_empty_batches.py training/test_vectors.py)
+VECTOR_TESTS := $(addprefix tests/,flows/test_real_nvp_vector.py bijectors/test_empty_batches.py \
+  training/test_vectors.py)
 
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check

@@ -95,10 +95,11 @@ def small_compact(monkeypatch):
 
 
 @pytest.fixture
-def only_log_prob(monkeypatch):
+def only_log_prob(monkeypatch, request):
     """Exports `log_prob` alone: tracing the other functions takes most of the time."""
     from tfp_realnvp.saving import saved_model
 
-    functions, names = saved_model.ServedFlow.functions, {"log_prob", "log_prob_uint8"}
+    functions = saved_model.ServedFlow.functions
+    names = getattr(request, "param", ["log_prob", "log_prob_uint8"])
     few = lambda flow: {name: f for name, f in functions(flow).items() if name in names}  # noqa: E731
     monkeypatch.setattr(saved_model.ServedFlow, "functions", few)

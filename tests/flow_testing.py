@@ -134,6 +134,25 @@ def jet(image_shape, masks, num_values=2, network_dtype=None, **kwargs):
     return tfr.patch_flow(image_shape, 2, masks, layer, pixels=pixels, **kwargs)
 
 
+def construct_small_flows(setattr=setattr):
+    """Makes `RealNVPImage.compact` and `RealNVPVector` construct flows of few couplings.
+
+    Tracing couplings takes most of the time of examples that hardly train.
+    """
+    compact, construct = tfr.RealNVPImage.compact, tfr.RealNVPVector.__init__
+
+    @functools.wraps(compact)
+    def small_compact(*args, **options):
+        return compact(*args, **{**options, "num_couplings": 1})
+
+    @functools.wraps(construct)
+    def construct_small(self, event_size, num_couplings=2, *args, **options):
+        construct(self, event_size, min(2, num_couplings), *args, **options)
+
+    setattr(tfr.RealNVPImage, "compact", small_compact)
+    setattr(tfr.RealNVPVector, "__init__", construct_small)
+
+
 def standard_normal(event_shape, dtype=tf.float32):
     """Returns the base distribution of a flow."""
     zero, one = tf.zeros([], dtype), tf.ones([], dtype)

@@ -1,4 +1,6 @@
 import json
+import math
+import types
 
 import datasets
 import filelock
@@ -7,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+import tensorflow_probability as tfp
 from PIL import Image
+from scipy import stats
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
@@ -409,3 +413,124 @@ def test_two_runs_in_a_folder(trained, run_script, monkeypatch):
     with pytest.raises(SystemExit, match=message):
         run_script("train_paper", *options, function="run")
     assert before == _contents(folder)
+
+
+# The two simple densities that a report compares a flow with.
+
+
+@pytest.fixture(scope="module")
+def train_paper(load_script):
+    return load_script("train_paper")
+
+
+def _random_images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    # The random brightness of each image correlates its pixels.
+    brightness = rng.integers(128, size=[count, 1, 1, 1])
+    return (brightness + rng.integers(128, size=[count, 2, 3, 2])).astype(np.uint8)
+
+
+def test_gaussian_is_the_multivariate_normal_of_dequantized_pixels(train_paper):
+    # More images than one part.
+    train, test = _random_images(1500), _random_images(40, seed=1)
+    pixels = train.reshape(1500, -1).astype(np.float64)
+    covariance = np.cov(pixels, rowvar=False, bias=True) + np.eye(12) / 12
+    x = test.reshape(40, -1) + np.random.default_rng(7).random([40, 12])
+    log_probs = stats.multivariate_normal(pixels.mean(0) + 0.5, covariance).logpdf(x)
+    expected = -log_probs.mean() / (12 * math.log(2))
+    bits = train_paper.gaussian_bits_per_dim(train_paper.fit_gaussian(train), test, seed=7)
+    np.testing.assert_allclose(bits, expected, rtol=1e-10)
+
+
+def test_histograms_of_known_counts(train_paper):
+    # Two dimensions, three images, four levels: probabilities (3, 2, 1, 1) / 7, (1, 1, 2, 3) / 7.
+    train = np.array([[0, 3], [0, 2], [1, 3]], np.uint8).reshape([3, 1, 2, 1])
+    test = np.array([[0, 0], [3, 3]], np.uint8).reshape([2, 1, 2, 1])
+    expected = -(math.log2(3 / 7) + math.log2(1 / 7) + math.log2(1 / 7) + math.log2(3 / 7)) / 4
+    assert train_paper.histogram_bits_per_dim(train, test, 4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "shape", "reason"),
+    [
+        (13, (2, 3, 2), None),
+        (12, (2, 3, 2), "a Gaussian of 12 dimensions overfits 12 training images"),
+        (50_001, (2, 3, 2), "50,001 training images are too many, more than 50,000"),
+        (9_999, (64, 64, 3), "images of 12,288 dimensions are too large, more than 3,072"),
+    ],
+)
+def test_a_report_without_baselines_says_why(train_paper, number, shape, reason):
+    images = types.SimpleNamespace(num_images=lambda split: number, image_shape=shape)
+    assert train_paper.why_no_baselines(images) == reason
+
+
+def test_mirrored_images_are_fitted_where_training_flips(train_paper):
+    images = _random_images(50)
+    bits = {}
+    for flip in (False, True):
+        dataset = types.SimpleNamespace(
+            batches=lambda split, batch_size: tf.data.Dataset.from_tensors(images),
+            num_images=lambda split: 50,
+            **{"evaluation_split": "test", "num_values": 256, "flip": flip},
+        )
+        bits[flip] = train_paper.baseline_bits(dataset)["Gaussian"]["train"]
+    both = np.concatenate([images, images[:, :, ::-1]])
+    gaussian = train_paper.fit_gaussian(both)
+    assert bits[True] == pytest.approx(train_paper.gaussian_bits_per_dim(gaussian, images))
+    assert bits[True] > bits[False] + 1e-3
+
+
+# Grids of samples have the samples of each condition in its row.
+
+_TINY_FLOW = {"num_scales": 1, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
+
+
+def _flow(images):
+    names = ("image_shape", "num_values", "num_classes", "conditional_event_shape")
+    arguments = {name: getattr(images, name) for name in names}
+    flow = ft.randomize(tfr.RealNVPImage(**arguments, **_TINY_FLOW))
+    return tfp.distributions.TransformedDistribution(ft.standard_normal(images.image_shape), flow)
+
+
+@pytest.fixture
+def load(tmp_path):
+    path = tmp_path / "images.npz"
+    images = ft.grey_levels(60, (4, 4, 3))
+    np.savez(path, images=images, labels=np.arange(60) % 30)
+
+    def loaded(condition):
+        return datasets.load(str(path), condition=condition)
+
+    return loaded
+
+
+def test_a_grid_without_a_condition(load, train_paper):
+    images = load(None)
+    distribution = _flow(images)
+    grid = train_paper.sample_grid(distribution, images, "test", 3, seed=1)
+    samples = tfr.to_uint8(distribution.sample(9, seed=(0, 1)))
+    np.testing.assert_array_equal(grid.reshape(9, 4, 4, 3), samples)
+
+
+def test_a_grid_has_a_row_for_each_class(load, train_paper):
+    images = load("label")
+    distribution = _flow(images)
+    grid = train_paper.sample_grid(distribution, images, "test", 4, seed=1)
+    assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
+    samples = tfr.condition(distribution, np.arange(20)).sample(4, seed=(0, 1))
+    np.testing.assert_array_equal(grid, tfr.to_uint8(samples).swapaxes(0, 1))
+    assert (grid[0] != grid[1]).any()
+
+
+def test_a_grid_has_rows_of_image_conditions(load, train_paper):
+    images = load("gray")
+    distribution = _flow(images)
+    grid = train_paper.sample_grid(distribution, images, "test", 5, seed=1)
+    originals, gray = next(images.batches("test", 5).as_numpy_iterator())
+    assert grid.shape == (5, 5, 4, 4, 3)
+    np.testing.assert_array_equal(grid[:, -1], originals)
+    np.testing.assert_allclose(grid[:, 0], 255 * np.repeat(gray, 3, -1), atol=0.5001)
+    given = tfr.condition(distribution, gray)
+    samples = tfr.to_uint8(given.sample(3, seed=(0, 1)))
+    np.testing.assert_array_equal(grid[:, 1:4], samples.swapaxes(0, 1))
+    assert (samples[0] != samples[1]).any()

@@ -1,3 +1,5 @@
+import logging
+
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -136,3 +138,22 @@ def test_second_derivatives_while_training(dtype):
     x, weights, *exact = (tf.cast(each, tf.float64) for each in (x, weights, *vectors))
     expected = second(lambda x: _batch_norm(x, *exact, True)[0], x, weights)
     _assert_close(actual, expected, 1e-10 if dtype == tf.float64 else 1e-4)
+
+
+@pytest.fixture
+def tensorflow_log(caplog):
+    """Returns a `caplog` of TensorFlow's logger, which does not pass its records on."""
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level("WARNING", logger.name):
+            yield caplog
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_calls_of_many_shapes_log_no_warning(tensorflow_log):
+    # More shapes than TensorFlow takes before it warns of traces, which are 5.
+    for size in range(1, 8):
+        weight_norm(tf.ones([2, size]), tf.ones([size]))
+    assert [record.message for record in tensorflow_log.records] == []

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+import flow_testing as ft
 import pytest
 
 import tfp_realnvp as tfr
@@ -18,16 +19,19 @@ def _blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-# A block of the README runs as in a fresh session, those of a page one after the other.
+# A block of the README runs as in a fresh session, those of a page one after the other. The first
+# block of the README runs in `test_wheel.py`.
 _SESSIONS = [
     pytest.param([block], id=f"README-{number}")
     for number, block in enumerate(_blocks(_ROOT / "README.md"))
+    if number
 ] + [pytest.param(blocks, id=path.stem) for path in _PAGES if (blocks := _blocks(path))]
 
 
 @pytest.fixture
 def short(monkeypatch):
-    """Ends each `fit` after two epochs, and keeps few of the digits."""
+    """Ends each `fit` after two epochs, and keeps few couplings and few of the digits."""
+    ft.construct_small_flows(monkeypatch.setattr)
     fit, load_arrays = tfr.FlowModel.fit, tfr.data.load_arrays
 
     def fit_shortly(*args, epochs=1, **options):

@@ -9,7 +9,9 @@ _FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "tutorials"
 _TUTORIALS = sorted(_FOLDER.glob("*.py"))
 # In so few steps TensorFlow's optimizations of graphs take longer than they save.
 _BEFORE = """
+import flow_testing as ft
 import tensorflow as tf
+ft.construct_small_flows()
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 """
 

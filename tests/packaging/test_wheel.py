@@ -66,6 +66,8 @@ def test_the_example_of_the_readme_runs_with_the_wheel(wheel, tmp_path):
     lazy = [f"tfp_realnvp.{name}" for name in modules]
     script.write_text(
         f"import sys\nimport tfp_realnvp\nassert sys.modules.keys().isdisjoint({lazy})\n"
+        "import tensorflow as tf\n"
+        "tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})\n"
         f"{example}\nprint(tfr.__file__)\n"
     )
     # Isolated mode: neither PYTHONPATH nor the working directory provides the package.

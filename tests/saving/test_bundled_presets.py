@@ -40,9 +40,9 @@ def test_bits_per_dim_of_the_card(name):
 
 @pytest.mark.full
 @pytest.mark.graph
-@pytest.mark.usefixtures("only_log_prob")
+@pytest.mark.parametrize("only_log_prob", [["log_prob_uint8"]], indirect=True)
 @pytest.mark.parametrize("name", ["digits_label", "photos"])
-def test_served_scores_are_those_of_the_model(tmp_path, name):
+def test_served_scores_are_those_of_the_model(tmp_path, name, only_log_prob):
     model = tfr.FlowModel.from_preset(name)
     data = tfr.data.load_arrays(name.removesuffix("_label"))
     images, inputs = data.test[:100], {}
