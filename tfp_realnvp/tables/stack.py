@@ -145,7 +145,7 @@ class StackFit:
         """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
-            self._seen = [tuple(part.mapped(view.rows) for part in split) for split in self.splits]
+            self._seen = [(a.mapped(view.rows), b.mapped(view.rows)) for a, b in self.splits]
             unit = np.exp(np.median(Rows.concatenated(self.splits[0]).values[:, 1]))
         self._widths = widths / unit
         self._starts = fit_student_t(self._seen, self._widths, self._options.degrees_of_freedom)
@@ -221,7 +221,8 @@ class StackFit:
         """
         held_out = Rows.concatenated(part for _, part in self.splits[: len(flows) or None])
         log_probs = self._log_probs[: len(held_out.values)]
-        weights, start = _, end = _stacked(log_probs, held_out)
+        weights, start = _stacked(log_probs, held_out)
+        end = start
         if flows:
             log_probs = np.column_stack([log_probs, self._held_out_log_prob(flows)])
             weights, end = _stacked(log_probs, held_out)

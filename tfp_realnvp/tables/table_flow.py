@@ -136,8 +136,8 @@ def fit_table_flow(
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before, untimed = time.perf_counter(), 0
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
-    untrained = {"kept_step": 0, "kept_noise": math.nan}
-    flow = best = TableFlow(start.rotated(rng), items, weights)
+    flow = TableFlow(start.rotated(rng), items, weights)
+    best = initial = flow, {"kept_step": 0, "kept_noise": math.nan}
     state = [tf.constant(weights), *[tf.zeros(len(weights))] * 2]
     best_lead, kept = 0.0, -1
     start_log_probs = flow.log_prob(held_out.values)
@@ -162,7 +162,7 @@ def fit_table_flow(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-            yield flow, {**history, **untrained}
+            yield flow, history | initial[1]
             return
         trained = flow._replace(weights=state[0].numpy())
         leads = trained.log_prob(held_out.values) - start_log_probs
@@ -181,12 +181,10 @@ def fit_table_flow(
                 f"{of_time}: {lead:+.3f} ± {error:.3f} nats per held-out row above the start"
             )
         if lead > best_lead:
-            best, best_lead, kept = trained, lead, number
-        if kept < 0 or best_lead <= history["lead_error"][kept]:
-            yield flow, {**history, **untrained}
-        else:
-            of_kept = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
-            yield best, history | of_kept
+            best_lead, kept = lead, number
+            of_kept = {"kept_step": step, "kept_noise": noise}
+            best = (trained, of_kept) if lead > error else initial
+        yield best[0], history | best[1]
         if number - kept >= options.patience:
             return
 
