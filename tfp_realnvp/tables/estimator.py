@@ -92,9 +92,8 @@ class TableEstimator(Options, EstimatorWithGaps):
         rows = Rows.concatenated(held_out)
         y = self._columns.in_units(rows.values[:, -len(self._columns.center) :])
         start, end = np.concatenate(log_probs, axis=1) + self._columns.log_slopes(y).sum(axis=1)
-        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
-            rows.mean_and_error(values) for values in (start, end, end - start)
-        )
+        moments = map(rows.mean_and_error, (start, end, end - start))
+        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = moments
         self.rounding_widths_ = self._columns.widths
         self.history_ = [history for fit in fits for history in fit.history]
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
@@ -151,10 +150,7 @@ class TableEstimator(Options, EstimatorWithGaps):
             X = frames.coded(X, self._categories, self._name)
         else:
             frames.check_cells(X, self._name)
-        X, *y = (
-            np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
-            for table in (X, *y)
-        )
+        X, *y = (frames.unmasked(table, np.float64) for table in (X, *y))
         options = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", **options}
         checked = validate_data(self, X, *y, **options)
         if is_fit:

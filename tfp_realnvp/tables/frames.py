@@ -63,10 +63,15 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
     raise ValueError(f"{expected}, got {name!r}.")
 
 
+def unmasked(table: Any, dtype: Any) -> Any:
+    """Replaces masked cells by NaN; returns other tables as they are."""
+    is_masked = np.ma.isMaskedArray(table)
+    return np.ma.filled(table.astype(dtype), np.nan) if is_masked else table
+
+
 def as_frame(table: Any) -> Any:
     """Converts a table to a `DataFrame`; masked cells become NaN."""
-    if np.ma.isMaskedArray(table):
-        table = np.ma.filled(table.astype(object), np.nan)
+    table = unmasked(table, object)
     if isinstance(table, pd.DataFrame):
         return table
     frame = pd.DataFrame(np.asarray(table)).infer_objects()

@@ -347,11 +347,10 @@ class Columns(NamedTuple):
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
         """Warns of constant and equal columns; for a density, also of columns of few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
-        notes = [
-            f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
-            for i, j in enumerate(first[copies.ravel()])
-            if self.is_constant[i] or i != j
-        ]
+        pairs = enumerate(first[copies.ravel()])
+        kinds = ["" if i == j else f"equals {names[j]}" for i, j in pairs]
+        kinds = np.where(self.is_constant, "constant", kinds)
+        notes = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True) if kind]
         if notes:
             warnings.warn(
                 f"{caller}: some columns carry no information: {listed(notes)}. They add a "

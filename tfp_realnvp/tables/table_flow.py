@@ -100,10 +100,8 @@ class TableFlow(NamedTuple):
         function = _functions(*self.start.slopes.shape, self.start.df, self.options)[1][name]
         conditions = rows[:, : len(self.start.slopes)]
         with np.errstate(over="ignore"):
-            results = [
-                function(self.weights, *_float32(*chunk)).numpy()
-                for chunk in slices(_CHUNK_SIZE, values, conditions)
-            ]
+            chunks = slices(_CHUNK_SIZE, values, conditions)
+            results = [function(self.weights, *_float32(*chunk)).numpy() for chunk in chunks]
         return np.concatenate(results).astype(np.float64)
 
 
@@ -202,14 +200,10 @@ def _functions(
     A process traces these functions once per architecture. The cached graphs stay valid: weights
     are arguments, and no variable is assigned.
     """
-    flow = RealNVPVector(
-        size,
-        normalization=None,
-        network_dtype="float32",  # independent of Keras' global policy
-        conditional_event_shape=[num_conditions] if num_conditions else None,
-        seed=0,
-        **dict(options),
-    )
+    # The dtype of the networks does not depend on Keras' global policy.
+    fixed: dict[str, Any] = {"normalization": None, "network_dtype": "float32", "seed": 0}
+    fixed["conditional_event_shape"] = [num_conditions] if num_conditions else None
+    flow = RealNVPVector(size, **fixed, **dict(options))
     layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
     variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
     df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
