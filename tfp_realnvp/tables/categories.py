@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp, softmax
+from scipy.stats import qmc
 
 from tfp_realnvp.tables.table import Columns, Rows, Splits, drawn, one_hot, split_categories
 
 _NUM_COMPONENTS = (1, 2, 4, 8, 16, 32)
-_NUM_STEPS = 100
+_NUM_STEPS, _MAX_COMBINATIONS = 100, 64
 
 
 class CategoryMixture(NamedTuple):
@@ -63,6 +65,28 @@ class CategoryMixture(NamedTuple):
         columns = split_categories(np.exp(self.log_probs[components]), self.sizes)
         codes = np.column_stack([rows[:, :0], *map(drawn, columns, uniforms.T[1:])])
         return np.where(np.isnan(rows), one_hot(codes, self.sizes), rows)
+
+    def completions(self, indicators: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns completions [E, N, H] of rows [N, H], and their log weights [E, N].
+
+        All rows miss the same categories. The completions are all combinations of these categories,
+        with log weights of 0. If there are too many combinations, the completions are samples given
+        the known categories, and the weights are log importance weights.
+        """
+        columns = split_categories(indicators, self.sizes)
+        numbers = [column.shape[1] if np.isnan(column).any() else 1 for column in columns]
+        if math.prod(numbers) > _MAX_COMBINATIONS:
+            repeated = np.tile(indicators, [_MAX_COMBINATIONS, 1])
+            uniforms = qmc.Halton(1 + len(numbers), rng=0).random(_MAX_COMBINATIONS)
+            samples = self.sample(repeated, np.repeat(uniforms, len(indicators), axis=0))
+            log_weights = self.log_prob(repeated) - self.log_prob(samples)
+            shape = [_MAX_COMBINATIONS, len(indicators), -1]
+            log_weights = log_weights.reshape(shape[:2]) - np.log(_MAX_COMBINATIONS)
+            return samples.reshape(shape), log_weights
+        codes = np.array(list(itertools.product(*map(range, numbers))), float)
+        filled = one_hot(codes, self.sizes)[:, np.newaxis]
+        filled = np.where(np.isnan(indicators), filled, indicators)
+        return filled, np.zeros(filled.shape[:2])
 
     def _joint(self, rows: np.ndarray) -> np.ndarray:
         return np.nan_to_num(rows) @ self.log_probs.T + self.log_weights

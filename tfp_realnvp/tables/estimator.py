@@ -77,14 +77,12 @@ class TableEstimator(Options, EstimatorWithGaps):
             for fit in fits:
                 fit.add_flows()
             results = [fit.result() for fit in fits]
-        except KeyboardInterrupt as interrupt:
-            steps = [
-                f" and {n:,} steps of the next one, with its best weights" for n in interrupt.args
-            ]
-            number = sum(len(fit.history) for fit in fits) - len(steps)
+        except KeyboardInterrupt as e:
+            rest = [f" and {n:,} steps of the next one, with its best weights" for n in e.args]
+            number = sum(len(fit.history) for fit in fits) - len(rest)
             warnings.warn(
                 f"{self._name}: the fit was interrupted after {number} of "
-                f"{sum(fit.max_flows for fit in fits)} flows{''.join(steps)}. It keeps these and "
+                f"{sum(fit.max_flows for fit in fits)} flows{''.join(rest)}. It keeps these and "
                 "all other densities, with the mixture weights that are best for them.",
                 ConvergenceWarning,
                 stacklevel=_STACK_LEVEL,
@@ -94,9 +92,8 @@ class TableEstimator(Options, EstimatorWithGaps):
         rows = Rows.concatenated(held_out)
         y = self._columns.in_units(rows.values[:, -len(self._columns.center) :])
         start, end = np.concatenate(log_probs, axis=1) + self._columns.log_slopes(y).sum(axis=1)
-        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = (
-            rows.mean_and_error(values) for values in (start, end, end - start)
-        )
+        moments = map(rows.mean_and_error, (start, end, end - start))
+        (self.score_start_, _), (self.score_held_out_, _), self.flow_gain_ = moments
         self.rounding_widths_ = self._columns.widths
         self.history_ = [history for fit in fits for history in fit.history]
         self.n_steps_ = np.array([each["kept_step"] for each in self.history_], int)
@@ -105,8 +102,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _limits(self, rows: np.ndarray, bounds: Any) -> tuple[np.ndarray, list[str], Limits]:
         """Returns wrapped rows, names of the numeric columns, and their bounds and periods."""
         names = self._names
-        options = bounds, self.periods, rows, names, self._categories, self._name
-        limits = checked_limits(*options)
+        limits = checked_limits(bounds, self.periods, rows, names, self._categories, self._name)
         numbers = [i for i in range(len(names)) if i not in self._categories]
         of_numbers = {numbers.index(i): limits[i] for i in limits}
         return wrapped(rows, limits), [str(names[i]) for i in numbers], of_numbers
@@ -115,14 +111,6 @@ class TableEstimator(Options, EstimatorWithGaps):
         """Splits rows into indicators of their categories and numeric columns, both float64."""
         is_category = self._are_categories
         return one_hot(rows[:, is_category], self._sizes), rows[:, ~is_category].astype(np.float64)
-
-    @property
-    def _are_categories(self) -> np.ndarray:
-        return np.isin(np.arange(self.n_features_in_), list(self._categories))
-
-    @property
-    def _sizes(self) -> list[int]:
-        return [len(values) for values in self._categories.values()]
 
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
@@ -162,15 +150,13 @@ class TableEstimator(Options, EstimatorWithGaps):
             X = frames.coded(X, self._categories, self._name)
         else:
             frames.check_cells(X, self._name)
-        names = list(X.columns) if is_frame else None
-        X, *y = (
-            np.ma.filled(table.astype(np.float64), np.nan) if np.ma.isMaskedArray(table) else table
-            for table in (X, *y)
-        )
+        X, *y = (frames.unmasked(table, np.float64) for table in (X, *y))
         options = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", **options}
         checked = validate_data(self, X, *y, **options)
         if is_fit:
-            self._names = list(range(self.n_features_in_)) if names is None else names
+            self._names = list(getattr(X, "columns", range(self.n_features_in_)))
+            self._are_categories = np.isin(range(self.n_features_in_), list(self._categories))
+            self._sizes = [len(values) for values in self._categories.values()]
         return checked
 
 

@@ -20,7 +20,7 @@ from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.missing import all_categories, given, patterns
+from tfp_realnvp.tables.missing import given, patterns
 from tfp_realnvp.tables.table import Rows, checked_weights, codes_of
 
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
@@ -367,9 +367,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         log_slopes = self._columns.log_slopes(self._split(rows)[1])
         return log_probs + log_slopes.sum(axis=1, keepdims=True)
 
-    def _units(
-        self, encoded: np.ndarray, num_proposals: int
-    ) -> Iterator[tuple[Any, Any, list[Any], Any]]:
+    def _units(self, encoded: np.ndarray, num_proposals: int) -> Iterator[tuple[Any, ...]]:
         """Conditions the densities on encoded rows, in chunks of N rows that miss the same cells.
 
         Yields row indices [N], completions [E, N, H + D], U pairs of a class index and a `Given`
@@ -401,7 +399,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     def _copies(self, mixture: CategoryMixture, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns completions [E, N, H + D], see `_units`, and log importance weights, [E, N]."""
         indicators, numbers = np.split(rows, [sum(self._sizes)], axis=1)
-        indicators, factors = all_categories(mixture, indicators)
+        indicators, factors = mixture.completions(indicators)
         images = self._columns.images(numbers)
         copies = [np.column_stack(pair) for pair in itertools.product(indicators, images)]
         return np.stack(copies), np.repeat(factors, len(images), axis=0)
@@ -421,15 +419,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             )
 
     def _checked(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns checked rows in their original units, float64 with NaN, and the encoded rows."""
+        """Returns checked rows in original units, and encoded: indicators, standardized numbers."""
         check_is_fitted(self)
         rows = self._validated(X, reset=False).astype(np.float64)
-        return rows, self._encoded(rows)
-
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
-        """Encodes rows as indicators of categories followed by standardized numbers."""
         indicators, numbers = self._split(rows)
-        return np.column_stack([indicators, self._columns.standardized(numbers)])
+        return rows, np.column_stack([indicators, self._columns.standardized(numbers)])
 
     def _decoded(self, encoded: np.ndarray) -> np.ndarray:
         """Decodes rows to [..., D]: numbers in their original units, and codes of categories."""

@@ -216,11 +216,9 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         is_valid = levels.ndim == 1 and levels.size and ((levels > 0) & (levels < 1)).all()
         self._require(is_valid, "quantiles between 0 and 1, as in [0.1, 0.5, 0.9]", quantiles)
         if self._size > 1:
-            quantiles = [
-                np.quantile(points[..., -self._size :], levels, axis=0)
-                for points in self._points(conditions, _NUM_POINTS_OF_QUANTILES)
-            ]
-            return self._in_units(np.concatenate(quantiles, axis=1))
+            parts = self._points(conditions, _NUM_POINTS_OF_QUANTILES)
+            of_parts = [np.quantile(part[..., -self._size :], levels, axis=0) for part in parts]
+            return self._in_units(np.concatenate(of_parts, axis=1))
         repeated = np.tile(conditions, [len(levels), 1])
         is_low = np.repeat(levels <= 0.5, len(conditions))
         log_tails = np.repeat(np.log(np.minimum(levels, 1 - levels)), len(conditions))

@@ -15,33 +15,30 @@ _MAX_CATEGORIES = 255
 
 def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
     """Raises a `ValueError` if a column is neither numeric nor one of `categories`."""
-    numbers, times, got = [], [], []
-    for i, (name, dtype) in enumerate(table.dtypes.items()):
-        if i not in categories and not pd.api.types.is_numeric_dtype(dtype):
-            got.append(f"{name} ({dtype})")
-            if dtype.kind in "mM":
-                times.append(name)
-            elif is_numbers(table.iloc[:, i]):
-                numbers.append(name)
-    calls = []
+    columns = [column for i, column in enumerate(table.items()) if i not in categories]
+    columns = [pair for pair in columns if not pd.api.types.is_numeric_dtype(pair[1].dtype)]
+    if not columns:
+        return
+    times = [name for name, column in columns if column.dtype.kind in "mM"]
+    numbers = [name for name, column in columns if name not in times and is_numbers(column)]
+    got = ", ".join(f"{name} ({column.dtype})" for name, column in columns)
+    message = f"{caller}: expected columns of numbers, got {got}."
     if numbers:
         call = f"X.assign(**X[{numbers!r}].apply(pd.to_numeric))"
-        calls.append(f"For numbers that are stored as objects or strings, call {call}.")
-    if len(got) > len(numbers) + len(times):
-        calls.append("For categories, leave categorical_features at 'from_dtype'.")
+        message += f" For numbers that are stored as objects or strings, call {call}."
+    if len(columns) > len(numbers) + len(times):
+        message += " For categories, leave categorical_features at 'from_dtype'."
     if times:
         name = f"X[{times[0]!r}]"
-        calls.append(f"Times in seconds are ({name} - {name}.min()) / np.timedelta64(1, 's').")
-    if got:
-        raise ValueError(
-            f"{caller}: expected columns of numbers, got {', '.join(got)}. {' '.join(calls)}"
-        )
+        message += f" Times in seconds are ({name} - {name}.min()) / np.timedelta64(1, 's')."
+    raise ValueError(message)
 
 
 def is_numbers(column: Any) -> bool:
     """Returns whether `pd.to_numeric` converts all known values of a `Series` to numbers."""
     values = column.dropna().astype(object)  # `to_numeric` does not convert Arrow strings
-    is_other = isinstance(column.dtype, pd.CategoricalDtype) or values.map(type).eq(bool).any()
+    is_bool = column.dtype.kind == "b" or values.map(type).eq(bool).any()
+    is_other = is_bool or isinstance(column.dtype, pd.CategoricalDtype)
     return bool(not is_other and pd.to_numeric(values, errors="coerce").notna().all())
 
 
@@ -66,10 +63,15 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
     raise ValueError(f"{expected}, got {name!r}.")
 
 
+def unmasked(table: Any, dtype: Any) -> Any:
+    """Replaces masked cells by NaN; returns other tables as they are."""
+    is_masked = np.ma.isMaskedArray(table)
+    return np.ma.filled(table.astype(dtype), np.nan) if is_masked else table
+
+
 def as_frame(table: Any) -> Any:
     """Converts a table to a `DataFrame`; masked cells become NaN."""
-    if np.ma.isMaskedArray(table):
-        table = np.ma.filled(table.astype(object), np.nan)
+    table = unmasked(table, object)
     if isinstance(table, pd.DataFrame):
         return table
     frame = pd.DataFrame(np.asarray(table)).infer_objects()
@@ -85,11 +87,8 @@ def categories_of(frame: Any, features: Any, caller: str) -> dict[int, list[Any]
     dtype category, string, object or bool, but no column whose strings are all numbers.
     """
     if isinstance(features, str) and features == "from_dtype":
-        features = [
-            i
-            for i, dtype in enumerate(frame.dtypes)
-            if dtype.kind == "b" or (dtype.kind in "OU" and not is_numbers(frame.iloc[:, i]))
-        ]
+        features = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind in "bOU"]
+        features = [i for i in features if not is_numbers(frame.iloc[:, i])]
     features = [features] if isinstance(features, str) else () if features is None else features
     if np.asarray(features).dtype == bool:
         number = frame.shape[1]

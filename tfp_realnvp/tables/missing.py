@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,16 +9,14 @@ import numpy as np
 from scipy.special import logsumexp, softmax, stdtrit
 from scipy.stats import qmc, t
 
-from tfp_realnvp.tables.categories import CategoryMixture
 from tfp_realnvp.tables.simple_densities import ConditionalMixture, NormalMixture, StudentT
-from tfp_realnvp.tables.table import Columns, Rows, drawn, one_hot
+from tfp_realnvp.tables.table import Columns, Rows, drawn
 
 _NUM_STEPS, _NUM_MIXTURES, _MAX_ROWS, _MAX_EM_STEPS = 40, 5, 1_000, 15
 _MAX_MIXED, _ROWS_OF_COMPONENT, _SHRINKAGE = 4, 5, 0.01
 # Importance sampling for densities other than normal mixtures: a quarter of the proposals come from
 # a wide Student t distribution, which covers heavy tails that normal mixtures miss.
 _WIDE_SHARE, _WIDE_SCALE, _WIDE_DF = 0.25, 1.5, 4.0
-_MAX_COMBINATIONS = 64
 
 
 def fill(mixture: NormalMixture, rows: np.ndarray, rng: Any = None) -> np.ndarray:
@@ -65,9 +62,7 @@ def mixture_with_gaps(
     return mixture
 
 
-def with_draws(
-    parts: Sequence[Rows], columns: Sequence[Columns], rng: np.random.Generator
-) -> list[Rows]:
+def with_draws(parts: Sequence[Rows], columns: Sequence[Columns], rng: Any) -> list[Rows]:
     """Imputes the missing cells of `parts`: training rows and, if there are any, held-out rows.
 
     Samples the cells from a normal mixture that is fitted to the training rows. `columns` are the
@@ -146,13 +141,12 @@ def _sampler(mixture: NormalMixture, is_missing: np.ndarray, known: np.ndarray) 
 
 
 def _proposals(
-    stack: Any,
-    mixture: ConditionalMixture | None,
-    rows: np.ndarray,
-    is_missing: np.ndarray,
-    number: int,
+    stack: Any, mixture: Any, rows: np.ndarray, is_missing: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns S proposals for M missing cells, [S, N, M], and log importance weights, [S, N]."""
+    """Returns S proposals for M missing cells, [S, N, M], and log importance weights, [S, N].
+
+    With a `ConditionalMixture` as `mixture`, most proposals are its samples.
+    """
     start = next(part for part in stack.parts if isinstance(part, StudentT))
     is_event = is_missing[len(start.slopes) :]
     # Conditions the Student t distribution on the known cells as if it were normal.
@@ -181,31 +175,6 @@ def _proposals(
         log_narrow = log_narrow.reshape(log_q.shape) + np.log(1 - _WIDE_SHARE)
         log_q = np.logaddexp(log_q + np.log(_WIDE_SHARE), log_narrow)
     return cells, stack.log_prob(filled).reshape(log_q.shape) - log_q
-
-
-def all_categories(
-    mixture: CategoryMixture, indicators: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns completions [E, N, H] of rows with missing categories, and log weights [E, N].
-
-    All rows miss the same categories. The completions are all combinations of these categories,
-    with log weights of 0. If there are too many combinations, the completions are samples given the
-    known categories, and the weights are log importance weights.
-    """
-    starts = np.cumsum([0, *mixture.sizes])[:-1]
-    is_missing = [bool(np.isnan(indicators[:, start]).any()) for start in starts]
-    sizes = [size if gap else 1 for size, gap in zip(mixture.sizes, is_missing, strict=True)]
-    if np.prod(sizes, dtype=float) > _MAX_COMBINATIONS:
-        repeated = np.tile(indicators, [_MAX_COMBINATIONS, 1])
-        uniforms = qmc.Halton(1 + len(sizes), rng=0).random(_MAX_COMBINATIONS)
-        drawn = mixture.sample(repeated, np.repeat(uniforms, len(indicators), axis=0))
-        factors = mixture.log_prob(repeated) - mixture.log_prob(drawn) - np.log(_MAX_COMBINATIONS)
-        shape = [_MAX_COMBINATIONS, len(indicators)]
-        return drawn.reshape([*shape, -1]), factors.reshape(shape)
-    codes = np.array(list(itertools.product(*map(range, sizes))), float)
-    filled = one_hot(codes, mixture.sizes)[:, np.newaxis]
-    filled = np.where(np.isnan(indicators), filled, indicators)
-    return filled, np.zeros(filled.shape[:2])
 
 
 def patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -235,10 +235,8 @@ class NormalMixture(NamedTuple):
     def given(self, is_condition: np.ndarray) -> ConditionalMixture:
         """Conditions the mixture on the columns that the mask `is_condition`, [D], selects."""
         given, other = np.flatnonzero(is_condition), np.flatnonzero(~is_condition)
-        of_given, shared, of_other = (
-            self.covariances[:, rows[:, np.newaxis], columns]
-            for rows, columns in ((given, given), (given, other), (other, other))
-        )
+        pairs = (given, given), (given, other), (other, other)
+        of_given, shared, of_other = (self.covariances[:, i[:, np.newaxis], j] for i, j in pairs)
         slopes = np.linalg.solve(of_given, shared)
         means = self.means[:, other] - np.einsum("kc,kcd->kd", self.means[:, given], slopes)
         rest = of_other - np.swapaxes(shared, 1, 2) @ slopes

@@ -145,7 +145,7 @@ class StackFit:
         """Fits densities to `view.rows(rows)`, or to the rows; the last view initializes flows."""
         self._view, self._seen, unit = view, self.splits, 1.0
         if view:
-            self._seen = [tuple(part.mapped(view.rows) for part in split) for split in self.splits]
+            self._seen = [(a.mapped(view.rows), b.mapped(view.rows)) for a, b in self.splits]
             unit = np.exp(np.median(Rows.concatenated(self.splits[0]).values[:, 1]))
         self._widths = widths / unit
         self._starts = fit_student_t(self._seen, self._widths, self._options.degrees_of_freedom)
@@ -184,27 +184,26 @@ class StackFit:
                 is_interrupted = True
             flow, history = best
             self.history.append(history)
-            flows = [*self.flows, self._viewed(flow)]
+            self.flows.append(self._viewed(flow))
             if i == 0:
-                _, held_out, (start, end) = self._weighted(flows)
+                _, held_out, (start, end) = self._weighted()
                 gain, error = held_out.mean_and_error(end - start)
                 # Initial weights are a random rotation, which can be better by chance.
                 if not history["kept_step"] or gain <= max(error, least_gain):
-                    flows = []
+                    self.flows.clear()
                     self._progress(
                         f"no flows: the first flow, with the weights of step {history['kept_step']}"
                         f", improves the mixture by {gain:+.3f} ± {error:.3f} nats per held-out row"
                     )
-            self.flows = flows
             if is_interrupted:
                 raise KeyboardInterrupt(history["step"][-1])
-            if not flows:
+            if not self.flows:
                 self.max_flows = 0
                 break
 
     def result(self) -> tuple[TableStack, Rows, np.ndarray]:
         """Returns the stack, held-out rows, and their log densities without and with flows."""
-        weights, held_out, log_probs = self._weighted(self.flows)
+        weights, held_out, log_probs = self._weighted()
         pairs = zip(weights, [*self._candidates, self.flows], strict=False)
         parts = [(weight / len(fits), part) for weight, fits in pairs if weight for part in fits]
         shares, densities = zip(*parts, strict=True)
@@ -214,16 +213,17 @@ class StackFit:
         stack = TableStack(list(densities), np.array(shares), self._rounding, self._trees)
         return stack, held_out, log_probs
 
-    def _weighted(self, flows: list[Any]) -> tuple[np.ndarray, Rows, np.ndarray]:
+    def _weighted(self) -> tuple[np.ndarray, Rows, np.ndarray]:
         """Returns weights of candidates, held-out rows, and log densities as in `result`, [2, N].
 
         If only the first folds have flows, uses only their held-out rows.
         """
-        held_out = Rows.concatenated(part for _, part in self.splits[: len(flows) or None])
+        held_out = Rows.concatenated(part for _, part in self.splits[: len(self.flows) or None])
         log_probs = self._log_probs[: len(held_out.values)]
-        weights, start = _, end = _stacked(log_probs, held_out)
-        if flows:
-            log_probs = np.column_stack([log_probs, self._held_out_log_prob(flows)])
+        weights, start = _stacked(log_probs, held_out)
+        end = start
+        if self.flows:
+            log_probs = np.column_stack([log_probs, self._held_out_log_prob(self.flows)])
             weights, end = _stacked(log_probs, held_out)
         return weights, held_out, np.stack([start, end])
 

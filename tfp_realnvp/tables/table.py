@@ -227,11 +227,11 @@ class Columns(NamedTuple):
         few = {int(i): np.unique(values[:, i]) for i in np.flatnonzero(is_coarse & is_shared)}
         columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
         for i, limit in limits.items():
-            domain = (
-                Interval.fit(*limit, rounding[i] * is_coarse[i], center[i], scale[i])
-                if isinstance(limit, tuple)
-                else Circle.fit(limit, values[:, i], rows.weights)
-            )
+            if isinstance(limit, tuple):
+                width = rounding[i] * is_coarse[i]
+                domain: Any = Interval.fit(*limit, width, center[i], scale[i])
+            else:
+                domain = Circle.fit(limit, values[:, i], rows.weights)
             columns = columns._mapped(i, domain, rows)
         some = rows.thinned(_MAX_ROWS_OF_CHOICE)
         for i, domain in columns.domains.items():
@@ -347,27 +347,25 @@ class Columns(NamedTuple):
     def warn(self, rows: np.ndarray, names: list[str], caller: str, is_density: bool) -> None:
         """Warns of constant and equal columns; for a density, also of columns of few values."""
         _, first, copies = np.unique(rows, axis=1, return_index=True, return_inverse=True)
-        notes = [
-            f"{names[i]} ({'constant' if self.is_constant[i] else f'equals {names[j]}'})"
-            for i, j in enumerate(first[copies.ravel()])
-            if self.is_constant[i] or i != j
-        ]
-        messages = []
+        pairs = enumerate(first[copies.ravel()])
+        kinds = ["" if i == j else f"equals {names[j]}" for i, j in pairs]
+        kinds = np.where(self.is_constant, "constant", kinds)
+        notes = [f"{name} ({kind})" for name, kind in zip(names, kinds, strict=True) if kind]
         if notes:
-            messages.append(
-                f"some columns carry no information: {listed(notes)}. They add a constant to log "
-                "densities that depends only on the regularization. Remove these columns for "
-                "comparable densities."
+            warnings.warn(
+                f"{caller}: some columns carry no information: {listed(notes)}. They add a "
+                "constant to log densities that depends only on the regularization. Remove these "
+                "columns for comparable densities.",
+                stacklevel=_STACK_LEVEL,
             )
         if is_density and self.few_values:
             few = listed(names[i] for i in self.few_values)
-            messages.append(
-                f"some columns are rounded and take few values: {few}. score_samples is the height "
-                "of narrow peaks at these values, and not their probability; see the docstring. "
-                "For probabilities of one column, pass it as y to a FlowRegressor."
+            warnings.warn(
+                f"{caller}: some columns are rounded and take few values: {few}. score_samples is "
+                "the height of narrow peaks at these values, not their probability; see the "
+                "docstring. For probabilities of one column, pass it as y to a FlowRegressor.",
+                stacklevel=_STACK_LEVEL,
             )
-        for message in messages:
-            warnings.warn(f"{caller}: {message}", stacklevel=_STACK_LEVEL)
 
 
 def _rounding_width(column: np.ndarray) -> float:

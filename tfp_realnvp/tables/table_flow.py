@@ -100,10 +100,8 @@ class TableFlow(NamedTuple):
         function = _functions(*self.start.slopes.shape, self.start.df, self.options)[1][name]
         conditions = rows[:, : len(self.start.slopes)]
         with np.errstate(over="ignore"):
-            results = [
-                function(self.weights, *_float32(*chunk)).numpy()
-                for chunk in slices(_CHUNK_SIZE, values, conditions)
-            ]
+            chunks = slices(_CHUNK_SIZE, values, conditions)
+            results = [function(self.weights, *_float32(*chunk)).numpy() for chunk in chunks]
         return np.concatenate(results).astype(np.float64)
 
 
@@ -136,8 +134,8 @@ def fit_table_flow(
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before, untimed = time.perf_counter(), 0
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
-    untrained = {"kept_step": 0, "kept_noise": math.nan}
-    flow = best = TableFlow(start.rotated(rng), items, weights)
+    flow = TableFlow(start.rotated(rng), items, weights)
+    best = initial = flow, {"kept_step": 0, "kept_noise": math.nan}
     state = [tf.constant(weights), *[tf.zeros(len(weights))] * 2]
     best_lead, kept = 0.0, -1
     start_log_probs = flow.log_prob(held_out.values)
@@ -162,7 +160,7 @@ def fit_table_flow(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-            yield flow, {**history, **untrained}
+            yield flow, history | initial[1]
             return
         trained = flow._replace(weights=state[0].numpy())
         leads = trained.log_prob(held_out.values) - start_log_probs
@@ -181,12 +179,10 @@ def fit_table_flow(
                 f"{of_time}: {lead:+.3f} ± {error:.3f} nats per held-out row above the start"
             )
         if lead > best_lead:
-            best, best_lead, kept = trained, lead, number
-        if kept < 0 or best_lead <= history["lead_error"][kept]:
-            yield flow, {**history, **untrained}
-        else:
-            of_kept = {f"kept_{name}": history[name][kept] for name in ("step", "noise")}
-            yield best, history | of_kept
+            best_lead, kept = lead, number
+            of_kept = {"kept_step": step, "kept_noise": noise}
+            best = (trained, of_kept) if lead > error else initial
+        yield best[0], history | best[1]
         if number - kept >= options.patience:
             return
 
@@ -204,14 +200,10 @@ def _functions(
     A process traces these functions once per architecture. The cached graphs stay valid: weights
     are arguments, and no variable is assigned.
     """
-    flow = RealNVPVector(
-        size,
-        normalization=None,
-        network_dtype="float32",  # independent of Keras' global policy
-        conditional_event_shape=[num_conditions] if num_conditions else None,
-        seed=0,
-        **dict(options),
-    )
+    # The dtype of the networks does not depend on Keras' global policy.
+    fixed: dict[str, Any] = {"normalization": None, "network_dtype": "float32", "seed": 0}
+    fixed["conditional_event_shape"] = [num_conditions] if num_conditions else None
+    flow = RealNVPVector(size, **fixed, **dict(options))
     layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
     variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
     df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
