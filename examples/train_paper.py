@@ -43,7 +43,6 @@ from tfp_realnvp import evaluation, latents, plots
 from tfp_realnvp.distributions.data_spec import parse
 from tfp_realnvp.distributions.routing import find_condition_spec
 from tfp_realnvp.internal import atomic_files
-from tfp_realnvp.internal.folder_lock import folder_lock
 
 flags.DEFINE_string(
     "dataset", None, "Name, file or folder, as in datasets.py; default: the preset's."
@@ -218,7 +217,7 @@ def main(argv: list[str]) -> None:
     names = [pathlib.Path(FLAGS.dataset).stem, *filter(None, [FLAGS.condition])]
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{'_'.join(names)}")
     check_same_run(output_dir / "flags.txt")
-    with folder_lock(output_dir, "--output_dir"):
+    with atomic_files.folder_lock(output_dir, "--output_dir"):
         train_and_report(images, output_dir, given)
 
 

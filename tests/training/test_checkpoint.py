@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.internal import folder_lock
+from tfp_realnvp.internal import atomic_files
 
 tfd = tfp.distributions
 
@@ -279,7 +279,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model)
     fit = partial(model.fit, _POINTS, batch_size=8, verbose=0, callbacks=[checkpoint])
     fit()
-    code = [sys.executable, "-c", _TRAINING, folder_lock.__file__, str(tmp_path)]
+    code = [sys.executable, "-c", _TRAINING, atomic_files.__file__, str(tmp_path)]
     with subprocess.Popen(code, stdout=subprocess.PIPE, text=True) as other, ft.unchanged(model):
         assert other.stdout.readline() == "locked\n"
         for attempt in (checkpoint.restore, fit):
@@ -294,7 +294,7 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
 def _is_locked(folder):
     """Returns whether another process could not lock the folder."""
     code = _TRAINING.replace("60", "0")
-    code = [sys.executable, "-c", code, folder_lock.__file__, str(folder)]
+    code = [sys.executable, "-c", code, atomic_files.__file__, str(folder)]
     return subprocess.run(code, capture_output=True, check=False).returncode != 0
 
 

@@ -11,7 +11,6 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass, surr
 from tfp_realnvp.bijectors.invertible_conv1x1 import joined
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.parts import outermost_parts
 from tfp_realnvp.networks import ConditionEmbedding
 
 
@@ -258,17 +257,37 @@ def _call_tfp(
     return result, tf.broadcast_to(log_det, tf.shape(result)[:-event_ndims])
 
 
-def _flow_bijectors(bijector: tfb.Bijector) -> Iterator[FlowBijector]:
-    """Yields the outermost bijectors of this package in `bijector`."""
-    return outermost_parts(bijector, lambda part: isinstance(part, FlowBijector))
+def outermost_parts(module: Any, kinds: type | tuple[type, ...]) -> Iterator[Any]:
+    """Yields each part of certain types in a distribution or bijector, but no parts within it.
+
+    Parts are the constructor arguments and attributes, also within lists and dictionaries. The
+    module itself counts as a part.
+    """
+    # Keys are `id`s, which are unique because the values keep the objects alive.
+    seen: dict[int, Any] = {}
+    pending = [module]
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, kinds):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            pending += reversed(part)
+        elif isinstance(part, dict):
+            pending += reversed(part.values())
+        elif isinstance(part, tf.Module):
+            attributes = [v for v in vars(part).values() if isinstance(v, tf.Module)]
+            pending += [*attributes, *reversed(getattr(part, "parameters", vars(part)).values())]
 
 
 def accepts_conditional_input(bijector: tfb.Bijector) -> bool:
     """Returns whether a network of `bijector` takes `conditional_input`."""
-    return any(part.accepts_conditional_input for part in _flow_bijectors(bijector))
+    return any(part.accepts_conditional_input for part in outermost_parts(bijector, FlowBijector))
 
 
 def condition_spec_of(bijector: tfb.Bijector) -> ConditionSpec | None:
     """Returns the condition that the networks of `bijector` declare, or `None`."""
-    specs = (part._condition_spec for part in _flow_bijectors(bijector))
+    specs = (part._condition_spec for part in outermost_parts(bijector, FlowBijector))
     return next(filter(None, specs), None)

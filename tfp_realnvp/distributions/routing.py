@@ -8,12 +8,15 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit
-from tfp_realnvp.bijectors.flow_chain import accepts_conditional_input, condition_spec_of
+from tfp_realnvp.bijectors.flow_chain import (
+    accepts_conditional_input,
+    condition_spec_of,
+    outermost_parts,
+)
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.memoize import memoized
-from tfp_realnvp.internal.parts import outermost_parts
 
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
@@ -104,7 +107,7 @@ def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
 
 @memoized
 def _has_flows_in_bijectors_of_tfp(distribution: tfd.Distribution) -> bool:
-    bijectors = outermost_parts(distribution, lambda part: isinstance(part, tfb.Bijector))
+    bijectors = outermost_parts(distribution, tfb.Bijector)
     return any(
         isinstance(part, FlowBijector)
         for bijector in bijectors

@@ -1,4 +1,4 @@
-"""Writes files and folders atomically: completely or not at all."""
+"""Writes files and folders atomically: completely or not at all; locks folders."""
 
 import contextlib
 import json
@@ -7,6 +7,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+import filelock
 
 # The folder of new files that are complete, but have not yet replaced the old files.
 _PENDING = ".tfp_realnvp.pending"
@@ -91,3 +93,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a value as indented JSON, atomically. Raises `ValueError` for NaN."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | os.PathLike[str], caller: str) -> Iterator[None]:
+    """Locks a folder against other processes within the context; creates a missing folder.
+
+    Uses an OS file lock on `.tfp_realnvp.lock`, which the system releases when the process ends;
+    the file may remain. A process can take the lock repeatedly. Does nothing for a read-only
+    folder, or if the OS has no locks. Raises `BlockingIOError` if another process holds the lock.
+    """
+    path = pathlib.Path(os.path.realpath(folder))
+    file = path / ".tfp_realnvp.lock"
+    lock = filelock.FileLock(file, timeout=0, thread_local=False, is_singleton=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock)
+        except filelock.Timeout:
+            raise BlockingIOError(
+                f"{caller}: expected a folder in which no other process is training, got "
+                f"{str(path)!r}."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass
+        yield

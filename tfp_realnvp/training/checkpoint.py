@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
-from tfp_realnvp.internal.folder_lock import folder_lock
+from tfp_realnvp.internal.atomic_files import folder_lock
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 

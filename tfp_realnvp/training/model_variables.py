@@ -16,9 +16,9 @@ from tfp_realnvp.bijectors import (
     FlowBijector,
     SigmoidAffine,
 )
+from tfp_realnvp.bijectors.flow_chain import outermost_parts
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
-from tfp_realnvp.internal.parts import outermost_parts
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
 tfd = tfp.distributions
@@ -133,8 +133,7 @@ def normalizations_in_forward(module: Any, is_forward: bool = False) -> Iterator
 
     `is_forward` says whether data pass through the module itself by `forward`.
     """
-    kinds = private_api.Invert, BatchNormalization
-    for part in outermost_parts(module, lambda part: isinstance(part, kinds)):
+    for part in outermost_parts(module, (private_api.Invert, BatchNormalization)):
         if isinstance(part, private_api.Invert):
             yield from normalizations_in_forward(part.bijector, not is_forward)
         elif is_forward:
