@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
+from tfp_realnvp.bijectors import BijectorCoupling
 from tfp_realnvp.networks.attention import SelfAttention
 
 pytestmark = pytest.mark.quick
@@ -175,7 +176,8 @@ def _jet(image_shape=(4, 4, 2), **kwargs):
     return tfr.RealNVPImage.jet(image_shape, patch_size=2, num_blocks=1, width=4, **kwargs)
 
 
-_LOGIT_64, _BOARD = tfr.PixelLogit(dtype=tf.float64), tfr.CheckerboardMask()
+_LOGIT_64 = tfr.PixelLogit(dtype=tf.float64)
+_BOARD, _HALF = tfr.CheckerboardMask(), tfr.ChannelMask()
 _NOISE, _EITHER = tfr.VariationalDequantization, "either a conditional_event_shape or num_classes"
 _NO_CONDITION = "expected a network whose call has an argument `conditional_input`, got"
 _SPLINE, _MIXTURE, _MOMENTS = tfr.RationalQuadraticSpline, tfr.LogisticMixture, tfr.Standardization
@@ -228,7 +230,8 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: _MIXTURE(max_log_factor=0.0), ValueError, "positive max_log_factor, got 0.0"),
         (lambda: _image(transformer="cubic"), ValueError, "a transformer, one of .*, got 'cubic'"),
         (lambda: tfr.Coupling(tfr.ChannelMask(), len, "a"), TypeError, "a Transformer, got 'a'"),
-        (lambda: tfr.Coupling(_BOARD, len), ValueError, "a transformer for CheckerboardMask"),
+        (lambda: tfr.Coupling(_HALF, len, None), TypeError, "`tfr.real_nvp_coupling`, got None"),
+        (lambda: BijectorCoupling(_BOARD, len), ValueError, "without kept positions.*Checkerboard"),
         # Vectors.
         (lambda: _vector(0), ValueError, "event_size of at least 1, got 0"),
         (lambda: _vector(num_couplings=0), ValueError, "num_couplings of at least 1, got 0"),

@@ -88,7 +88,7 @@ def _vectors(size, condition=None, **kwargs):
 
 
 def _function(dtype):
-    """A `Coupling` without a transformer."""
+    """A `BijectorCoupling`."""
     kept = keras.Input([2], dtype=dtype.name)
     outputs = [keras.layers.Dense(3, dtype=dtype.name)(kept) for _ in range(2)]
     function = keras.Model(kept, outputs)

@@ -69,13 +69,29 @@ def test_guidance_with_recomputed_networks_and_gradients():
     ft.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
+def test_guidance_of_one_element_leaves_out_the_condition_in_each_input():
+    options = {"num_couplings": 1, "mixing": None, "normalization": None, "num_classes": 3}
+    flow = ft.randomize(ft.vector_flow(1, condition_dropout=0.1, **options))
+    [coupling] = (part for part in flow.submodules if isinstance(part, tfr.Coupling))
+    z, labels, weight = ft.normal([3, 1]), tf.constant([0, 2, 1]), 0.7
+    # A coupling of one element keeps nothing, so its network's input is the condition.
+    a, b = (
+        coupling.network(embedded, conditional_input=embedded)
+        for embedded in map(flow.condition_embedding, (labels, tf.fill([3], -1)))
+    )
+    expected, _ = coupling.transformer.forward(z, (1 + weight) * a - weight * b)
+    with surround_with(guidance=weight):
+        actual = flow.forward(z, conditional_input=labels)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_guidance_needs_parameters():
     def function(x, n, conditional_input):
         return conditional_input, None
 
     coupling = tfr.real_nvp_coupling(num_masked=1, shift_and_log_scale_fn=function)
     p = tfr.Pass(condition=tf.ones([3, 1]), guidance=0.5, no_condition=tf.zeros([3, 1]))
-    with pytest.raises(ValueError, match="expected a transformer for guidance"):
+    with pytest.raises(ValueError, match="expected a coupling with a transformer for guidance"):
         coupling._forward_and_log_det(tf.ones([3, 2]), p)
 
 

@@ -3,9 +3,42 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import private_api
+from tfp_realnvp.internal import private_api, replicas
+
+
+def recompute_layers(
+    function: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    inputs: Sequence[tf.Tensor],
+    layers: Sequence[keras.layers.Layer],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Like `recompute`, for a function of two results that calls and may update Keras layers.
+
+    Each variable is updated once, and the first layer gets the losses that the function adds.
+    """
+    weights = [v for layer in layers for v in layer.trainable_variables]
+    state = [v for layer in layers for v in layer.non_trainable_variables]
+    weight_values, state_values = (
+        [tf.convert_to_tensor(variable.value) for variable in variables]
+        for variables in (weights, state)
+    )
+
+    def pure(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
+        # Within this scope, layers read these values, and updates stay inside the scope.
+        values = *flat[len(inputs) :], *state_values
+        variables = list(zip([*weights, *state], values, strict=True))
+        with keras.StatelessScope(variables, collect_losses=True) as scope:
+            outputs = function(*flat[: len(inputs)])
+        return (*outputs, *scope.losses), [scope.get_current_value(v) for v in state]
+
+    (value, log_det, *losses), new_state = recompute(pure, [*inputs, *weight_values])
+    layers[0].add_loss(losses)
+    for variable, before, after in zip(state, state_values, new_state, strict=True):
+        if after is not before:
+            replicas.assign(variable, after)
+    return value, log_det
 
 
 def recompute(
