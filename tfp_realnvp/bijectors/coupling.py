@@ -3,19 +3,94 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import Mapped, Pass
-from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
-from tfp_realnvp.bijectors.network_coupling import NetworkCoupling
+from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
+from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
+from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import unflatten_batch
+from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 from tfp_realnvp.internal.recompute import recompute_layers
+
+
+class NetworkCoupling(FlowBijector):
+    """The base of couplings: a mask, and a network that sees the kept half and the condition."""
+
+    transformer: Transformer | None = None
+    _condition_spec: _NetworkCondition | None = None
+
+    def __init__(
+        self,
+        mask: Mask,
+        network: Callable[..., Any],
+        *,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        event_ndims: int = 3,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        parameters: dict[str, Any] | None = None,
+        name: str = "coupling",
+    ) -> None:
+        """Constructs the base; the arguments are as in `Coupling`."""
+        if parameters is None:
+            parameters = dict(locals())
+            del parameters["parameters"]
+        expected = (
+            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or an instance of a "
+            "subclass of `tfr.Mask` with the methods split, restrict, merge and changed_channels"
+        )
+        validation.require(isinstance(mask, Mask), expected, mask, TypeError)
+        if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
+            raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
+        self.mask = mask
+        self.network: Any = network
+        parts = network, self.transformer
+        self._track_layers(*(part for part in parts if isinstance(part, keras.layers.Layer)))
+        self._network_arguments = set(_arguments(network))
+        self.accepts_conditional_input = takes_condition(network)
+        self._condition_spec = _declared_condition(network, conditional_event_shape, name)
+        super().__init__(parameters=parameters)
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The network's non-trainable variables: moving statistics and random seeds."""
+        return tuple(v for v in self._layer_variables if not v.trainable)
+
+    @property
+    def conditional_event_shape(self) -> tf.TensorShape | None:
+        """Shape of one `conditional_input`; `None` if the shape is not declared."""
+        spec = self._condition_spec
+        return None if spec is None else tf.TensorShape(spec.event_shape)
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None:
+            raise ValueError(f"{self.name}: expected a known number of channels, got {shape}.")
+        self.mask.changed_channels(shape[-1])
+
+    def _output(self, kept: tf.Tensor, changed: tf.Tensor, p: Pass, *others: Any) -> Any:
+        """Calls the network with the kept half, or if it is empty, with the condition or ones."""
+        spec, condition, ndims = self._condition_spec, p.condition, self.event_ndims
+        if spec is not None:
+            condition = spec.of_network(condition)
+            # Move the condition to the positions of the network's input.
+            condition = self.mask.arrange(condition) if spec.event_ndims == 3 else condition
+        if kept.shape[-1] != 0:
+            inputs = flatten_batch(kept, ndims)
+        elif spec is not None and spec.event_ndims == ndims:
+            inputs = condition
+        else:
+            inputs = flatten_batch(tf.ones_like(changed[..., :1]), ndims)
+        options = {"training": p.training, "statistics": p.statistics}
+        if self.accepts_conditional_input and condition is not None:
+            options["conditional_input"] = condition
+        options = {name: options[name] for name in options if name in self._network_arguments}
+        return self.network(inputs, *others, **options)
 
 
 class Coupling(NetworkCoupling):
@@ -98,9 +173,9 @@ class Coupling(NetworkCoupling):
         expected = f"{name}: expected a Transformer that creates its variables by `add_weight`"
         others = [v for v in vars(transformer).values() if isinstance(v, tf.Variable)]
         validation.require(not others, expected, others, TypeError)
-        self.transformer = transformer
-        layers = [part for part in (network, transformer) if isinstance(part, keras.layers.Layer)]
-        super().__init__(mask, network, layers, conditional_event_shape, event_ndims, parameters)
+        self.transformer: Any = transformer
+        options = {"conditional_event_shape": conditional_event_shape, "event_ndims": event_ndims}
+        super().__init__(mask, network, parameters=parameters, name=name, **options)
 
     @property
     def can_recompute(self) -> bool:
@@ -109,7 +184,7 @@ class Coupling(NetworkCoupling):
 
     def _pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         if p.recompute and self.can_recompute and self.is_built:
-            return self._recomputed_pass(event, p.but(recompute=False), inverse)
+            return self._recomputed_pass(event, p, inverse)
         kept, changed = self.mask.split(event)
         output = self._output(kept, changed, p)
         if p.no_condition is not None and self.accepts_conditional_input:
@@ -169,11 +244,11 @@ class Coupling(NetworkCoupling):
     def _recomputed_pass(self, event: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
         """Like `_pass`, but the backward pass recomputes activations."""
         is_floating = tf.is_tensor(p.condition) and p.condition.dtype.is_floating
-
-        def function(event: tf.Tensor, *conditions: tf.Tensor) -> Mapped:
-            return self._pass(event, p.but(condition=conditions[0]) if conditions else p, inverse)
-
         inputs = [event, p.condition] if is_floating else [event]
+
+        def function(event: tf.Tensor, condition: Any = p.condition) -> Mapped:
+            return self._pass(event, p.but(condition=condition, recompute=False), inverse)
+
         return recompute_layers(function, inputs, self.layers)
 
 
@@ -253,3 +328,53 @@ class AffineCoupling(Coupling):
     def scale(self) -> keras.Variable | None:
         """The trainable factor of tanh; `None` for an additive coupling."""
         return getattr(self.transformer, "scale", None)
+
+
+def takes_condition(network: Callable[..., tf.Tensor]) -> bool:
+    """Returns whether a network takes a condition; `conditional_event_shape=None` means no."""
+    has_argument = "conditional_input" in _arguments(network)
+    return has_argument and getattr(network, "conditional_event_shape", ()) is not None
+
+
+def _arguments(network: Callable[..., tf.Tensor]) -> Mapping[str, Any]:
+    function = network.call if isinstance(network, keras.layers.Layer) else network
+    return inspect.signature(function).parameters
+
+
+class _NetworkCondition(ConditionSpec):
+    """Declares a network's condition, and squeezes condition images with too few channels."""
+
+    def _fits(self, shape: tf.TensorShape) -> bool:
+        if self.event_ndims == 3 and shape.rank == 3 and shape[-1]:
+            *sides, channels = shape
+            while channels < self.event_shape[-1]:
+                channels *= 4
+                sides = [None if side is None else side // 2 for side in sides]
+            shape = tf.TensorShape([*sides, channels])
+        return super()._fits(shape)
+
+    def of_network(self, condition: tf.Tensor) -> tf.Tensor:
+        """Squeezes the condition to the network's channels; flattens its leading shape to [B]."""
+        condition = flatten_batch(condition, self.event_ndims)
+        while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
+            condition = tf.nn.space_to_depth(condition, 2)
+        return condition
+
+
+def _declared_condition(
+    network: Callable[..., tf.Tensor], shape: Sequence[int | None] | None, name: str
+) -> _NetworkCondition | None:
+    declared = getattr(network, "conditional_event_shape", None)
+    if (shape := declared if shape is None else shape) is None:
+        return None
+    expected = (
+        f"{name}: expected a network with an argument `conditional_input`, for "
+        f"conditional_event_shape={shape}"
+    )
+    validation.require(takes_condition(network), expected, network)
+    spec = _NetworkCondition(shape)
+    if declared is not None:
+        expected = f"{name}: expected the conditional_event_shape of the network, {tuple(declared)}"
+        fits = tf.TensorShape(spec.event_shape).is_compatible_with(declared)
+        validation.require(fits, expected, spec.event_shape)
+    return spec

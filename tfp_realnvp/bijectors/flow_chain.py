@@ -142,6 +142,19 @@ class FlowChain(FlowBijector):
 class ComposedFlow(FlowChain):
     """A `FlowChain` whose subclasses construct the bijectors from arguments of their own."""
 
+    def __init__(
+        self,
+        bijectors: Sequence[tfb.Bijector],
+        event_ndims: int,
+        name: str,
+        options: dict[str, Any],
+        **attributes: Any,
+    ) -> None:
+        """Constructs the flow; `attributes` are its arguments besides those of `FlowChain`."""
+        options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}
+        parameters = {"bijectors": tuple(bijectors), **attributes, **options, "name": name}
+        super().__init__(bijectors, event_ndims=event_ndims, parameters=parameters, **options)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Constructs a flow of this class from the bijectors and options of `get_config`."""

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.internal.batch_dims import flatten_batch, sides, unflatten_batch
+from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 from tfp_realnvp.internal.configurable import Configurable
-from tfp_realnvp.networks.functional import check_parity, checkerboard
 
 PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
@@ -243,7 +243,7 @@ class SpatialMask(Mask):
         are_even = all(side is None or side % 2 == 0 for side in x.shape[-3:-1])
         expected = "SpatialMask: expected images of an even height and width"
         validation.require(are_even, expected, tuple(x.shape))
-        (height, width), half = _sides(x), self.changed_channels(x.shape[-1])
+        (height, width), half = sides(x), self.changed_channels(x.shape[-1])
         positions = tf.reshape(flatten_batch(x), [-1, height * width, 2 * half])
         halves = tf.split(tf.gather(positions, self._order(height, width), axis=1), 2, axis=1)
         kept, changed = (tf.reshape(part, [-1, height, width, half]) for part in halves)
@@ -251,7 +251,7 @@ class SpatialMask(Mask):
 
     def merge(self, kept: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns both halves at their original positions, [..., H, W, C]."""
-        (height, width), channels = _sides(kept), 2 * kept.shape[-1]
+        (height, width), channels = sides(kept), 2 * kept.shape[-1]
         shape = [-1, height * width // 2, channels]
         halves = [tf.reshape(flatten_batch(part), shape) for part in (kept, changed)]
         order = tf.argsort(self._order(height, width))
@@ -260,7 +260,7 @@ class SpatialMask(Mask):
 
     def arrange(self, condition: tf.Tensor) -> tf.Tensor:
         """Returns the condition at a kept and at a transformed position in turn, [B, H, W, K]."""
-        (height, width), channels = _sides(condition), condition.shape[-1]
+        (height, width), channels = sides(condition), condition.shape[-1]
         order = tf.reshape(tf.transpose(tf.reshape(self._order(height, width), [2, -1])), [-1])
         positions = tf.reshape(condition, [-1, height * width, channels])
         return tf.reshape(tf.gather(positions, order, axis=1), [-1, height, width, channels])
@@ -277,11 +277,3 @@ class SpatialMask(Mask):
         sums = {"checkerboard": rows + columns, "vertical_stripes": columns}.get(self.pattern, rows)
         is_changed = tf.reshape((sums + self.parity) % 2, [-1])
         return tf.argsort(is_changed, stable=True)
-
-
-def _sides(image: tf.Tensor) -> tuple[int, int]:
-    """Returns height and width: integers, or scalar tensors if one is unknown."""
-    height, width = image.shape[-3:-1]
-    if height is None or width is None:
-        height, width = tf.unstack(tf.shape(image)[-3:-1])
-    return height, width

@@ -5,14 +5,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
+from tfp_realnvp.bijectors.coupling import NetworkCoupling
 from tfp_realnvp.bijectors.flow_bijector import Mapped, Pass
 from tfp_realnvp.bijectors.flow_chain import call_part
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask
-from tfp_realnvp.bijectors.network_coupling import NetworkCoupling
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
@@ -27,32 +26,22 @@ class BijectorCoupling(NetworkCoupling):
     # The variables that the network read in its first call.
     _read_variables: Sequence[tf.Variable] | None = None
 
-    def __init__(
-        self,
-        mask: Mask,
-        network: Callable[..., Any],
-        *,
-        conditional_event_shape: Sequence[int | None] | None = None,
-        event_ndims: int = 3,
-        dtype: Any = tf.float32,
-        validate_args: bool = False,
-        name: str = "coupling",
-    ) -> None:
+    def __init__(self, mask: Mask, network: Callable[..., Any], **options: Any) -> None:
         """Constructs the coupling.
 
         Args:
           mask: a mask whose changed half contains no kept positions, such as a `ChannelMask`.
-          network, conditional_event_shape, event_ndims, dtype, validate_args, name: as in
-            `Coupling`.
+          network: see above.
+          **options: `conditional_event_shape`, `event_ndims`, `dtype`, `validate_args` and `name`,
+            as in `Coupling`.
 
         Raises:
           TypeError, ValueError: as in `Coupling`, or if the mask is a `CheckerboardMask`.
         """
-        parameters = dict(locals())
+        name = options.get("name", "coupling")
         expected = f"{name}: expected a mask whose changed half is without kept positions"
         validation.require(not isinstance(mask, CheckerboardMask), expected, mask)
-        layers = [network] if isinstance(network, keras.layers.Layer) else []
-        super().__init__(mask, network, layers, conditional_event_shape, event_ndims, parameters)
+        super().__init__(mask, network, **options)
 
     @property
     def is_built(self) -> bool:
@@ -64,11 +53,9 @@ class BijectorCoupling(NetworkCoupling):
         validation.require(p.no_condition is None, expected, type(self).__name__)
         kept, changed = self.mask.split(event)
         bijector = self._bijector(kept, changed, p)
-        values = flatten_batch(changed, self.event_ndims)
-        inner = p.but(condition=None, observer=None, terms=None)
-        values, log_det = call_part(bijector, values, inner, inverse, self.event_ndims)
-        values = unflatten_batch(values, changed, self.event_ndims)
-        log_det = unflatten_batch(log_det, changed, self.event_ndims)
+        ndims, inner = self.event_ndims, p.but(condition=None, observer=None, terms=None)
+        results = call_part(bijector, flatten_batch(changed, ndims), inner, inverse, ndims)
+        values, log_det = (unflatten_batch(part, changed, ndims) for part in results)
         return self.mask.merge(kept, values), log_det
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)

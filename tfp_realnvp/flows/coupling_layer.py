@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling
+from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
 from tfp_realnvp.bijectors.flow_bijector import Pass
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
-from tfp_realnvp.bijectors.network_coupling import takes_condition
 from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
 from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
 from tfp_realnvp.bijectors.transformers import (

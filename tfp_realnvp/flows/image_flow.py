@@ -1,18 +1,16 @@
-"""`ImageFlow`, a whole flow of images, and the functions that compose whole flows."""
+"""`ImageFlow`, a whole flow of images, and `image_flow`, which composes one from layers."""
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import FlowChain, PixelLogit, Squeeze
-from tfp_realnvp.bijectors.flow_chain import ComposedFlow, ConditionalBijector
+from tfp_realnvp.bijectors import PixelLogit, Squeeze
+from tfp_realnvp.bijectors.flow_chain import ComposedFlow
+from tfp_realnvp.flows.conditional_flow import conditional_flow
 from tfp_realnvp.flows.coupling_layer import ConditionShape
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks import ConditionEmbedding
 
 
 class ImageFlow(ComposedFlow):
@@ -60,11 +58,9 @@ class ImageFlow(ComposedFlow):
         self.image_shape = checked_image_shape(image_shape, name)
         self.num_scales = validation.count(num_scales, "num_scales", 1, name)
         self.has_fixed_size = has_fixed_size
-        bijectors = tuple(bijectors)
-        options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}
-        parameters = {"bijectors": bijectors, "image_shape": self.image_shape, **options}
-        parameters |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size, "name": name}
-        super().__init__(bijectors, event_ndims=3, parameters=parameters, name=name, **options)
+        names = "image_shape", "num_scales", "has_fixed_size"
+        attributes = {attribute: getattr(self, attribute) for attribute in names}
+        super().__init__(bijectors, 3, name, options, **attributes)
 
     @property
     def num_values(self) -> int | None:
@@ -160,65 +156,6 @@ def image_flow(
     options |= {"num_scales": num_scales, "has_fixed_size": has_fixed_size}
     options |= {"image_shape": image_shape, "dtype": dtype, "name": name}
     return conditional_flow(ImageFlow, layers, pixels, **options)
-
-
-def conditional_flow(
-    flow_class: type[FlowChain],
-    layers: Callable[[ConditionShape], Sequence[tfb.Bijector]],
-    first: tfb.Bijector | None,
-    *,
-    dtype: Any,
-    name: str,
-    conditional_event_shape: Sequence[int | None] | None = None,
-    num_classes: int | None = None,
-    condition_dropout: float | None = None,
-    embedding_size: int | None = None,
-    recompute: bool = False,
-    validate_args: bool = False,
-    **attributes: Any,
-) -> Any:
-    """Composes layers into a flow. If there is a condition, all layers share its embedding.
-
-    `first` is the bijector next to the data, without a condition. `attributes` are arguments of
-    `flow_class`; all other arguments are as in `image_flow`.
-    """
-    dtype = validation.float_dtype(dtype, name)
-    is_vector = conditional_event_shape is not None and np.size(conditional_event_shape) == 1
-    is_embedded = num_classes is not None or is_vector
-    when = "with a condition of labels or vectors"
-    validation.only(embedding_size, "embedding_size", is_embedded, when, name)
-    if conditional_event_shape is None and num_classes is None:
-        validation.only(condition_dropout, "condition_dropout", False, "with a condition", name)
-        with tf.name_scope(name):
-            bijectors = layers(None)
-    else:
-        # Conditions and embeddings are small, so full precision costs little.
-        embedding = ConditionEmbedding(
-            conditional_event_shape,
-            num_classes=num_classes,
-            size=embedding_size,
-            dropout=condition_dropout,
-            dtype=dtype.name,
-            name=f"{name}_condition",
-        )
-        with tf.name_scope(name):
-            chain = FlowChain(layers(tuple(embedding.embedded_shape)), dtype=dtype)
-            bijectors = [ConditionalBijector(chain, embedding, dtype=dtype, name=name)]
-    bijectors = [*([] if first is None else [first]), *bijectors]
-    options = {"recompute": recompute, "validate_args": validate_args, **attributes}
-    return flow_class(bijectors, dtype=dtype, name=name, **options)
-
-
-def check_options(function: Callable[..., Any], options: Iterable[str], caller: str) -> None:
-    """Raises `TypeError` for options that neither the function nor `conditional_flow` accepts."""
-    names = [
-        name
-        for taker in (function, conditional_flow)
-        for name, parameter in inspect.signature(taker).parameters.items()
-        if parameter.kind == parameter.KEYWORD_ONLY
-        or (taker is function and name not in ("self", "options"))
-    ]
-    validation.known_options(options, list(dict.fromkeys(names)), caller)
 
 
 def checked_image_shape(

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.pixel_logit import PixelLogit
 from tfp_realnvp.bijectors.transformers import TransformerFn
+from tfp_realnvp.flows.conditional_flow import check_options
 from tfp_realnvp.flows.coupling_layer import NetworkFn, coupling_layer, network_of
-from tfp_realnvp.flows.image_flow import ImageFlow, check_options, checked_image_shape
+from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape
 from tfp_realnvp.flows.multi_scale import max_num_scales, multi_scale
 from tfp_realnvp.flows.patch_flow import jet_masks, patch_flow
 from tfp_realnvp.internal import validation

@@ -9,8 +9,8 @@ from tensorflow_probability import bijectors as tfb
 from tfp_realnvp.bijectors import ChannelMask, Standardization
 from tfp_realnvp.bijectors.flow_chain import ComposedFlow
 from tfp_realnvp.bijectors.transformers import TransformerFn
+from tfp_realnvp.flows.conditional_flow import check_options, conditional_flow
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
-from tfp_realnvp.flows.image_flow import check_options, conditional_flow
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seeds_from
 from tfp_realnvp.networks import DenseResNet
@@ -52,11 +52,7 @@ class VectorFlow(ComposedFlow):
           TypeError, ValueError: as in `FlowChain`, or if `event_size` is not a positive integer.
         """
         self.event_size = validation.count(event_size, "event_size", 1, name)
-        bijectors = tuple(bijectors)
-        options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}
-        parameters = {"bijectors": bijectors, "event_size": self.event_size, "name": name}
-        parameters |= options
-        super().__init__(bijectors, event_ndims=1, parameters=parameters, name=name, **options)
+        super().__init__(bijectors, 1, name, options, event_size=self.event_size)
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:
         return tf.TensorShape([self.event_size])

@@ -111,3 +111,11 @@ def cut_to_batch(results: tf.Tensor, like: tf.Tensor, event_ndims: int, ndims: i
     if static.rank is not None:
         cut.set_shape([*static, *_event(results.shape, ndims)])
     return cut
+
+
+def sides(image: tf.Tensor) -> tuple[Any, Any]:
+    """Returns height and width: integers, or scalar tensors if one is unknown."""
+    height, width = image.shape[-3:-1]
+    if height is None or width is None:
+        height, width = tf.unstack(tf.shape(image)[-3:-1])
+    return height, width

@@ -2,8 +2,9 @@
 
 import contextvars
 import functools
+import inspect
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +26,27 @@ def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
         return of_owner[arguments]
 
     return call
+
+
+def traced(
+    function: Callable[..., Any],
+    inputs: Sequence[tf.TensorSpec],
+    jit_compile: bool = False,
+    **defaults: Any,
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`.
+
+    If `defaults` has the name of the last argument, calls may omit it.
+    """
+    # TensorFlow counts the traces of a Python function for all its `tf.function`s together, and
+    # warns of retracing. It counts the traces of a new partial function apart.
+    call: Any = functools.partial(function)
+    kind, no_default = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    names = [spec.name or f"input{i}" for i, spec in enumerate(inputs)]
+    *parameters, last = (inspect.Parameter(name, kind) for name in names)
+    last = last.replace(default=defaults.get(last.name, no_default))
+    call.__signature__ = inspect.Signature([*parameters, last])
+    return tf.function(call, inputs, autograph=False, jit_compile=jit_compile or None)
 
 
 def call_traced(
@@ -53,45 +75,38 @@ def call_traced(
 def _traced(
     owner: Any, function: Callable[..., Any], options: Any, jit_compile: bool, specs: Any
 ) -> Callable[..., Any]:
-    # TensorFlow would count the traces of one lambda for all owners together, and warn of
-    # retracing.
-    return tf.function(
-        functools.partial(_call, weakref.ref(owner), function, options),
-        input_signature=specs,
-        autograph=False,
-        jit_compile=jit_compile or None,
-    )
+    # The graph lives until its owner is freed, and must not keep the owner alive.
+    reference = weakref.ref(owner)
+
+    def call(*tensors: tf.Tensor) -> Any:
+        try:
+            return contextvars.Context().run(function, reference(), *options, *tensors)
+        finally:
+            forget_results()
+
+    return traced(call, specs, jit_compile=jit_compile)
 
 
-def _call(owner: Any, function: Callable[..., Any], options: Any, *tensors: tf.Tensor) -> Any:
-    try:
-        return contextvars.Context().run(function, owner(), *options, *tensors)
-    finally:
-        # The graph lives until its owner is freed, and must not keep the owner alive.
-        forget_results()
-
-
-def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+def traced_once(function: Callable[..., Any], any_shape: bool = False) -> Callable[..., Any]:
     """Makes `function` one operation of a graph, and its gradient another operation.
 
-    TensorFlow traces `function` once per list of shapes and dtypes. Graphs that call `function` for
-    many tensors of equal shapes, such as the kernels of equal couplings, are traced faster.
+    TensorFlow traces `function` once per list of shapes and dtypes, or with `any_shape` once per
+    list of ranks and dtypes. Graphs that call `function` for many tensors of equal shapes, such as
+    the kernels of equal couplings, are traced faster.
 
-    `function` must use no variables, get tensors of known shapes, and create its constants itself.
-    Otherwise XLA recompiles the gradient whenever a variable changes, because the gradient takes
-    shapes as inputs, which XLA compiles as constants.
+    `function` must use no variables, get tensors of known shapes unless `any_shape` is true, and
+    create its constants itself. Otherwise XLA recompiles the gradient whenever a variable changes,
+    because the gradient takes shapes as inputs, which XLA compiles as constants.
     """
-    graphs: dict[tuple[tf.TensorSpec, ...], Callable[..., Any]] = {}
+
+    @functools.cache
+    def graph_of(*inputs: tf.TensorSpec) -> Callable[..., Any]:
+        return traced(function, inputs).get_concrete_function()
 
     @functools.wraps(function)
     def call(*arguments: tf.Tensor | tf.Variable) -> Any:
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
-        signature = tuple(tf.TensorSpec(t.shape, t.dtype) for t in tensors)
-        if signature not in graphs:
-            # Make one `tf.function` per signature: TensorFlow warns if a `tf.function` is traced
-            # for several shapes.
-            traced = tf.function(function, signature, autograph=False)
-            graphs[signature] = traced.get_concrete_function()
-        return graphs[signature](*tensors)
+        shapes = [[None] * t.shape.rank if any_shape else t.shape for t in tensors]
+        return graph_of(*map(tf.TensorSpec, shapes, [t.dtype for t in tensors]))(*tensors)
 
     return call

@@ -20,22 +20,20 @@ def recompute_layers(
     """
     weights = [v for layer in layers for v in layer.trainable_variables]
     state = [v for layer in layers for v in layer.non_trainable_variables]
-    weight_values, state_values = (
-        [tf.convert_to_tensor(variable.value) for variable in variables]
-        for variables in (weights, state)
-    )
+    state_before = [tf.convert_to_tensor(variable.value) for variable in state]
 
     def pure(*flat: tf.Tensor) -> tuple[Sequence[tf.Tensor], list[tf.Tensor]]:
         # Within this scope, layers read these values, and updates stay inside the scope.
-        values = *flat[len(inputs) :], *state_values
+        values = *flat[len(inputs) :], *state_before
         variables = list(zip([*weights, *state], values, strict=True))
         with keras.StatelessScope(variables, collect_losses=True) as scope:
             outputs = function(*flat[: len(inputs)])
         return (*outputs, *scope.losses), [scope.get_current_value(v) for v in state]
 
-    (value, log_det, *losses), new_state = recompute(pure, [*inputs, *weight_values])
+    flat = [*inputs, *(variable.value for variable in weights)]
+    (value, log_det, *losses), state_after = recompute(pure, flat)
     layers[0].add_loss(losses)
-    for variable, before, after in zip(state, state_values, new_state, strict=True):
+    for variable, before, after in zip(state, state_before, state_after, strict=True):
         if after is not before:
             replicas.assign(variable, after)
     return value, log_det

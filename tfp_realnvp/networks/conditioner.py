@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.condition_spec import checked_condition_shape
 from tfp_realnvp.internal import validation
-from tfp_realnvp.networks.functional import check_parity, checkerboard
+from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
 
 
 class Conditioner(keras.layers.Layer):

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import replicas, validation
+from tfp_realnvp.internal.checkerboard import changed_in_cell, put_changed, take_changed
 from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
@@ -232,7 +233,7 @@ class ConvResNet(Conditioner):
             halves = _sum_at_changed_positions(terms, bias, self.checkerboard_parity)
             halves = [activate(half, -1, is_normalized=True) for half in halves]
             outputs = [convolve(half, *output_conv) for half in halves]
-            return _put_changed(outputs, self.checkerboard_parity)
+            return put_changed(outputs, self.checkerboard_parity)
         total = convolve(*terms[-1], bias)
         if self.num_blocks:
             others = [convolve(*term) for term in terms[:-1]]
@@ -317,40 +318,15 @@ def _sum_at_changed_positions(
     # One convolution of concatenated feature maps replaces all 1×1 convolutions.
     maps, kernels = zip(*(term for term in terms if term[1].shape.rank == 2), strict=True)
     kernel = tf.concat(kernels, axis=0)
-    half_maps = zip(*(_take_changed(feature_map, parity) for feature_map in maps), strict=True)
+    half_maps = zip(*(take_changed(feature_map, parity) for feature_map in maps), strict=True)
     inputs = [tf.concat(feature_maps, axis=-1) for feature_maps in half_maps]
     if len(maps) == len(terms):
         return [convolve(half_input, kernel, bias) for half_input in inputs]
     images, wide_kernel = terms[-1]
     halves = []
-    for half_input, (i, j) in zip(inputs, _changed_in_cell(parity), strict=True):
+    for half_input, (i, j) in zip(inputs, changed_in_cell(parity), strict=True):
         # This padding, with a stride of 2, centers the 3×3 kernel at changed positions.
         padding = [[0, 0], [1 - i, i], [1 - j, j], [0, 0]]
         half = convolve(images, wide_kernel, bias, strides=2, padding=padding)
         halves.append(half + convolve(half_input, kernel))
     return halves
-
-
-def _changed_in_cell(parity: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Returns row and column of both changed positions in a 2×2 cell."""
-    return (0, parity), (1, 1 - parity)
-
-
-def _take_changed(images: tf.Tensor, parity: int) -> list[tf.Tensor]:
-    """Returns the changed positions in even and in odd rows, each [B, H/2, W/2, C]."""
-    _, height, width, channels = images.shape
-    # The last axis holds the channels of the two positions in a row of a 2×2 cell.
-    cells = tf.reshape(images, [-1, height // 2, 2, width // 2, 2 * channels])
-    return [
-        cells[:, :, i, :, j * channels : (j + 1) * channels] for i, j in _changed_in_cell(parity)
-    ]
-
-
-def _put_changed(halves: list[tf.Tensor], parity: int) -> tf.Tensor:
-    """Returns [B, H, W, C] with zeros at kept positions; inverts `_take_changed`."""
-    _, height, width, channels = halves[0].shape
-    rows = [
-        tf.stack([tf.zeros_like(half), half] if j else [half, tf.zeros_like(half)], axis=3)
-        for half, (_, j) in zip(halves, _changed_in_cell(parity), strict=True)
-    ]
-    return tf.reshape(tf.stack(rows, axis=2), [-1, 2 * height, 2 * width, channels])

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.internal import atomic_files, private_api
@@ -80,7 +81,7 @@ def export_onnx(
     """
     check_folder(path, "export_onnx")
     progress = Progress("export_onnx", verbose)
-    functions = ServedFlow(distribution, None, progress, takes_noise=True).functions()
+    functions = _OnnxFlow(distribution, None, progress).functions()
     with atomic_files.atomic_replace(path) as folder:
         folder.mkdir()
         for number, name in enumerate(("log_prob", "encode", "decode"), 1):
@@ -90,6 +91,19 @@ def export_onnx(
             function = functions.get(of_levels, functions[name])
             _write(folder / f"{name}.onnx", function.get_concrete_function())
     progress.end(os.fspath(path))
+
+
+class _OnnxFlow(ServedFlow):
+    """The functions of ONNX models, which take the noise itself instead of a seed."""
+
+    # A model has one event shape, and tf2onnx does not support the loop over parts.
+    allows_any_size = allows_loops = False
+
+    def noise_source(self, noise: tf.TensorSpec) -> tf.TensorSpec:
+        return noise
+
+    def noise_from(self, source: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        return source
 
 
 def _write(path: pathlib.Path, function: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
 from tfp_realnvp.internal import atomic_files, private_api, validation
+from tfp_realnvp.internal.memoize import traced
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.saving.folded_graph import folded
 
@@ -156,19 +156,18 @@ def check_folder(path: str | os.PathLike[str], caller: str) -> None:
 
 
 class ServedFlow:
-    """The exported functions of a distribution."""
+    """The exported functions of a distribution. A subclass can restrict what functions contain."""
+
+    # Whether functions may take images of any size, and contain loops.
+    allows_any_size = allows_loops = True
 
     def __init__(
         self,
         distribution: tfd.Distribution | keras.Model,
         image_shape: Sequence[int | None] | None,
         progress: Progress,
-        takes_noise: bool = False,
     ) -> None:
-        """Checks the arguments of `export_saved_model`, and traces the flow's two directions.
-
-        With `takes_noise`, for ONNX, functions take noise, not a seed, and have fixed shapes.
-        """
+        """Checks the arguments of `export_saved_model`, and traces the flow's two directions."""
         model, caller = distribution, progress.caller
         if not tf.executing_eagerly():
             raise RuntimeError(
@@ -177,7 +176,7 @@ class ServedFlow:
             )
         self.distribution = distribution = routing.distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
-        self._seed, self._takes_noise = getattr(model, "seed", 0), takes_noise
+        self._seed = getattr(model, "seed", 0)
         self._mixture = distribution if isinstance(distribution, ClusterMixture) else None
         flow = flow_of(distribution)
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
@@ -206,7 +205,7 @@ class ServedFlow:
         bijectors = [self._bijector, *self._bijector.submodules]
         flows = [part for part in bijectors if isinstance(part, ImageFlow)]
         self._has_any_size = (
-            not takes_noise
+            self.allows_any_size
             and self._mixture is None
             and self._is_standard_normal
             and self._event_ndims == 3
@@ -282,21 +281,30 @@ class ServedFlow:
         if has_levels and not isinstance(self._noise, pixels.NoNoise):
             noise = tf.TensorSpec(self._levels.shape, self._dtype, "noise")
             self._add_noise = self._as_folded(self._noise_pass, self._levels, noise)
+            source = self.noise_source(noise)
             for name, (function, inputs) in list(table.items()):
                 variant = functools.partial(self._of_levels, function, inputs[0] is self._events)
                 if inputs[0] is self._events:
-                    inputs = [self._levels, noise if self._takes_noise else seed, *inputs[1:]]
+                    inputs = [self._levels, source, *inputs[1:]]
                 table[f"{name}_uint8"] = variant, inputs
             for name in {"log_prob", "bits_per_dim", "classify"} & {*table}:
                 function, inputs = table[name]
                 table[name] = functools.partial(_of_continuous, name, function), inputs
-        return {name: _named_inputs(*row, self._seed) for name, row in table.items()}
+        return {name: traced(*row, seed=self._seed) for name, row in table.items()}
+
+    def noise_source(self, noise: tf.TensorSpec) -> tf.TensorSpec:
+        """Returns the input of functions of gray levels that `noise_from` makes noise from."""
+        return tf.TensorSpec([], tf.int32, "seed")
+
+    def noise_from(self, source: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """Returns the noise that `tfr.log_prob` with a model of this seed adds."""
+        return pixels.event_noise(images, source)
 
     def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
-        traced = _named_inputs(function, inputs).get_concrete_function()
-        if sum(v.dtype.size * v.shape.num_elements() for v in traced.variables) > _MAX_FOLDED_BYTES:
-            return traced
-        return _named_inputs(folded(traced, self._folded), inputs).get_concrete_function()
+        graph = traced(function, inputs).get_concrete_function()
+        if sum(v.dtype.size * v.shape.num_elements() for v in graph.variables) > _MAX_FOLDED_BYTES:
+            return graph
+        return traced(folded(graph, self._folded), inputs).get_concrete_function()
 
     # If the flow declares no condition, the signatures have no input `condition`.
 
@@ -304,8 +312,7 @@ class ServedFlow:
         if self._mixture is None:
             return {"log_prob": self._given_log_prob(events, condition)}
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
-            # tf2onnx does not support the loop over parts.
-            inputs = events, condition, not self._takes_noise
+            inputs = events, condition, self.allows_loops
             return {"log_prob": self._mixture.sum_over_clusters(self._given_log_prob, *inputs)}
 
     def _given_log_prob(self, events: tf.Tensor, condition: Condition) -> tf.Tensor:
@@ -395,11 +402,9 @@ class ServedFlow:
         """Wraps a function of continuous images to take and return gray levels."""
         log_noise = tf.zeros([], self._dtype)
         if takes_images:
-            images, noise, *conditions = inputs
+            images, source, *conditions = inputs
             with tf.control_dependencies(self._assertions(images, None)):
-                if not self._takes_noise:
-                    # Add the same noise as `tfr.log_prob` with a model of this seed.
-                    noise = pixels.event_noise(tf.cast(images, self._dtype), noise)
+                noise = self.noise_from(source, tf.cast(images, self._dtype))
                 values, log_noise = self._add_noise(images, noise)
             inputs = values, *conditions
         outputs = function(*inputs)
@@ -479,26 +484,6 @@ class ServedFlow:
             return []
         message = f"expected a conditional_input of {spec.description}"
         return [tf.debugging.Assert(tf.reduce_all(spec.in_range(condition)), [message])]
-
-
-def _named_inputs(
-    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], seed: int = 0
-) -> tf.types.experimental.PolymorphicFunction:
-    """Returns a `tf.function` whose arguments have the shapes, dtypes and names of `inputs`.
-
-    The argument `seed` is the default of a last input of that name; Python allows no default before
-    other inputs.
-    """
-
-    def call(*values: tf.Tensor) -> Any:
-        return function(*values)
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(spec.name, kind) for spec in inputs]
-    if parameters[-1].name == "seed":
-        parameters[-1] = parameters[-1].replace(default=seed)
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return tf.function(call, input_signature=inputs, autograph=False)
 
 
 def _of_continuous(

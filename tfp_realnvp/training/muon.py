@@ -3,12 +3,13 @@
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfp_realnvp.internal.memoize import traced_once
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.packing import Group
 
@@ -135,16 +136,14 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     num_rows, num_columns = x.shape[-2:]
     # At a ratio of 1.5, both functions need about the same number of multiplications.
     is_wide = num_columns > 1.5 * num_rows
-    x = _traced(_newton_schulz_by_rows if is_wide else _newton_schulz, x.dtype)(x)
+    x = _newton_schulz_by_rows(x) if is_wide else _newton_schulz(x)
     return tf.linalg.matrix_transpose(x) if is_tall else x
 
 
-@functools.cache
-def _traced(function: Callable[[tf.Tensor], tf.Tensor], dtype: tf.DType) -> Any:
-    """Returns a graph of a function of wide matrices, traced once for all shapes."""
-    return tf.function(function, [tf.TensorSpec([None, None, None], dtype)], autograph=False)
+_traced_for_any_shape = functools.partial(traced_once, any_shape=True)
 
 
+@_traced_for_any_shape
 def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     a, b, c = _COEFFICIENTS
     x = _normalized(x)
@@ -154,6 +153,7 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     return x
 
 
+@_traced_for_any_shape
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
     """Computes `_newton_schulz` with only two products that involve x.
 
