@@ -99,6 +99,13 @@ def test_the_first_batch_sets_the_normalization():
     np.testing.assert_allclose(log_det_again, log_det, rtol=1e-5)
 
 
+def test_the_first_batch_sets_the_normalization_of_an_inverted_chain():
+    inverted = tfb.Invert(tfr.FlowChain([tfr.ActNorm(), tfr.InvertibleConv1x1(2)]))
+    x = inverted.inverse(3 + 2 * ft.normal([40, 4, 4, 2]), training=True)
+    np.testing.assert_allclose(tf.reduce_mean(x, axis=[0, 1, 2]), 0.0, atol=1e-5)
+    np.testing.assert_allclose(tf.math.reduce_std(x, axis=[0, 1, 2]), 1.0, rtol=1e-3)
+
+
 class _OtherNorm(tfr.ActNorm):
     """A normalization of a user, which also reverses the signs."""
 

@@ -142,17 +142,12 @@ def call_options(*, training: bool | None = None, conditional_input: Any = None)
     """
     fields: dict[str, Any] = {}
     if training is not None:
-        fields["training"] = _checked_training(training, "call_options")
+        expected = "call_options: expected a Python bool as `training`"
+        fields["training"] = validation.flag(training, expected)
     if conditional_input is not None:
         fields["condition"] = conditional_input
     with surround_with(**fields):
         yield
-
-
-def _checked_training(training: Any, caller: str) -> bool:
-    expected = f"{caller}: expected a Python bool as `training`"
-    validation.require(isinstance(training, (bool, np.bool_)), expected, training, TypeError)
-    return bool(training)
 
 
 class FlowBijector(tfb.Bijector):
@@ -393,8 +388,6 @@ class FlowBijector(tfb.Bijector):
             self._hash = super().__hash__()
         return self._hash
 
-    __eq__ = tfb.Bijector.__eq__
-
     def __getstate__(self) -> dict[str, Any]:
         # `copy.deepcopy` and `pickle` copy the networks, which changes the hash.
         return {**vars(self), "_hash": None}
@@ -485,8 +478,9 @@ class FlowBijector(tfb.Bijector):
                 f"got {sorted(kwargs)}."
             )
         training = surrounding.training if training is None else training
+        expected = f"{self.name}: expected a Python bool as `training`"
         key = {
-            "training": _checked_training(training, self.name),
+            "training": validation.flag(training, expected),
             "surrounding": surrounding.but(training=False, condition=None),
         }
         if condition is not None and not self.accepts_conditional_input:
@@ -581,8 +575,7 @@ class FlowBijector(tfb.Bijector):
 
 
 def _after(assertions: list[tf.Operation | None], tensor: tf.Tensor) -> tf.Tensor:
-    # In eager mode, an assertion that passes returns `None`.
-    with tf.control_dependencies([a for a in assertions if a is not None]):
+    with tf.control_dependencies(assertions):
         return tf.identity(tensor)
 
 

@@ -98,17 +98,15 @@ class FlowChain(FlowBijector):
         return next((p.embedding for p in self._bijectors if hasattr(p, "embedding")), None)
 
     def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
-        p, log_dets = self._of_parts(value, p), []
-        for part in self._in_order(joined(self._bijectors), inverse):
-            value, log_det = call_part(part, value, p, inverse, self.event_ndims)
-            log_dets.append(log_det)
-        if not log_dets:
-            return value, self._log_det_of_positions(value, 0.0, p)
+        p = self._of_parts(value, p)
         # One `add_n` is faster than many additions and their gradients, but requires equal shapes.
         # A log det that is equal for all events is a scalar.
         kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
-        for log_det in log_dets:
+        for part in self._in_order(joined(self._bijectors, p.training), inverse):
+            value, log_det = call_part(part, value, p, inverse, self.event_ndims)
             kinds[log_det.shape.rank == 0].append(log_det)
+        if not any(kinds):
+            return value, self._log_det_of_positions(value, 0.0, p)
         return value, functools.reduce(tf.add, [tf.add_n(kind) for kind in kinds if kind])
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)

@@ -128,10 +128,6 @@ class NormalizedConv1x1:
         learned.create(value.shape[-1])
         if inverse and not p.training:
             learned.warn_if_unset()
-        if inverse and p.training and not learned.is_known_to_be_set:
-            value, ildj = norm._inverse_and_log_det(value, p)
-            value, another = conv._inverse_and_log_det(value, p)
-            return value, ildj + another
         if inverse:
             tensors = learned.shift.value, learned.log_scale.value
             matrix, offset, total = _normalized_product(*tensors, *factors.values())
@@ -144,12 +140,16 @@ class NormalizedConv1x1:
         return value, conv._log_det_of_positions(value, -total, p)
 
 
-def joined(bijectors: Sequence[Any]) -> list[Any]:
-    """Joins each `ActNorm` with the `InvertibleConv1x1` that directly follows it in `bijectors`."""
+def joined(bijectors: Sequence[Any], training: bool = False) -> list[Any]:
+    """Joins each `ActNorm` with the `InvertibleConv1x1` that directly follows it in `bijectors`.
+
+    In training, an `ActNorm` that this batch may initialize stays alone.
+    """
     parts: list[Any] = []
     for bijector in bijectors:
         if parts and type(parts[-1]) is ActNorm and type(bijector) is InvertibleConv1x1:
-            if not (parts[-1].validate_args or bijector.validate_args):
+            is_ready = not training or parts[-1].learned.is_known_to_be_set
+            if is_ready and not (parts[-1].validate_args or bijector.validate_args):
                 bijector = NormalizedConv1x1(parts.pop(), bijector)
         parts.append(bijector)
     return parts

@@ -143,19 +143,17 @@ class _Mixture(NamedTuple):
 
     def logit(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns logit F(x), and the log of its derivative `f / (F (1 - F))`."""
-        log_cdfs, log_tails, log_densities = [], [], []
+        terms = []
         for log_weight, mean, scale, log_weighted_scale in zip(*self, strict=True):
             negative = (mean - x) / scale
             log_cdf = log_weight - tf.nn.softplus(negative)
             log_tail = log_cdf + negative
-            log_cdfs.append(log_cdf)
-            log_tails.append(log_tail)
-            log_densities.append(log_cdf + log_tail - log_weighted_scale)
-        log_cdf, log_tail = _log_sum_exp(log_cdfs), _log_sum_exp(log_tails)
+            terms.append((log_cdf, log_tail, log_cdf + log_tail - log_weighted_scale))
+        log_cdf, log_tail, log_density = map(_log_sum_exp, zip(*terms, strict=True))
         # The weights are not normalized, so F, 1 - F and f contain the sum of the weights as a
         # factor.
         log_sum = _log_sum_exp([log_cdf, log_tail])
-        return log_cdf - log_tail, _log_sum_exp(log_densities) + log_sum - log_cdf - log_tail
+        return log_cdf - log_tail, log_density + log_sum - log_cdf - log_tail
 
 
 def _log_sum_exp(terms: Sequence[tf.Tensor]) -> tf.Tensor:

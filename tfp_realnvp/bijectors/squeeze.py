@@ -9,8 +9,6 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
-_ORDERS = ("plain", "factor_out")
-
 
 class Squeeze(FlowBijector):
     r"""Space to depth: maps [..., H, W, C] to [..., H/k, W/k, k²C] with `k = block_size`.
@@ -61,7 +59,7 @@ class Squeeze(FlowBijector):
         """
         parameters = dict(locals())
         self.block_size = validation.count(block_size, "block_size", 2, name)
-        self.order = validation.choice(order, _ORDERS, f"{name}: expected an order")
+        self.order = validation.choice(order, ("plain", "factor_out"), f"{name}: expected an order")
         super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
@@ -77,24 +75,21 @@ class Squeeze(FlowBijector):
             )
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        k = self.block_size
-        y = tf.nn.space_to_depth(flatten_batch(x), k)
-        if self.order != "plain":
-            y = _reorder(y, self._positions())
+        y = self._reordered(tf.nn.space_to_depth(flatten_batch(x), self.block_size))
         return unflatten_batch(y, like=x), self._log_det_of_positions(x, 0.0, p)
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
-        k = self.block_size
-        x = flatten_batch(y)
-        if self.order != "plain":
-            x = _reorder(x, np.argsort(self._positions()).tolist())
-        x = unflatten_batch(tf.nn.depth_to_space(x, k), like=y)
-        return x, self._log_det_of_positions(y, 0.0, p)
+        x = tf.nn.depth_to_space(self._reordered(flatten_batch(y), back=True), self.block_size)
+        return unflatten_batch(x, like=y), self._log_det_of_positions(y, 0.0, p)
 
-    def _positions(self) -> list[int]:
-        """Returns the factor-out order as indices into the plain order."""
-        subpixels = sorted(np.ndindex(self.block_size, self.block_size), key=lambda s: sum(s) % 2)
-        return [row * self.block_size + column for row, column in subpixels]
+    def _reordered(self, squeezed: tf.Tensor, back: bool = False) -> tf.Tensor:
+        """Reorders the pixels of each block from the plain order to `order`, or back."""
+        if self.order == "plain":
+            return squeezed
+        k = self.block_size
+        positions = sorted(range(k**2), key=lambda position: sum(divmod(position, k)) % 2)
+        pixels = tf.split(squeezed, k**2, axis=-1)
+        return tf.concat([pixels[i] for i in (np.argsort(positions) if back else positions)], -1)
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
         shape = super()._event_shape(shape, inverse)
@@ -109,8 +104,3 @@ class Squeeze(FlowBijector):
         else:
             event = [height // k, width // k, channels * k**2]
         return batch.concatenate(event) if is_static else tf.concat([batch, event], axis=0)
-
-
-def _reorder(squeezed: tf.Tensor, positions: list[int]) -> tf.Tensor:
-    parts = tf.split(squeezed, len(positions), axis=-1)
-    return tf.concat([parts[position] for position in positions], axis=-1)
