@@ -1,8 +1,5 @@
 """Samples of unknown values, beside conditional distributions that are known or integrated."""
 
-import re
-import warnings
-
 import flow_testing as ft
 import numpy as np
 import pytest
@@ -11,7 +8,6 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents
-from tfp_realnvp.latents import completion
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -44,10 +40,8 @@ def test_conditional_moments_of_a_normal_distribution():
     events = flow.sample(3, seed=1).numpy()
     is_known = np.array([[1, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 1]], bool)
     missing = np.where(is_known, events, np.nan)
-    samples, r_hat, acceptance_rate = latents.complete(
-        flow, missing, num_samples=60_000, num_chains=300, num_burnin_steps=100
-    )
-    assert samples.shape == (60_000, 3, 4) and samples.dtype == np.float32
+    samples, r_hat, acceptance_rate = latents.complete(flow, missing, num_samples=40_000)
+    assert samples.shape == (40_000, 3, 4) and samples.dtype == np.float32
     assert (samples[:, is_known] == events[is_known]).all()
     assert r_hat.shape == (3,) and (r_hat < 1.05).all()
     assert (acceptance_rate > 0.6).all()
@@ -63,9 +57,8 @@ def test_conditional_moments_of_a_normal_distribution():
 def test_conditional_moments_of_a_flow_under_each_label():
     flow = ft.vector_distribution(2, num_classes=3)
     labels, known = np.arange(3), 0.3
-    options = {"num_samples": 20_000, "num_chains": 200, "num_burnin_steps": 100}
     events = np.array([[known, np.nan]] * 3, np.float32)
-    completion = latents.complete(flow, events, conditional_input=labels, **options)
+    completion = latents.complete(flow, events, conditional_input=labels, num_samples=20_000)
     grid = np.linspace(-15, 15, 3001, dtype=np.float32)
     points = np.stack([np.full_like(grid, known), grid], axis=-1)
     for label, draws in zip(labels, completion.samples[:, :, 1].T, strict=True):
@@ -82,8 +75,7 @@ def test_gray_levels(dtype):
     flow = _image_flow()
     images = np.array([[1, 0], [3, 0]]).reshape(2, 1, 2, 1).astype(dtype)
     is_known = np.array([True, False]).reshape(2, 1)
-    options = {"num_samples": 20_000, "num_chains": 200, "num_burnin_steps": 100}
-    samples = latents.complete(flow, images, is_known, **options).samples
+    samples = latents.complete(flow, images, is_known, num_samples=20_000).samples
     assert samples.dtype == dtype
     assert (samples[:, :, :, 0] == images[:, :, 0]).all()
     assert (samples >= 0).all() and (samples < _LEVELS).all()
@@ -103,72 +95,107 @@ def test_gray_levels(dtype):
             assert (draws == np.floor(draws)).all()
 
 
-def test_r_hat_tells_of_chains_that_have_not_mixed():
-    modes = tfd.Mixture(
-        tfd.Categorical(probs=[0.5, 0.5]),
-        [tfd.MultivariateNormalDiag([0.0, mean], [1.0, 0.1]) for mean in (-9.0, 9.0)],
+def _cluster_mixture(num_classes):
+    """Returns a mixture of flows of two values, whose bases are far apart, in four clusters."""
+    clusters = tfr.Clusters([2], 4, num_classes)
+    shares = np.array([0.4, 0.6, 0.3, 0.7]) / (2 if num_classes is None else 1)
+    clusters.frequencies.assign(shares)
+    means = tf.constant([[0.0, -4.0], [1.0, 3.0], [0.0, 9.0], [-1.0, 2.0]])
+    base = tfr.ConditionalBase(
+        lambda cluster, means: tfd.MultivariateNormalDiag(tf.gather(means, cluster), [1.0, 0.3]),
+        [means],
+        event_shape=[2],
     )
-    with pytest.warns(UserWarning, match="the chains of 1 of 2 events have not mixed"):
-        _, r_hat, _ = latents.complete(modes, [[0.0, np.nan], [0.0, 1.0]], num_samples=80)
-    assert r_hat[0] > 2
-    assert r_hat[1] == 1
+    flow = tfd.TransformedDistribution(base, ft.vector_flow(2, num_classes=4))
+    return tfr.ClusterMixture(flow, clusters)
 
 
-def _warning(flow, events, **options):
-    """Returns the R-hat of each event, and the text of the warning or `None`."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        r_hat = latents.complete(flow, events, **options).r_hat
-    texts = [str(w.message) for w in caught if "complete: the chains" in str(w.message)]
-    assert len(texts) <= 1
-    if texts:
-        assert [w.filename for w in caught if str(w.message) == texts[0]] == [__file__]
-    return r_hat, texts[0] if texts else None
+@pytest.mark.parametrize("num_classes", [None, 2])
+def test_shares_of_clusters(num_classes):
+    mixture, known = _cluster_mixture(num_classes), 0.3
+    labels = None if num_classes is None else np.arange(2)
+    events = np.array([[known, np.nan]] * 2, np.float32)
+    options = {"conditional_input": labels, "num_samples": 4000}
+    samples, r_hat, _ = latents.complete(mixture, events, **options)
+    assert (r_hat < 1.05).all()
+    grid = np.linspace(-20, 20, 4001, dtype=np.float32)
+    points = np.stack([np.full_like(grid, known), grid], axis=-1)
+    for row, draws in enumerate(samples[:, :, 1].T):
+        label = None if labels is None else np.full(len(grid), labels[row])
+        density = np.exp(tfr.log_prob(mixture, points, label).astype(np.float64))
+        density /= density.sum()
+        is_separate = np.diff(np.sign(np.diff(density))) > 0
+        assert is_separate.sum() >= 1
+        edges = [-20, *grid[1:-1][is_separate], 20]
+        expected = np.histogram(grid, edges, weights=density)[0]
+        shares = np.histogram(draws, edges)[0] / len(draws)
+        np.testing.assert_allclose(shares, expected, atol=0.04)
+        assert draws.mean() == pytest.approx(density @ grid, abs=0.3)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("name", "flow", "events", "options"),
-    [
-        (
-            "num_samples",
-            tfd.MultivariateNormalDiag([0.0, 0.0, 0.0]),
-            [[0.3, np.nan, np.nan], [0.1, 0.2, 0.3]],
-            {"num_burnin_steps": 50, "num_samples": 24, "num_leapfrog_steps": 8, "seed": 1},
-        ),
-        (
-            "num_leapfrog_steps",
-            # Narrow beside the normal distribution of the same covariance, so that steps are small.
-            tfd.TransformedDistribution(
-                ft.standard_normal([2]),
-                tfb.Chain([tfb.SinhArcsinh(tailweight=0.2), tfb.Scale(3.0)]),
-            ),
-            [[0.3, np.nan]],
-            {"num_burnin_steps": 100, "num_samples": 400, "num_leapfrog_steps": 1},
-        ),
-    ],
+_MODES = tfd.Mixture(
+    tfd.Categorical(probs=[0.7, 0.3]),
+    [tfd.MultivariateNormalDiag([0.0, mean, mean], [1.0, 0.1, 0.1]) for mean in (-9.0, 9.0)],
 )
-def test_chains_mix_with_what_the_warning_names(name, flow, events, options):
-    r_hat, text = _warning(flow, events, **options)
-    assert r_hat[0] > 1.1 and f"R-hat is up to {r_hat[0]:.2f}" in text
-    assert f"1 of {len(events)} events" in text
-    found = re.search(rf"{name} from [\d,]+ to ([\d,]+)", text)
-    advised = int(found[1].replace(",", ""))
-    assert advised > options[name]
-    r_hat, text = _warning(flow, events, **{**options, name: advised})
-    assert r_hat[0] < 1.1 and text is None
 
 
-def test_chains_that_never_moved_have_not_mixed():
-    with pytest.warns(UserWarning, match=r"1 of 2 .* R-hat is up to inf.* Raise num_burnin_steps"):
-        completion._warn_unless_mixed(np.array([1.0, np.nan]), np.ones(2), 400, 8)
+def test_modes_far_apart():
+    events = [*[[0.0, np.nan, np.nan]] * 20, [0.0, 9.0, np.nan]]
+    samples, r_hat, _ = latents.complete(_MODES, events, num_samples=1000)
+    assert (r_hat < 1.5).all() and r_hat[-1] < 1.1
+    values, last = samples[:, :-1, 1:], samples[:, -1, 2]
+    is_first = values[..., 0] < 0
+    assert is_first.mean() == pytest.approx(0.7, abs=0.06)
+    for mean, draws in ((-9, values[is_first]), (9, values[~is_first]), (9, last)):
+        assert draws.mean() == pytest.approx(mean, abs=0.02)
+        assert draws.std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_populations_that_differ():
+    # Without temperatures between the start and the target, few particles have large weights.
+    events = [[0.0, np.nan, np.nan], [0.0, 1.0, 2.0]]
+    with pytest.warns(UserWarning, match="complete: the populations of 1 of 2 events differ") as w:
+        _, r_hat, _ = latents.complete(_MODES, events, num_samples=80, num_burnin_steps=0)
+    assert r_hat[0] > 1.1 and r_hat[1] == 1
+    assert "means and intervals are not reliable" in str(w[0].message)
+    assert w[0].filename == __file__
+
+
+def test_populations_of_different_evidence():
+    parts = [
+        tfd.MultivariateNormalDiag([mean, *[0.0] * 20], [1.0, *[stddev] * 20])
+        for mean, stddev in ((-9.0, 0.4), (9.0, 2.0))
+    ]
+    flow = tfd.Mixture(tfd.Categorical(probs=[0.5, 0.5]), parts)
+    events = np.array([[-9.0, *[np.nan] * 20]])
+    # All populations are too wide in the same way, so R-hat does not tell.
+    with pytest.warns(UserWarning, match="log evidence of an event differs by"):
+        samples, r_hat, _ = latents.complete(flow, events, num_burnin_steps=0)
+    assert r_hat[0] < 1.1 and samples[:, 0, 1:].std() > 0.45
+    samples, r_hat, _ = latents.complete(flow, events)
+    assert r_hat[0] < 1.1 and samples[:, 0, 1:].std() == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize("num_samples", [1, 401, 1200])
+def test_number_of_samples(num_samples):
+    flow = tfd.MultivariateNormalDiag([0.0, 0.0])
+    samples = latents.complete(flow, [[0.3, np.nan], [np.nan, 1]], num_samples=num_samples).samples
+    assert samples.shape == (num_samples, 2, 2)
+
+
+def test_events_of_which_nothing_or_everything_is_known():
+    flow = tfd.MultivariateNormalDiag([1.0, -2.0], [1.0, 0.5])
+    events = [[0.3, np.nan], [np.nan, np.nan], [3.0, 4.0]]
+    samples, r_hat, _ = latents.complete(flow, events, num_samples=4000)
+    np.testing.assert_allclose(samples[:, 1].mean(axis=0), [1, -2], atol=0.06)
+    np.testing.assert_allclose(samples[:, 1].std(axis=0), [1, 0.5], rtol=0.06)
+    assert (samples[:, 2] == events[2]).all() and r_hat[2] == 1
 
 
 def test_samples_depend_on_the_seed():
     flow, events = tfd.MultivariateNormalDiag([0.0, 0.0]), [[0.3, np.nan]]
     one, same, other = (
-        latents.complete(flow, events, num_samples=16, num_burnin_steps=3, seed=seed).samples
-        for seed in (1, (1, 0), 2)
+        latents.complete(flow, events, num_samples=16, seed=seed).samples for seed in (1, (1, 0), 2)
     )
     np.testing.assert_array_equal(one, same)
     assert (one[:, 0, 1] != other[:, 0, 1]).all()
@@ -183,8 +210,9 @@ def test_samples_depend_on_the_seed():
         ([[1.0, np.nan, 2.0]], {}, r"expected events \[N, 2\], got \(1, 3\)"),
         ([[1.0, 2.0]], {"is_known": np.ones([3], bool)}, r"is_known .* \(1, 2\), got \(3,\)\."),
         ([[1.0, np.nan]], {"conditional_input": [0]}, "only for a distribution that takes"),
-        ([[1.0, np.nan]], {"num_samples": 15}, "num_samples of at least four per chain, 16"),
-        ([[1e30, np.nan]], {}, "finite log densities where chains start, got"),
+        ([[1.0, np.nan]], {"num_samples": 0}, "num_samples of at least 1, got 0"),
+        ([[1.0, np.nan]], {"num_chains": 1}, "num_chains of at least 2, got 1"),
+        ([[1e30, np.nan]], {}, "finite log densities where particles start, got"),
     ],
 )
 def test_bad_vectors(events, options, message):
