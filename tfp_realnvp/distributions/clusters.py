@@ -88,7 +88,7 @@ class Clusters(keras.layers.Layer):
 
         Args:
           events: images or vectors [N, ...]. Integers are gray levels, to which `of` adds 0.5.
-          labels: classes [N], integers from 0 on, to find clusters within each class.
+          labels: class labels [N], starting at 0; clusters are then found per class.
           num_clusters: number of clusters, per class if there are labels. Defaults to one cluster
             per 25 events (of the rarest class), and at most 100 clusters in total.
           seed: seed of k-means.

@@ -26,9 +26,8 @@ def pairs(
 
     Panels show the rows of lowest density, and at most 1,000 rows at evenly spaced positions in the
     table. The axes extend slightly beyond the range of the rows; the legend counts the samples
-    outside of the axes. Histograms show the fraction of all rows in each bin. Values that are not
-    numbers are categories, drawn with uniform noise around their positions. Panels omit rows with
-    missing cells.
+    outside of the axes. Histograms show the fraction of all rows in each bin. Non-numeric values
+    are treated as categories and jittered. Panels omit rows with missing cells.
 
     Args:
       density: a `tfr.FlowDensity`, a `GaussianMixture` or `KernelDensity` of scikit-learn, a
