@@ -1,7 +1,5 @@
 """Boosted trees that predict the mean and the scale of one column given others."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +67,7 @@ def fit_boosted_trees(
         return fits, predicted
 
     means, mean = fit(events, _MEAN_OPTIONS)
-    sizes = abs(events - mean).clip(min=_LEAST_SCALE + width / 4)
-    scales, scale = fit(sizes, _SCALE_OPTIONS)
+    scales, scale = fit(abs(events - mean).clip(min=_LEAST_SCALE + width / 4), _SCALE_OPTIONS)
     return BoostedTrees(means, scales), np.column_stack([mean, np.log(scale)])
 
 

@@ -54,8 +54,7 @@ class Interval(NamedTuple):
             return *((ends - center) / wider), center, wider
 
         def loss(parameters: np.ndarray) -> float:
-            log_prob_of_mean = truncnorm.logpdf(mean, *arguments(parameters))
-            return np.exp(-2 * parameters[1]) / 2 - log_prob_of_mean
+            return np.exp(-2 * parameters[1]) / 2 - truncnorm.logpdf(mean, *arguments(parameters))
 
         best = minimize(loss, [0.0, 0.1], method="Nelder-Mead", bounds=_LIMITS_OF_FIT).x
         return cls(low, high, truncnorm(*arguments(best)))
@@ -147,14 +146,12 @@ def checked_limits(
                 expected = f"{caller}: expected a positive period of {name}"
                 limits[i] = validation.positive(limit, expected)
                 continue
-            match limit:
-                case [numbers.Real() | None as low, numbers.Real() | None as high]:
-                    low = -math.inf if low is None else float(low)
-                    high = math.inf if high is None else float(high)
-                case _:
-                    low = high = 0.0
+            is_pair = isinstance(limit, (tuple, list)) and len(limit) == 2
+            is_pair = is_pair and all(isinstance(bound, numbers.Real | None) for bound in limit)
+            low, high = limit if is_pair else (0.0, 0.0)
+            low, high = -math.inf if low is None else low, math.inf if high is None else high
             require(low < high, f"bounds of {name} as (low, high) or (low, None)", limit)
             outside = rows[:, i][(rows[:, i] < low) | (rows[:, i] > high)]
             require(not outside.size, f"numbers within the bounds of {name}, {limit}", outside[:5])
-            limits[i] = low, high
+            limits[i] = float(low), float(high)
     return limits

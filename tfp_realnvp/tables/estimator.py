@@ -1,7 +1,5 @@
 """Base class of the table estimators: checks rows and fits densities."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from typing import Any
@@ -13,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
@@ -42,14 +39,10 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _fit_or_keep(self, *arguments: Any) -> Any:
         """Calls `_fit` on a copy, then adopts the copy's attributes; an error changes nothing."""
         self._check()
-        fitted = copy.copy(self)
+        fitted: Any = copy.copy(self)
         fitted._fit(*arguments)
         self.__dict__ = fitted.__dict__
         return self
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        """Sets the fitted attributes."""
-        raise NotImplementedError
 
     def _columns_of(self, values: np.ndarray, weights: np.ndarray, limits: Limits) -> Columns:
         """Computes the properties of columns [N, D]; fills missing cells with random known ones."""
@@ -142,10 +135,10 @@ class TableEstimator(Options, EstimatorWithGaps):
                 expected = f"{self._name}: expected the {self.n_features_in_} columns of fit"
                 if hasattr(self, "feature_names_in_"):
                     expected += ", `X[fitted.feature_names_in_]` (one row: `X.iloc[[i]]`)"
-                missing = sorted({*(names or ())} - {*X.columns}, key=str)
-                if missing:
-                    raise ValueError(f"{expected}, got a table without {frames.listed(missing)}.")
-                validation.require(is_same, expected, list(X.columns))
+                missing = frames.listed(sorted({*(names or ())} - {*X.columns}, key=str))
+                got = f"a table without {missing}" if missing else list(X.columns)
+                if not is_same:
+                    raise ValueError(f"{expected}, got {got}.")
             frames.check_columns(X, self._categories, self._name)
             X = frames.coded(X, self._categories, self._name)
         else:

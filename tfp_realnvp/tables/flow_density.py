@@ -189,8 +189,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             )
         checked = self._validated(X, *(() if y is None else (y,)), ensure_min_samples=2)
         rows, labels = (checked, np.zeros(len(checked))) if y is None else checked
-        if y is not None:
-            _check_labels(labels)
+        _check_labels(labels)
         weights = checked_weights(sample_weight, len(rows), self._name)
         weights = np.where(np.isnan(rows).all(axis=1), 0.0, weights)
         self._require(weights.any(), "rows with known cells", rows)
@@ -283,8 +282,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         rng = generator(random_state)
         groups = [*range(len(self._stacks))] if y is None else [self._class_index(y)]
         prior, samples = self.class_prior_[groups], []
-        counts = rng.multinomial(n_samples, prior / prior.sum())
-        for group, n in zip(groups, counts, strict=True):
+        for group, n in zip(groups, rng.multinomial(n_samples, prior / prior.sum()), strict=True):
             missing = np.full([n, sum(self._sizes)], np.nan)
             uniforms = rng.random([n, 1 + len(self._sizes)])
             indicators = self._category_mixtures[group].sample(missing, uniforms)
@@ -343,12 +341,11 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             samples[:, chosen] = filled
         filled = np.where(np.isnan(rows), self._decoded(samples), rows)
         filled = frames.decoded(filled, self._categories)
-        if n_samples is not None:
+        filled = filled[0] if n_samples is None else filled
+        if n_samples is not None or not isinstance(X, pd.DataFrame):
             return filled
-        if not isinstance(X, pd.DataFrame):
-            return filled[0]
         dtypes = X.dtypes if self._dtypes is None else self._dtypes
-        return frames.rows_as_frame(filled[0], dtypes).set_axis(X.index)
+        return frames.rows_as_frame(filled, dtypes).set_axis(X.index)
 
     def _class_index(self, label: Any) -> int:
         classes = getattr(self, "classes_", np.array([])).tolist()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OutlierMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.tables.estimator import EstimatorWithGaps
@@ -37,6 +37,8 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     Attributes:
       density_: the fitted density estimator.
       offset_: the log density below which rows are outliers, in nats.
+      n_features_in_: the number of columns.
+      feature_names_in_: the names of the columns, if `fit` got a `DataFrame` with strings as names.
     """
 
     def __init__(self, density: Any = None, *, contamination: float = 0.1) -> None:
@@ -61,19 +63,10 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         density = FlowDensity(noise=0.1) if self.density is None else clone(self.density)
         density.fit(X)
         offset = np.percentile(density.score_samples(X), 100 * self.contamination)
-        # Set both last, so that an error leaves the estimator unchanged.
+        # Set all attributes last, so that an error leaves the estimator unchanged.
         self.density_, self.offset_ = density, offset
+        validate_data(self, X, skip_check_array=True)
         return self
-
-    @property
-    def n_features_in_(self) -> int:
-        """The number of columns of a fitted detector."""
-        return self.density_.n_features_in_
-
-    @property
-    def feature_names_in_(self) -> np.ndarray:
-        """The names of the columns, if `fit` got a `DataFrame` with strings as names."""
-        return self.density_.feature_names_in_
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Returns the log density of each row in nats, [N], which is low for outliers."""

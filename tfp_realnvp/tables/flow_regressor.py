@@ -151,10 +151,8 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._x_gaps = np.isnan(x).any(axis=0) & ~np.isnan(x).all(axis=0)
         standardized = Rows(super()._conditions_of(x), weights)
         self._filler = mixture_with_gaps(standardized, np.random.default_rng(0))
-        no_groups = np.zeros(len(y), int)
-        fits = self._fit_simple_densities(self._conditions_of(x), y, no_groups, weights, names)
-        self._fit_flows(fits)
-
+        conditions, no_groups = self._conditions_of(x), np.zeros(len(y), int)
+        self._fit_flows(self._fit_simple_densities(conditions, y, no_groups, weights, names))
         self._stack = self._stacks[0]
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:

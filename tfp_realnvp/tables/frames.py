@@ -1,7 +1,5 @@
 """Converts pandas `DataFrame`s to arrays, with integer codes for categories, and back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,8 +44,7 @@ def check_cells(table: Any, caller: str) -> None:
     """Raises a `ValueError` if a list or an array has strings that are not numbers."""
     cells = np.asarray(table) if isinstance(table, (list, np.ndarray)) else np.empty(0)
     if cells.ndim == 2 and cells.dtype.kind in "OU":
-        columns = as_frame(cells).items()
-        texts = [i for i, column in columns if column.map(type).eq(str).any()]
+        texts = [i for i, column in as_frame(cells).items() if column.map(type).eq(str).any()]
         texts = [i for i in texts if not is_numbers(pd.Series(cells[:, i]))]
         call = f"For categories pass a DataFrame, or call {caller}(categorical_features={texts})"
         if texts:
@@ -57,16 +54,14 @@ def check_cells(table: Any, caller: str) -> None:
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
     """Returns the position of a column given by name or position; names take precedence."""
     i = names.index(name) if name in names else name
-    if i in range(len(names)):
-        return int(i)
     expected = f"{caller}: expected {option} by name ({listed(names)}) or position of columns"
-    raise ValueError(f"{expected}, got {name!r}.")
+    validation.require(i in range(len(names)), expected, name)
+    return int(i)
 
 
 def unmasked(table: Any, dtype: Any) -> Any:
     """Replaces masked cells by NaN; returns other tables as they are."""
-    is_masked = np.ma.isMaskedArray(table)
-    return np.ma.filled(table.astype(dtype), np.nan) if is_masked else table
+    return np.ma.filled(table.astype(dtype), np.nan) if np.ma.isMaskedArray(table) else table
 
 
 def as_frame(table: Any) -> Any:
@@ -155,8 +150,7 @@ def rows_as_frame(rows: np.ndarray, dtypes: Any) -> Any:
         elif dtype.kind in "iu":
             limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype.type))
             # As float64, the largest 64-bit integer rounds to a number outside of the range.
-            most = float(limits.max)
-            most = most if most <= limits.max else np.nextafter(most, 0)
+            most = np.nextafter(float(limits.max), 0) if limits.bits == 64 else limits.max
             column = np.rint(column).clip(limits.min, most)
         columns[i] = pd.Series(column).astype(dtype)
     return pd.DataFrame(columns).set_axis(dtypes.index, axis=1)

@@ -1,7 +1,5 @@
 """Imputes missing cells of rows, and computes the marginal density of the known cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 

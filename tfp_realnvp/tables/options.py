@@ -1,7 +1,5 @@
 """Arguments of the table estimators: defaults, checks, and the values that replace `None`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

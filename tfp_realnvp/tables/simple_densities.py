@@ -31,8 +31,7 @@ _NUM_KEPT_MIXTURES = 3
 _MIN_STEPS, _MAX_STEPS, _MAX_ROW_STEPS = 40, 150, 300_000
 # The mixtures have few parameters, which more rows hardly improve.
 _MAX_ROWS = 50_000
-_TOLERANCE = 1e-5
-_CLUSTERING_STEPS = 10
+_TOLERANCE, _CLUSTERING_STEPS = 1e-5, 10
 _CHUNK_SIZE, _MIN_CHUNK = 2**13, 32
 # Maps a number of columns D to the indices (i, j) of all products of two columns, i <= j < D.
 _pairs = functools.cache(np.triu_indices)
@@ -136,9 +135,11 @@ def _errors(rows: Rows, slopes: np.ndarray) -> Rows:
     return Rows(events - conditions @ slopes, rows.weights)
 
 
-def _ridge_slopes(splits: Splits, num_conditions: int) -> list[np.ndarray]:
-    """Returns ridge slopes [C, D] for each split; the penalty minimizes the held-out error."""
-    number = num_conditions
+def _ridge_slopes(splits: Splits, number: int) -> list[np.ndarray]:
+    """Returns ridge slopes [C, D] for each split; the penalty minimizes the held-out error.
+
+    `number` is C, the number of conditions.
+    """
     slopes = np.zeros([len(_PENALTIES), len(splits), number, splits[0][0].values.shape[1] - number])
     if number == 0 or not _is_held_out(splits):
         return list(slopes[0])
@@ -280,8 +281,7 @@ class ConditionalMixture(NamedTuple):
     def mean_of_events(self, conditions: np.ndarray) -> np.ndarray:
         """Returns the mean of events given conditions, [N, D]."""
         shares = self._of_conditions(conditions)[1]
-        moved = np.einsum("nk,knd->nd", shares, conditions @ self.slopes)
-        return shares @ self.means + moved
+        return shares @ self.means + np.einsum("nk,knd->nd", shares, conditions @ self.slopes)
 
     def _of_conditions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns log p(conditions) of rows, [N], and p(component | conditions), [N, K]."""
@@ -344,8 +344,7 @@ def _clusters(rows: Rows, number: int, seed: int) -> np.ndarray:
         shares = np.eye(number)[nearest]
         sizes = weights @ shares
         is_used = sizes > 0
-        sums = (weights * shares.T) @ values
-        centers[is_used] = sums[is_used] / sizes[is_used, np.newaxis]
+        centers[is_used] = ((weights * shares.T) @ values)[is_used] / sizes[is_used, np.newaxis]
     return shares
 
 
@@ -381,8 +380,7 @@ def fit_normal_mixtures(
     kept = []
     for is_diagonal in (False, True):
         rows_of_component = 4 if is_diagonal else rows.values.shape[1] + 1
-        fits = []
-        best, num_worse = -math.inf, 0
+        fits, best, num_worse = [], -math.inf, 0
         for number in _NUM_COMPONENTS:
             if number * rows_of_component > rows.number or num_worse == 2:
                 break

@@ -1,7 +1,5 @@
 """Stacking: mixtures of simple densities and flows, weighted by held-out likelihood."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -115,10 +113,8 @@ class StackFit:
         self._options = resolved(options, rows.number, is_one)
         num_flows, noise = self._options.num_flows, self._options.noise
         self._rng, self._progress = rng, progress
-        if not options._is_density:
-            least_variances = least_variances[:1]
-        elif noise:
-            least_variances = [least_variances[0] + noise**2]
+        if noise or not options._is_density:
+            least_variances = [least_variances[0] + options._is_density * (noise or 0.0) ** 2]
         self._rounding = (0.0, -np.inf, np.inf)
         if is_one and not options._is_density:
             self._rounding = (widths[0], *columns[1].standardized(columns[1].ends())[:, 0])
@@ -220,12 +216,11 @@ class StackFit:
         """
         held_out = Rows.concatenated(part for _, part in self.splits[: len(self.flows) or None])
         log_probs = self._log_probs[: len(held_out.values)]
-        weights, start = _stacked(log_probs, held_out)
-        end = start
+        stacks = [_stacked(log_probs, held_out)]
         if self.flows:
             log_probs = np.column_stack([log_probs, self._held_out_log_prob(self.flows)])
-            weights, end = _stacked(log_probs, held_out)
-        return weights, held_out, np.stack([start, end])
+            stacks.append(_stacked(log_probs, held_out))
+        return stacks[-1][0], held_out, np.stack([stacks[0][1], stacks[-1][1]])
 
 
 def _splits(rows: Rows, folds: np.ndarray, columns: Any, number: int, rng: Any) -> Splits:

@@ -26,8 +26,7 @@ _ROUNDED_PART, _MAX_DECIMALS = 0.75, 9
 _DISCRETE_PART, _DISCRETE_ROWS = 0.9, 5
 # The map of a bounded column is selected on at most this many rows.
 _MAX_ROWS_OF_CHOICE = 2_000
-_MAX_ROWS_ADDED = 10_000
-_DIGITS_OF_WEIGHTS = 9
+_MAX_ROWS_ADDED, _DIGITS_OF_WEIGHTS = 10_000, 9
 # The squares of larger numbers can overflow float64.
 _MAX_MAGNITUDE = 1e150
 # The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit`,
@@ -129,8 +128,7 @@ class Rows(NamedTuple):
     def mean_and_error(self, values: np.ndarray) -> tuple[float, float]:
         """Returns the weighted mean of one value per row, and its standard error."""
         mean = self.mean(values)
-        variance = self.mean((values - mean) ** 2)
-        return float(mean), float(np.sqrt(variance / self.number))
+        return float(mean), float(np.sqrt(self.mean((values - mean) ** 2) / self.number))
 
     def covariance(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mean [D] and the covariance [D, D] of the rows."""
@@ -228,8 +226,7 @@ class Columns(NamedTuple):
         columns = cls(center, scale, is_constant, widths, few, 1 / scale, {})
         for i, limit in limits.items():
             if isinstance(limit, tuple):
-                width = rounding[i] * is_coarse[i]
-                domain: Any = Interval.fit(*limit, width, center[i], scale[i])
+                domain: Any = Interval.fit(*limit, rounding[i] * is_coarse[i], center[i], scale[i])
             else:
                 domain = Circle.fit(limit, values[:, i], rows.weights)
             columns = columns._mapped(i, domain, rows)
@@ -247,8 +244,7 @@ class Columns(NamedTuple):
         """Returns the properties after `domain` maps column i to the real line."""
         line = domain.to_line(rows.values[:, i])
         center, scale, slopes = self.center.copy(), self.scale.copy(), self.slopes.copy()
-        log_slopes = domain.log_slope(rows.values[:, i])
-        center[i], log_slope = rows.mean(line), rows.mean(log_slopes)
+        center[i], log_slope = rows.mean(line), rows.mean(domain.log_slope(rows.values[:, i]))
         variance = rows.mean((line - center[i]) ** 2)
         scale[i] = np.sqrt(variance + (np.exp(log_slope) * self.widths[i]) ** 2 / 12) or 1.0
         slopes[i] = np.exp(log_slope) / scale[i]
@@ -272,8 +268,7 @@ class Columns(NamedTuple):
     def snapped(self, rows: np.ndarray) -> np.ndarray:
         """Rounds imputed values to categories, or to known values of columns with few values."""
         if self.sizes is not None:
-            codes = codes_of(self.in_units(rows), self.sizes)
-            return self.standardized(one_hot(codes, self.sizes))
+            return self.standardized(one_hot(codes_of(self.in_units(rows), self.sizes), self.sizes))
         units, few = self.in_units(rows), list(self.few_values)
         for i, values in self.few_values.items():
             middles = (values[1:] + values[:-1]) / 2

@@ -1,7 +1,5 @@
 """Flows for small tables: pure functions of a vector of weights."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time
@@ -28,11 +26,9 @@ tfd = tfp.distributions
 
 _MIN_ROWS_TO_COMPILE, _MIN_STEPS_TO_COMPILE = 1_000, 200
 _FIRST_NOISE, _LAST_NOISE = 0.3, 0.01
-_WARM_UP_STEPS = 50
-_MIN_STEPS_PER_VALIDATION, _MAX_VALIDATIONS = 50, 40
-_VALIDATIONS_PER_LINE = 5
-_MAX_HELD_OUT = 2_048
-_CHUNK_SIZE = 8_192
+_WARM_UP_STEPS, _MIN_STEPS_PER_VALIDATION = 50, 50
+_MAX_VALIDATIONS, _VALIDATIONS_PER_LINE = 40, 5
+_MAX_HELD_OUT, _CHUNK_SIZE = 2_048, 8_192
 _NUM_NODES, _NUM_NODES_OF_ONE = 256, 64
 # A process caches the graphs of this many architectures.
 _MAX_ARCHITECTURES = 8
@@ -131,6 +127,8 @@ def fit_table_flow(
     all_steps = np.arange(options.max_steps)
     rates = (1 + np.cos(np.pi * all_steps / options.max_steps)) / 2
     rates *= options.learning_rate * np.minimum(1, (all_steps + 1) / _WARM_UP_STEPS)
+    # Adam's bias correction.
+    rates *= np.sqrt(1 - _BETA2 ** (all_steps + 1)) / (1 - _BETA1 ** (all_steps + 1))
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before, untimed = time.perf_counter(), 0
     history: dict[str, Any] = {"step": [], "noise": [], "lead": [], "lead_error": []}
@@ -140,17 +138,16 @@ def fit_table_flow(
     best_lead, kept = 0.0, -1
     start_log_probs = flow.log_prob(held_out.values)
     for number, (steps, some_rates) in enumerate(slices(steps_per_validation, all_steps, rates)):
-        noise = options.noise
-        if noise is None:
-            part = min(1.0, 1.25 * steps[0] / options.max_steps)
-            noise = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
+        part = min(1.0, 1.25 * steps[0] / options.max_steps)
+        decreasing = _FIRST_NOISE * (_LAST_NOISE / _FIRST_NOISE) ** part
+        noise = decreasing if options.noise is None else options.noise
         batches = rows.draw([len(steps), options.batch_size], rng)
         conditions, events = np.split(batches, [num_conditions], axis=-1)
         events += widths * rng.uniform(-0.5, 0.5, events.shape)
         # Conditions get noise too; otherwise networks memorize the rows of small tables.
         arrays = conditions, flow.start.latents(batches)
         conditions, latents = (a + noise * rng.normal(size=a.shape) for a in arrays)
-        tensors = _float32(steps[0], latents, conditions, some_rates)
+        tensors = _float32(latents, conditions, some_rates)
         *state, number_made = functions["compiled" if is_long else "train"](*state, *tensors)
         if number_made < len(steps):
             warnings.warn(
@@ -163,8 +160,7 @@ def fit_table_flow(
             yield flow, history | initial[1]
             return
         trained = flow._replace(weights=state[0].numpy())
-        leads = trained.log_prob(held_out.values) - start_log_probs
-        lead, error = held_out.mean_and_error(leads)
+        lead, error = held_out.mean_and_error(trained.log_prob(held_out.values) - start_log_probs)
         step = int(steps[-1]) + 1
         for name, value in zip(history, (step, noise, lead, error), strict=True):
             history[name].append(value)
@@ -206,8 +202,7 @@ def _functions(
     flow = RealNVPVector(size, **fixed, **dict(options))
     layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
     variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
-    df, mean, stddev = (tf.constant(value, tf.float32) for value in (df, 0.0, 1.0))
-    base = tfd.Sample(tfd.StudentT(df, mean, stddev), [size])
+    base = tfd.Sample(tfd.StudentT(*map(tf.constant, (float(df), 0.0, 1.0))), [size])
     distribution = tfd.TransformedDistribution(base, flow)
 
     def call(name: str, weights: tf.Tensor, values: tf.Tensor, conditions: tf.Tensor) -> tf.Tensor:
@@ -221,11 +216,11 @@ def _functions(
             return getattr(flow, name)(values, **given)
 
     def train(*arguments: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Makes one Adam step per batch and learning rate, after `first` earlier steps.
+        """Makes one Adam step per batch and learning rate.
 
-        Stops before a step that is not finite. Returns weights, moments, and the number of steps.
+        Stops before a nonfinite step. Returns the weights, the moments and the number of steps.
         """
-        *start, first, events, conditions, rates = arguments
+        *start, events, conditions, rates = arguments
 
         def step(i: tf.Tensor, _: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
             weights, momentum, velocity = state
@@ -237,9 +232,8 @@ def _functions(
             gradient *= _MAX_NORM / tf.maximum(norm, _MAX_NORM)
             momentum += (gradient - momentum) * (1 - _BETA1)
             velocity += (tf.square(gradient) - velocity) * (1 - _BETA2)
-            number = first + tf.cast(i + 1, tf.float32)
-            rate = rates[i] * tf.sqrt(1 - _BETA2**number) / (1 - _BETA1**number)
-            new = weights - rate * momentum / (tf.sqrt(velocity) + _EPSILON), momentum, velocity
+            weights -= rates[i] * momentum / (tf.sqrt(velocity) + _EPSILON)
+            new = weights, momentum, velocity
             is_finite = tf.math.is_finite(loss + norm)
             changed = [tf.where(is_finite, *pair) for pair in zip(new, state, strict=True)]
             return i + tf.cast(is_finite, tf.int32), is_finite, *changed
@@ -255,7 +249,7 @@ def _functions(
     vector = tf.TensorSpec([len(initial)])
     rows = tf.TensorSpec([None, size]), tf.TensorSpec([None, num_conditions])
     batches = tf.TensorSpec([None, None, size]), tf.TensorSpec([None, None, num_conditions])
-    of_steps = [*[vector] * 3, tf.TensorSpec([]), *batches, tf.TensorSpec([None])]
+    of_steps = [*[vector] * 3, *batches, tf.TensorSpec([None])]
 
     def traced(function: Any, signature: Any, *arguments: str, **options: Any) -> Any:
         # TensorFlow would count the traces of one function for all architectures together, and
