@@ -107,9 +107,9 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.examples
 
 # Apache Beam takes 50 seconds and 170 MB, and an older protobuf.
-$(VENV)/.beam: pyproject.toml | $(BIN)/python
+$(VENV)/.beam: pyproject.toml | $(VENV)/.dev
 	$(PIP) -e '.[examples,dev,beam]'
-	@touch $@ $(VENV)/.dev $(VENV)/.examples
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,docs]'
