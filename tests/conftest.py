@@ -55,6 +55,10 @@ def pytest_runtest_setup(item):
     tf.config.run_functions_eagerly(bool(eager))
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish():
     # Imported modules stay: the garbage collector need not scan their objects.
     gc.collect()

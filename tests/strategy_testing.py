@@ -23,6 +23,7 @@ def make_model(
     dequantize=True,
     global_statistics=True,
     kind=tfr.FlowModel,
+    run_eagerly=False,
     **options,
 ):
     """Returns a compiled model of random weights, with batch normalization everywhere."""
@@ -34,7 +35,8 @@ def make_model(
         base = ft.standard_normal(SHAPE, flow.dtype)
         distribution = tfp.distributions.TransformedDistribution(base, flow)
         model = kind(distribution, dequantize=dequantize)
-        model.compile(optimizer(), global_statistics=global_statistics)
+        execution = {"global_statistics": global_statistics, "run_eagerly": run_eagerly}
+        model.compile(optimizer(), **execution)
     return model
 
 

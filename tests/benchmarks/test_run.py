@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quality, report, run
-from benchmarks.comparison import WorkerError, WorkerProcess, take_turns
+from benchmarks.comparison import WorkerError, WorkerProcess
 from benchmarks.rows import parse_row
 from tfp_realnvp.training import learning_rate
 
@@ -57,23 +57,6 @@ def test_a_row_of_another_checkout(tmp_path):
         parse_row(f"ours-f32@{tmp_path / 'tfp_realnvp'}")
     with pytest.raises(ValueError, match="a row of this package"):
         parse_row(f"torch-f32@{tmp_path}")
-
-
-def test_workers_take_turns():
-    calls = []
-
-    class Worker:
-        def __init__(self, name):
-            self.name = name
-
-        def run(self, what, steps):
-            calls.append((self.name, what, steps))
-            return {"name": self.name, "steps": steps}
-
-    replies = take_turns([Worker("a"), Worker("b")], "sample", rounds=2, steps=5)
-    # The first step of each turn does not count.
-    assert calls == [(name, "sample", steps) for name in "ab" for steps in (1, 5)] * 2
-    assert replies == [[{"name": name, "steps": 5}] * 2 for name in "ab"]
 
 
 def test_report():

@@ -191,6 +191,8 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: _coupling(mask=tfr.CheckerboardMask), TypeError, "CheckerboardMask.*got <class"),
         (lambda: _coupling(scale=float("nan")), ValueError, "scale.*got nan"),
         (lambda: tfr.BatchNormalization(1.0), ValueError, "momentum.*got 1.0"),
+        (lambda: tfr.BatchNormalization("0.9"), TypeError, "momentum.*got '0.9'"),
+        (lambda: tfr.ActNorm(epsilon=None), TypeError, "epsilon.*got None"),
         (lambda: tfr.BatchNormalization(epsilon=1e-50), ValueError, "epsilon.*got 1e-50"),
         (lambda: tfr.BatchNormalization(statistics="none"), ValueError, "statistics.*got 'none'"),
         (lambda: tfr.ActNorm(epsilon=-1.0), ValueError, "epsilon.*got -1.0"),

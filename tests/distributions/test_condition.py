@@ -10,7 +10,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.distributions.routing import find_condition_spec, takes_condition
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -223,12 +222,18 @@ def test_couplings_by_hand():
         tfr.condition(flow, condition)
 
 
+def _two_conditions():
+    flow = ft.conditional_distribution("labels")
+    return tfd.TransformedDistribution(flow, ft.conditional_flow("vectors"))
+
+
 @pytest.mark.parametrize(
     ("make", "condition", "error", "match"),
     [
         (lambda: "flow", 0, TypeError, "a FlowModel or a tfd.Distribution, .* got 'flow'"),
         (lambda: ft.flow_distribution(_SHAPE), 0, ValueError, "distribution that takes a cond"),
         (lambda: _distribution("labels"), 9, ValueError, r"integer labels in \[0, 5\).*got \[9\]"),
+        (_two_conditions, 0, ValueError, "to declare one condition"),
     ],
 )
 def test_errors(make, condition, error, match):
@@ -280,14 +285,3 @@ def test_it_reaches_nested_distributions(name):
     log_prob, other = (tfr.condition(distribution, label).log_prob(x) for label in (3, 1))
     assert log_prob.shape == [2] and np.isfinite(log_prob).all()
     assert np.abs(log_prob - other).max() > 1e-3
-
-
-def test_find_condition_spec():
-    spec = _FLOW.bijector.condition_embedding.spec
-    nested = tfd.TransformedDistribution(tfd.Independent(_FLOW, 0), tfb.Scale(2.0))
-    assert find_condition_spec(nested) is find_condition_spec(_FLOW) is spec
-    assert find_condition_spec(ft.standard_normal(_SHAPE)) is None
-    assert not takes_condition(ft.flow_distribution(_SHAPE))
-    both = tfd.TransformedDistribution(_FLOW, ft.conditional_flow("vectors"))
-    with pytest.raises(ValueError, match="to declare one condition"):
-        find_condition_spec(both)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import tfp_realnvp as tfr
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_paper.py"
 _LOG_STEPS = 30

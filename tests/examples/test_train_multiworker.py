@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "train_multiworker.py"
 _ARGUMENTS = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 3}

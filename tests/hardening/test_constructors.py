@@ -106,26 +106,3 @@ def test_image_flows(image_shape, options, condition, compact, seed):
         shape = (2, height or 2 * multiple, width or multiple, channels)
         condition = condition_of(flow, 2, flow.dtype)
         assert_valid(flow, shape, seed, flow.num_values, **condition)
-
-
-NORMALIZATIONS = {
-    tfr.BatchNormalization: {
-        "epsilon": st.floats(1e-9, 1.0),
-        "momentum": st.floats(0, 0.99),
-        "statistics": st.sampled_from(["running", "batch"]),
-    },
-    tfr.ActNorm: {"epsilon": st.floats(1e-9, 1.0)},
-}
-
-
-@cases(quick=20, full=100)
-@given(data=st.data(), seed=SEED)
-@pytest.mark.parametrize("make", NORMALIZATIONS)
-def test_normalizations(make, data, seed):
-    others = {"num_channels": st.integers(1, 4), "dtype": DTYPE}
-    options = data.draw(arguments(**NORMALIZATIONS[make], **others))
-    bijector = built_or_refused(lambda: make(**options))
-    if bijector is not None:
-        shape = (3, 2, 2, int(bijector.parameters["num_channels"] or 2))
-        bijector.inverse(ft.normal(shape, bijector.dtype, seed), training=True)
-        assert_valid(bijector, shape, seed)

@@ -461,5 +461,5 @@ def _fit(estimator, rows, weights=None):
     return estimator.fit(x, y, sample_weight=weights)
 
 
-TestCalls = Calls.TestCase
+TestCalls = pytest.mark.slow(Calls.TestCase)
 TestCalls.settings = hypothesis.settings(cases(3, 1_000), stateful_step_count=share(15, 30))

@@ -79,22 +79,6 @@ def contents(folder):
     }
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "flow.keras"
-    model = tfr.FlowModel(small_flow())
-    model.save(path)
-    before = contents(tmp_path)
-
-    def fail(*args, **kwargs):
-        raise Failure
-
-    # The configuration is written by then, the weights are not.
-    monkeypatch.setattr(type(model.networks[-1]), "save_own_variables", fail)
-    with pytest.raises(Failure):
-        model.save(path)
-    assert contents(tmp_path) == before
-
-
 def test_a_failed_export_leaves_the_old_folder(tmp_path, monkeypatch):
     path = tmp_path / "1"
     path.mkdir()

@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.networks import vision_transformer
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
@@ -24,12 +23,6 @@ def _images(dtype=tf.float32):
 
 def test_it_starts_at_zero():
     np.testing.assert_array_equal(_network()(_images()), np.zeros([3, 2, 4, 6]))
-
-
-def test_gelu():
-    x = tf.linspace(tf.constant(-20.0, tf.float64), 20.0, 401)
-    expected = tf.nn.gelu(x, approximate=True)
-    np.testing.assert_allclose(vision_transformer._gelu(x), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_half_precision():

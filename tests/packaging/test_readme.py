@@ -50,6 +50,7 @@ def short(monkeypatch):
 
 
 @pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("blocks", _SESSIONS)
 def test_blocks(blocks, tmp_path, monkeypatch):

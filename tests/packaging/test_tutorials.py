@@ -17,6 +17,7 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("path", _TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(path, tmp_path):
     code = forked.script(path, TUTORIALS_SHORT="1", MPLBACKEND="Agg")

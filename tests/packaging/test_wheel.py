@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
+pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 _ROOT = pathlib.Path(__file__).parents[2]
 

@@ -39,6 +39,7 @@ def test_bits_per_dim_of_the_card(name):
 
 
 @pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.parametrize("only_log_prob", [["log_prob_uint8"]], indirect=True)
 @pytest.mark.parametrize("name", ["digits_label", "photos"])

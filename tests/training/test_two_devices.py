@@ -5,7 +5,7 @@ import pathlib
 import forked
 import pytest
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 _SCRIPT = pathlib.Path(__file__).with_name("two_devices.py")
 

@@ -7,7 +7,7 @@ import pytest
 import strategy_testing as st
 import tensorflow as tf
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 _SCRIPT = pathlib.Path(__file__).with_name("two_workers.py")
 

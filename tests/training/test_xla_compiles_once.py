@@ -4,14 +4,15 @@ XLA compiles again where a value changes that it takes as a constant, for exampl
 to be computed from a variable. Then each step takes seconds, and nothing else is wrong.
 """
 
-import os
-import pathlib
-import subprocess
-import sys
-
+import forked
 import pytest
 
 _SCRIPT = """
+import os
+
+# Before the first program.
+os.environ["XLA_FLAGS"] += " --xla_dump_to=. --xla_dump_hlo_as_text"
+
 import numpy as np
 import tensorflow_probability as tfp
 
@@ -37,15 +38,9 @@ for flow, optimizer, *labels in (
 
 
 @pytest.mark.full
+@pytest.mark.slow
 def test_one_program_of_each_model_for_all_steps(tmp_path):
-    flags = f"{os.environ['XLA_FLAGS']} --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
-    run = subprocess.run(
-        [sys.executable, "-c", _SCRIPT],
-        env={**os.environ, "XLA_FLAGS": flags},
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    exit_code, output = forked.run(_SCRIPT, tmp_path)
+    assert exit_code == 0, output[-4000:]
     programs = [path.name for path in tmp_path.glob("*one_step*.before_optimizations.txt")]
     assert len(programs) == 4, programs
