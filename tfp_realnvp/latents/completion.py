@@ -32,10 +32,9 @@ _POWER_OF_EVIDENCE = 0.2
 _LOG_OF_ZERO = -1e9
 # Share of the particles that remain effective at the next temperature.
 _EFFECTIVE_SAMPLE_SIZE = 0.7
-_MIN_PARTICLES = 100
-_NUM_FINAL_MOVES = 6
-# The networks evaluate at most this number of positions (pixels) in one batch.
-_MAX_POSITIONS = 2**18
+_MIN_PARTICLES, _NUM_FINAL_MOVES, _ACCEPTANCE_RATE = 140, 4, 0.75
+# The networks evaluate at most this number of particles, and of positions (pixels), in one batch.
+_MAX_ROWS, _MAX_POSITIONS = 2**12, 2**18
 
 
 class Completion(NamedTuple):
@@ -156,20 +155,18 @@ def complete(
     metric_seed, seed = tfp.random.split_seed(stateless_seed(seed), 2)
     target = _Target(flow, support, conditions, metric_seed)
     num_particles = max(math.ceil(num_samples / num_chains), _MIN_PARTICLES)
-    populations = np.tile(np.arange(len(events)), num_chains), num_particles
-    rng = np.random.default_rng(seed.numpy().astype(np.uint32))
-    result = _anneal(target, *populations, num_burnin_steps, num_leapfrog_steps, rng)
-    coordinates, log_evidence, acceptance_rate = result
-    x = support.forward_and_log_det(coordinates, populations[0][:, np.newaxis])[0].numpy()
+    indices, rng = np.arange(len(events)), np.random.default_rng(seed.numpy().astype(np.uint32))
+    options = num_particles, num_burnin_steps, num_leapfrog_steps, rng
+    x, *diagnostics = _anneal(target, np.tile(indices, num_chains), *options)
+    log_evidence, rates = (values.reshape(num_chains, -1) for values in diagnostics)
     # Resampling sorts particles by their ancestors.
-    x = rng.permutation(x.reshape(num_chains, len(events), num_particles, -1), axis=2)
+    x = rng.permutation(x, axis=1).reshape(num_chains, len(events), num_particles, -1)
     x = x.transpose(2, 0, 1, 3)
     reduction = tfp.mcmc.potential_scale_reduction(x).numpy()
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
-    shape = num_chains, len(events)
-    _warn_unless_equal(r_hat, log_evidence.reshape(shape).std(axis=0))
+    _warn_unless_equal(r_hat, log_evidence.std(axis=0))
     samples = support.as_events(x.reshape(-1, *events.shape)[:num_samples])
-    return Completion(samples, r_hat, acceptance_rate.reshape(shape).mean(axis=0))
+    return Completion(samples, r_hat, rates.mean(axis=0))
 
 
 class _Support:
@@ -195,12 +192,10 @@ class _Support:
         # `_metric` represents each gray level by the center of its interval.
         self.centers = self.unbounded(self._low + dtype(0.5) * self._is_gray)
 
-    def forward_and_log_det(self, t: Any, events: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns x [..., D] and the log det [...], up to a constant, given indices of events."""
-        low, width = tf.gather(self._low, events), tf.gather(self._width, events)
-        is_known = tf.gather(self.is_known, events)
-        is_bounded = tf.gather(self._is_bounded, events)
-        t = tf.convert_to_tensor(t, low.dtype)
+    def forward_and_log_det(self, t: tf.Tensor, events: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns x [B, D] and the log dets [B], up to a constant, for indices of events, [B]."""
+        arrays = self._low, self._width, self.is_known, self._is_bounded
+        low, width, is_known, is_bounded = (tf.gather(array, events) for array in arrays)
         x = tf.where(is_bounded, low + width * tf.sigmoid(t), tf.where(is_known, low, t))
         fldj = tf.where(is_bounded, -tf.nn.softplus(t) - tf.nn.softplus(-t), 0)
         return x, tf.reduce_sum(fldj, axis=-1)
@@ -253,136 +248,125 @@ def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape
 
 
 class _Particles(NamedTuple):
-    """R populations of P particles.
-
-    Coordinates z and gradients are [R, P, D]; clusters and log ratios are [R, P].
-    """
+    """R populations of P particles; clusters and log ratios are [R, P], others are [R, P, D]."""
 
     coordinates: np.ndarray
     clusters: np.ndarray
+    values: np.ndarray
     log_ratios: np.ndarray
     gradients: np.ndarray
 
 
 class _Target:
-    """The density p(z, k) of the whitened coordinates z and the cluster k of each event.
+    """The log ratio of the density p(z, k) to the density N(z; 0, I) h(k) of the first particles.
 
-    Particles start from N(z; 0, I) h(k). If the flow were a normal distribution for each cluster,
-    with the same covariance, N(z; 0, I) would be the target of z given k. Without a
-    `ClusterMixture`, k is 0.
+    `log_start` is log h, [N, K]. If the flow were a normal distribution for each cluster, with the
+    same covariance, N(z; 0, I) would be p(z | k). Without a `ClusterMixture`, k is 0.
     """
 
     def __init__(
-        self,
-        flow: tfd.Distribution,
-        support: _Support,
-        conditions: tf.Tensor | None,
-        seed: tf.Tensor,
+        self, flow: tfd.Distribution, support: _Support, conditions: Any, seed: tf.Tensor
     ) -> None:
-        self._support, self._flow, self._conditions = support, flow_of(flow), conditions
-        self.is_free = support.is_free
-        self._is_mixture, num_events = isinstance(flow, ClusterMixture), len(support.is_known)
-        log_weights = np.zeros([num_events, 1])
-        if self._is_mixture:
-            clusters = np.arange(flow.clusters.num_clusters)
-            log_weights = np.tile(flow.clusters.log_frequencies(clusters), [num_events, 1])
+        self.support, self._flow, self._conditions = support, flow_of(flow), conditions
+        self._is_mixture, log_weights = False, np.zeros([len(support.is_known), 1])
+        if isinstance(flow, ClusterMixture):
+            clusters, per_class = np.arange(flow.clusters.num_clusters), flow.clusters.num_per_class
+            self._is_mixture, self._conditions = True, tf.constant(clusters, tf.int32)
+            log_weights = log_weights + flow.clusters.log_frequencies(clusters).numpy()
             if conditions is not None:
-                classes = clusters // flow.clusters.num_per_class
-                log_weights[classes != conditions.numpy()[:, np.newaxis]] = -np.inf
+                log_weights[clusters // per_class != conditions.numpy()[:, np.newaxis]] = -np.inf
         # Weights of 0 would make differences of their logarithms NaN.
         log_weights = np.maximum(log_weights, _LOG_OF_ZERO)
-        self.mean, self.scale, log_evidence = self._fit(log_weights.shape[1], seed)
+        means, precision = self._fit(log_weights.shape[1], seed)
+        mean, scale, log_evidence = _conditional(support, means, precision)
         log_start = _POWER_OF_EVIDENCE * (log_weights + log_evidence)
         self.log_start = log_start - np.logaddexp.reduce(log_start, axis=1, keepdims=True)
-        self._log_weights = log_weights - self.log_start
+        arrays = mean, scale, log_weights - self.log_start
+        self._mean, self._scale, self._log_weights = (tf.constant(a, flow.dtype) for a in arrays)
         indices = tf.TensorSpec([None], tf.int32)
-        self._log_prob_and_gradient = tf.function(
-            lambda t, *indices: tfp.math.value_and_gradient(
-                lambda t: self._log_prob(t, *indices), t
-            ),
-            [tf.TensorSpec([None, support.size], flow.dtype), indices, indices],
-            autograph=False,
-        )
+        signature = [tf.TensorSpec([None, support.size], flow.dtype), indices, indices]
+        self._graph = tf.function(self._evaluate, signature, autograph=False)
 
-    def _log_prob(self, t: tf.Tensor, events: tf.Tensor, clusters: tf.Tensor) -> tf.Tensor:
-        x, fldj = self._support.forward_and_log_det(t, events)
-        condition = clusters if self._is_mixture else self._conditions
-        if condition is self._conditions is not None:
-            condition = tf.gather(condition, events)
-        with surround_with(condition=condition):
-            return self._flow.log_prob(tf.reshape(x, [-1, *self._flow.event_shape])) + fldj
-
-    def _fit(self, num_clusters: int, seed: tf.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fits a normal distribution for each cluster to the coordinates t of flow samples.
-
-        With the precision matrix P of all coordinates, the precision of the unknown coordinates
-        given the known ones is P_uu = L Lᵀ, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k).
-
-        Returns:
-          These means [N, K, D]; L⁻ᵀ [N, D, D], or [1, D, D] if the same values are unknown in all
-          events; and the log density of the known coordinates up to a constant, [N, K].
-        """
-        support, size = self._support, self._support.size
+    def _fit(self, num_clusters: int, seed: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Returns means [K, D] and precision [D, D] of the coordinates t of flow samples."""
+        size, conditions = self.support.size, self._conditions
         number = max(_NUM_METRIC_SAMPLES, 2 * size, _NUM_METRIC_SAMPLES_OF_CLUSTER * num_clusters)
-        clusters, conditions = np.arange(number) % num_clusters, self._conditions
-        if self._is_mixture:
-            conditions = tf.constant(clusters, tf.int32)
-        elif conditions is not None:
-            conditions = tf.gather(conditions, np.arange(number) % len(support.is_known))
+        if conditions is not None:
+            conditions = tf.gather(conditions, np.arange(number) % len(conditions))
         with surround_with(condition=conditions):
             x = self._flow.sample(number, seed=seed)
-        t = support.unbounded(x.numpy().reshape(number, size)).astype(np.float64)
+        t = self.support.unbounded(x.numpy().reshape(number, size)).astype(np.float64)
         is_finite = np.isfinite(t).all(axis=1)
-        t, clusters = t[is_finite], clusters[is_finite]
-        # One more sample, the mean of all, counts for each cluster.
-        sums = np.stack([t[clusters == k].sum(axis=0) for k in range(num_clusters)]) + t.mean(
-            axis=0
-        )
-        means = sums / (np.bincount(clusters, minlength=num_clusters) + 1)[:, np.newaxis]
+        t, clusters = t[is_finite], np.arange(number)[is_finite] % num_clusters
+        # The mean of all samples counts as one more sample of each cluster.
+        indicators = clusters == np.arange(num_clusters)[:, np.newaxis]
+        means = (indicators @ t + t.mean(axis=0)) / (indicators.sum(axis=1, keepdims=True) + 1)
         covariance = np.cov(t - means[clusters], rowvar=False).reshape(size, size)
         # Shrinkage to the diagonal keeps the inverse stable if samples are few or nearly collinear.
         share = size / (size + 10 * number)
         covariance += share * (np.diag(np.diag(covariance)) - covariance)
-        precision = np.linalg.inv(covariance)
-        is_known = support.is_known
-        rows = is_known[:1] if (is_known == is_known[0]).all() else is_known
-        is_unknown_pair = ~rows[..., :, np.newaxis] & ~rows[..., np.newaxis, :]
-        rest = np.eye(size) * np.where(rows, 1 / _LOGISTIC_VARIANCE, 0)[..., np.newaxis, :]
-        factor = np.linalg.cholesky(np.where(is_unknown_pair, precision, rest))
-        scale = np.linalg.inv(factor).swapaxes(-1, -2)
-        is_known = is_known[:, np.newaxis]
-        offset = np.where(is_known, support.centers[:, np.newaxis] - means, 0)
-        pull = -offset @ precision
-        whitened = np.where(is_known, 0, pull) @ scale
-        mean = np.where(is_known, 0, means + whitened @ scale.swapaxes(-1, -2))
-        log_evidence = np.sum(offset * pull, axis=-1) + np.sum(whitened**2, axis=-1)
-        return mean, scale, 0.5 * log_evidence
+        return means, np.linalg.inv(covariance)
 
-    def unbounded(
-        self, events: np.ndarray, coordinates: np.ndarray, clusters: np.ndarray
-    ) -> np.ndarray:
-        """Returns the coordinates t of `_Support`, [R, P, D]."""
-        scale = self.scale[events if len(self.scale) > 1 else [0]]
-        return self.mean[events[:, np.newaxis], clusters] + coordinates @ scale.swapaxes(-1, -2)
+    def _evaluate(self, z: tf.Tensor, events: tf.Tensor, clusters: tf.Tensor) -> list[tf.Tensor]:
+        """Returns values [B, D], log ratios [B] up to a constant, and gradients [B, D]."""
+        pairs = tf.stack([events, clusters], axis=-1)
+        condition = self._conditions
+        if condition is not None:
+            condition = tf.gather(condition, clusters if self._is_mixture else events)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            # All events have the same scale, or each its own.
+            scale = self._scale[0] if len(self._scale) == 1 else tf.gather(self._scale, events)
+            t = tf.gather_nd(self._mean, pairs) + tf.linalg.matvec(scale, z)
+            x, fldj = self.support.forward_and_log_det(t, events)
+            with surround_with(condition=condition):
+                log_probs = self._flow.log_prob(tf.reshape(x, [-1, *self._flow.event_shape]))
+            log_ratios = log_probs + fldj + 0.5 * tf.reduce_sum(z**2, axis=-1)
+        return [
+            x,
+            log_ratios + tf.gather_nd(self._log_weights, pairs),
+            tape.gradient(log_ratios, z),
+        ]
 
-    def particles(
-        self, events: np.ndarray, coordinates: np.ndarray, clusters: np.ndarray
-    ) -> _Particles:
-        """Returns particles with log p(z, k) - log N(z; 0, I) h(k), up to a constant."""
-        t = self.unbounded(events, coordinates, clusters)
-        rows = t.reshape(-1, self._support.size), np.repeat(events, t.shape[1]), clusters.ravel()
-        types = self._flow.dtype.as_numpy_dtype, np.int32, np.int32
-        rows = [values.astype(dtype) for values, dtype in zip(rows, types, strict=True)]
-        num_positions = max(1, int(np.prod(self._flow.event_shape[:-1])))
-        parts = slices(max(1, _MAX_POSITIONS // num_positions), *rows)
-        parts = zip(*(self._log_prob_and_gradient(*part) for part in parts), strict=True)
-        log_probs, gradients = (np.concatenate(part).astype(np.float64) for part in parts)
-        scale = self.scale[events if len(self.scale) > 1 else [0]]
-        log_ratios = log_probs.reshape(clusters.shape) + np.sum(coordinates**2, axis=-1) / 2
-        log_ratios += self._log_weights[events[:, np.newaxis], clusters]
-        log_ratios = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
-        gradients = gradients.reshape(t.shape) @ scale + coordinates
-        return _Particles(coordinates, clusters, log_ratios, gradients)
+    def particles(self, events: np.ndarray, z: np.ndarray, clusters: np.ndarray) -> _Particles:
+        """Returns particles of populations of these events, [R]."""
+        rows = z.reshape(-1, z.shape[-1]), np.repeat(events, z.shape[1]), clusters.reshape(-1)
+        types = self._flow.dtype, tf.int32, tf.int32
+        rows = [tf.cast(values, dtype) for values, dtype in zip(rows, types, strict=True)]
+        size = _MAX_POSITIONS // int(np.prod(self._flow.event_shape[:-1]))
+        parts = [self._graph(*part) for part in slices(min(_MAX_ROWS, max(1, size)), *rows)]
+        x, log_ratios, gradients = (np.concatenate(p) for p in zip(*parts, strict=True))
+        log_ratios = log_ratios.reshape(clusters.shape).astype(np.float64)
+        log_ratios[~np.isfinite(log_ratios)] = -np.inf
+        x, gradients = x.reshape(z.shape), gradients.reshape(z.shape)
+        return _Particles(z, clusters, x, log_ratios, gradients)
+
+
+def _conditional(
+    support: _Support, means: np.ndarray, precision: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Conditions normal distributions on the known coordinates.
+
+    With the precision matrix P of all coordinates, the precision of the unknown coordinates given
+    the known ones is P_uu = L Lᵀ, and their mean is m_u - P_uu⁻¹ P_uk (t_k - m_k).
+
+    Returns:
+      These means [N, K, D]; L⁻ᵀ [N, D, D], or [1, D, D] if the same values are unknown in all
+      events; and the log density of the known coordinates up to a constant, [N, K].
+    """
+    is_known, size = support.is_known, support.size
+    rows = is_known[:1] if (is_known == is_known[0]).all() else is_known
+    is_unknown_pair = ~rows[..., :, np.newaxis] & ~rows[..., np.newaxis, :]
+    rest = np.eye(size) * np.where(rows, 1 / _LOGISTIC_VARIANCE, 0)[..., np.newaxis, :]
+    factor = np.linalg.cholesky(np.where(is_unknown_pair, precision, rest))
+    scale = np.linalg.inv(factor).swapaxes(-1, -2)
+    is_known = is_known[:, np.newaxis]
+    offset = np.where(is_known, support.centers[:, np.newaxis] - means, 0)
+    pull = -offset @ precision
+    whitened = np.where(is_known, 0, pull) @ scale
+    mean = np.where(is_known, 0, means + whitened @ scale.swapaxes(-1, -2))
+    log_evidence = np.sum(offset * pull, axis=-1) + np.sum(whitened**2, axis=-1)
+    return mean, scale, 0.5 * log_evidence
 
 
 def _anneal(
@@ -393,57 +377,77 @@ def _anneal(
     num_leapfrog_steps: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the coordinates t of the particles, log evidence [R], and acceptance rates [R].
+    """Moves particles to the target by annealed sequential Monte Carlo.
 
-    Population r has particles of event `events[r]`. At an inverse temperature β, the density is
-    proportional to N(z; 0, I) h(k) exp(β log_ratio). β increases from 0 to 1.
+    Population r samples event `events[r]`. At the inverse temperature β, which rises from 0 to 1,
+    its density is proportional to N(z; 0, I) h(k) exp(β log_ratio).
+
+    Returns:
+      Values of the particles, [R, P, D]; the log evidence up to a constant of each event, [R]; and
+      the acceptance rates at β = 1, [R].
     """
+    # `tfp.experimental.mcmc.sample_sequential_monte_carlo` cannot let particles jump between
+    # clusters. Given a seed, it draws the same random numbers at each temperature.
+    num_populations, is_free = len(events), target.support.is_free[events][:, np.newaxis]
+    shape = num_populations, num_particles, is_free.shape[-1]
 
-    # `tfp.experimental.mcmc.sample_sequential_monte_carlo` moves only continuous states, so it
-    # cannot jump between clusters. With a seed, it draws equal random numbers at each temperature.
     def even() -> np.ndarray:
-        return (np.arange(num_particles) + rng.uniform(size=[len(rows), 1])) / num_particles
+        return (np.arange(num_particles) + rng.uniform(size=[num_populations, 1])) / num_particles
 
-    is_free = target.is_free[events][:, np.newaxis]
-    rows = np.arange(len(events))
-    clusters = _quantiles(target.log_start[events], even())
-    shape = *clusters.shape, is_free.shape[-1]
+    log_start = target.log_start[events]
+    clusters = _quantiles(log_start, even())
     state = target.particles(events, rng.normal(size=shape) * is_free, clusters)
-    expected = (
-        "complete: expected finite known values, and finite log densities where particles start"
-    )
-    is_finite = bool(np.isfinite(state.log_ratios).any(axis=1).all())
-    validation.require(is_finite, expected, state.log_ratios)
-    beta, log_evidence, acceptance = np.zeros([3, len(events)])
-    step_sizes, num_left = np.full(len(events), 0.4), np.full(len(events), _NUM_FINAL_MOVES)
-    stage = 0
-    while len(rows := np.flatnonzero(num_left)):
-        part, events_of_part = _Particles(*(values[rows] for values in state)), events[rows]
-        before, after = beta[rows], np.ones(len(rows))
-        if stage < num_temperatures:
-            after = _next_temperature(before, part.log_ratios)
-        log_weights = (after - before)[:, np.newaxis] * part.log_ratios
-        log_evidence[rows] += np.logaddexp.reduce(log_weights, axis=1) - np.log(num_particles)
-        kept = _quantiles(log_weights, even())
-        part = _Particles(*(values[np.arange(len(rows))[:, np.newaxis], kept] for values in part))
-        if target.log_start.shape[1] > 1:
-            uniform = rng.uniform(size=part.clusters.shape)
-            clusters = _quantiles(target.log_start[events_of_part], uniform)
-            jumped = target.particles(events_of_part, part.coordinates, clusters)
-            part, _ = _accept(
-                part, jumped, after[:, np.newaxis] * (jumped.log_ratios - part.log_ratios), rng
-            )
-        num_steps = rng.integers(num_leapfrog_steps // 2 + 1, num_leapfrog_steps + 1)
-        part, rates = _move(target, events_of_part, part, after, step_sizes[rows], num_steps, rng)
-        step_sizes[rows] *= np.exp(0.5 * (rates - 0.75))
-        for values, new_values in zip(state, part, strict=True):
-            values[rows] = new_values
-        is_final = before == 1
-        acceptance[rows] += is_final * rates / _NUM_FINAL_MOVES
-        num_left[rows] -= is_final
-        beta[rows], stage = after, stage + 1
-    t = target.unbounded(events, state.coordinates, state.clusters)
-    return t, log_evidence, acceptance
+    is_valid = bool(np.isfinite(state.log_ratios).any(axis=1).all())
+    expected = "complete: expected finite log densities where particles start"
+    validation.require(is_valid, expected, state.log_ratios)
+    beta, log_evidence = np.zeros([2, num_populations, 1])
+    step_sizes, num_left = np.full([num_populations, 1, 1], 0.4), _NUM_FINAL_MOVES
+    all_rates: list[np.ndarray] = []
+    while num_left:
+        num_left, before = num_left - bool((beta == 1).all()), beta
+        is_last = len(all_rates) >= num_temperatures
+        beta = np.ones_like(beta) if is_last else _next_temperature(beta, state.log_ratios)
+        log_weights = (beta - before) * state.log_ratios
+        log_evidence += np.logaddexp.reduce(log_weights, axis=1, keepdims=True)
+        kept = np.arange(num_populations)[:, np.newaxis], _quantiles(log_weights, even())
+        state = _Particles(*(values[kept] for values in state))
+        if log_start.shape[1] > 1:
+            clusters = _quantiles(log_start, rng.uniform(size=shape[:2]))
+            new = target.particles(events, state.coordinates, clusters)
+            state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
+        # Hamiltonian Monte Carlo, with a random number of leapfrog steps.
+        new, momentum = state, rng.normal(size=shape) * is_free
+        log_ratios = -_log_prob(new, momentum, beta)
+        for _ in range(rng.integers(num_leapfrog_steps // 2 + 1, num_leapfrog_steps + 1)):
+            momentum = momentum + 0.5 * step_sizes * is_free * _force(new, beta)
+            z = new.coordinates + step_sizes * momentum
+            new = target.particles(events, z, new.clusters)
+            momentum = momentum + 0.5 * step_sizes * is_free * _force(new, beta)
+        log_ratios += _log_prob(new, momentum, beta)
+        state, rates = _accept(state, new, log_ratios, rng)
+        step_sizes *= np.exp(0.5 * (rates - _ACCEPTANCE_RATE))[:, np.newaxis, np.newaxis]
+        all_rates.append(rates)
+    return state.values, log_evidence[:, 0], np.mean(all_rates[-_NUM_FINAL_MOVES:], axis=0)
+
+
+def _force(particles: _Particles, beta: np.ndarray) -> np.ndarray:
+    return beta[..., np.newaxis] * particles.gradients - particles.coordinates
+
+
+def _log_prob(particles: _Particles, momentum: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    energy = 0.5 * np.sum(particles.coordinates**2 + momentum**2, axis=-1)
+    return beta * particles.log_ratios - energy
+
+
+def _accept(
+    old: _Particles, new: _Particles, log_ratios: np.ndarray, rng: np.random.Generator
+) -> tuple[_Particles, np.ndarray]:
+    """Accepts or rejects new particles; returns the particles and acceptance rates, [R]."""
+    probabilities = np.exp(np.minimum(np.nan_to_num(log_ratios, nan=-np.inf), 0))
+    is_new = rng.uniform(size=probabilities.shape) < probabilities
+    pairs = zip(old, new, strict=True)
+    values = [np.where(is_new if a.ndim == 2 else is_new[..., np.newaxis], b, a) for a, b in pairs]
+    return _Particles(*values), probabilities.mean(axis=1)
 
 
 def _quantiles(log_weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -454,65 +458,22 @@ def _quantiles(log_weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 
 def _next_temperature(beta: np.ndarray, log_ratios: np.ndarray) -> np.ndarray:
-    """Returns the largest β up to 1 at which the effective sample size is at least 70%."""
+    """Returns the next inverse temperature of each population, [R, 1]; the last one is 1."""
+    least = np.log(_EFFECTIVE_SAMPLE_SIZE * log_ratios.shape[1])
 
     def is_too_large(betas: np.ndarray) -> np.ndarray:
-        log_weights = (betas - beta)[:, np.newaxis] * log_ratios
-        log_sizes = 2 * np.logaddexp.reduce(log_weights, axis=1)
-        log_sizes -= np.logaddexp.reduce(2 * log_weights, axis=1)
-        return log_sizes < np.log(_EFFECTIVE_SAMPLE_SIZE * log_ratios.shape[1])
+        log_weights = (betas - beta) * log_ratios
+        one, two = (np.logaddexp.reduce(k * log_weights, axis=1, keepdims=True) for k in (1, 2))
+        return 2 * one - two < least
 
-    low, high = beta, np.ones_like(beta)
-    low = np.where(is_too_large(high), low, high)
+    high = np.ones_like(beta)
+    low = np.where(is_too_large(high), beta, high)
     for _ in range(30):
         middle = (low + high) / 2
         is_high = is_too_large(middle)
         low, high = np.where(is_high, low, middle), np.where(is_high, middle, high)
-    # The upper bound is always larger than the previous β.
+    # The upper bound is always above the previous β.
     return high
-
-
-def _accept(
-    old: _Particles, new: _Particles, log_ratio: np.ndarray, rng: np.random.Generator
-) -> tuple[_Particles, np.ndarray]:
-    """Accepts or rejects; returns the particles and the probabilities of acceptance, [R, P]."""
-    probability = np.exp(np.minimum(np.nan_to_num(log_ratio, nan=-np.inf), 0))
-    is_new = rng.uniform(size=probability.shape) < probability
-    values = [
-        np.where(is_new if a.ndim == 2 else is_new[..., np.newaxis], b, a)
-        for a, b in zip(old, new, strict=True)
-    ]
-    return _Particles(*values), probability
-
-
-def _move(
-    target: _Target,
-    events: np.ndarray,
-    old: _Particles,
-    beta: np.ndarray,
-    step_sizes: np.ndarray,
-    num_steps: int,
-    rng: np.random.Generator,
-) -> tuple[_Particles, np.ndarray]:
-    """Returns the particles after a step of Hamiltonian Monte Carlo, and acceptance rates, [R]."""
-    beta, step_sizes = beta[:, np.newaxis, np.newaxis], step_sizes[:, np.newaxis, np.newaxis]
-
-    def kick(new: _Particles) -> np.ndarray:
-        force = beta * new.gradients - new.coordinates
-        return 0.5 * step_sizes * np.where(target.is_free[events][:, np.newaxis], force, 0)
-
-    def log_prob(new: _Particles, momentum: np.ndarray) -> np.ndarray:
-        quadratic = np.sum(new.coordinates**2 + momentum**2, axis=-1)
-        return beta[..., 0] * new.log_ratios - 0.5 * quadratic
-
-    start = rng.normal(size=old.coordinates.shape) * target.is_free[events][:, np.newaxis]
-    new, momentum = old, start
-    for _ in range(num_steps):
-        momentum = momentum + kick(new)
-        new = target.particles(events, new.coordinates + step_sizes * momentum, new.clusters)
-        momentum = momentum + kick(new)
-    part, probability = _accept(old, new, log_prob(new, momentum) - log_prob(old, start), rng)
-    return part, probability.mean(axis=1)
 
 
 def _warn_unless_equal(r_hat: np.ndarray, spread: np.ndarray) -> None:
