@@ -55,13 +55,11 @@ class ImageArrays:
 
     def __repr__(self) -> str:
         """Describes arrays by dtype and shape."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        texts = (
-            f"{name}={value.dtype} {[*value.shape]}"
-            if isinstance(value, np.ndarray)
-            else f"{name}={value!r}"
-            for name, value in values.items()
-        )
+        texts = []
+        for name, value in vars(self).items():
+            is_array = isinstance(value, np.ndarray)
+            text = f"{value.dtype} {[*value.shape]}" if is_array else repr(value)
+            texts.append(f"{name}={text}")
         return f"{type(self).__name__}({', '.join(texts)})"
 
     @property
@@ -194,12 +192,15 @@ def _digits() -> ImageArrays:
 
 
 def _photos() -> ImageArrays:
-    photographs = _scikit_learn("photos").load_sample_images().images
+    photographs = np.stack(_scikit_learn("photos").load_sample_images().images)
     rng = np.random.default_rng(0)
     splits: _Splits = {}
     for split, (columns, stride) in _PHOTO_SPLITS.items():
-        patches = [_patches(photograph[:, columns], stride) for photograph in photographs]
-        splits[split] = rng.permutation(np.concatenate(patches)), None
+        windows = np.lib.stride_tricks.sliding_window_view(
+            photographs[:, :, columns], (_PATCH_SIZE, _PATCH_SIZE), axis=(1, 2)
+        )
+        patches = np.moveaxis(windows[:, ::stride, ::stride], 3, -1)
+        splits[split] = rng.permutation(patches.reshape(-1, *patches.shape[3:])), None
     return _arrays("photos", splits, num_values=256, flip=True)
 
 
@@ -208,12 +209,6 @@ _EMBEDDED = {"digits": _digits, "photos": _photos}
 
 def _scikit_learn(name: str) -> Any:
     return optional_module("sklearn.datasets", f"The dataset {name!r}", "scikit-learn")
-
-
-def _patches(image: np.ndarray, stride: int) -> np.ndarray:
-    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH_SIZE, _PATCH_SIZE), (0, 1))
-    patches = np.moveaxis(windows[::stride, ::stride], 2, -1)
-    return patches.reshape(-1, *patches.shape[2:])
 
 
 def _held_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
