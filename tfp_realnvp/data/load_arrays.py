@@ -20,7 +20,6 @@ _Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 _NAMES = ("train", "validation", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
 # For each split, columns of a photograph, and the stride of patches in pixels. A gap of one patch
 # width separates the splits.
@@ -186,8 +185,7 @@ def _digits() -> ImageArrays:
     order = np.random.default_rng(0).permutation(len(digits.images))
     images = digits.images[order].astype(np.uint8)[..., np.newaxis]
     labels = digits.target[order].astype(np.int32)
-    parts = {"train": slice(_NUM_TRAIN_DIGITS), "test": slice(_NUM_TRAIN_DIGITS, None)}
-    splits = {split: (images[part], labels[part]) for split, part in parts.items()}
+    splits = {"train": (images[:1500], labels[:1500]), "test": (images[1500:], labels[1500:])}
     return _arrays("digits", splits, num_values=17)
 
 
