@@ -220,8 +220,7 @@ def to_uint8(images: Any, num_values: int = 256) -> np.ndarray:
     """
     images = np.asarray(images)
     validation.integer(num_values, 1, "to_uint8: expected num_values in [1, 256]", 257)
-    number = np.count_nonzero(~np.isfinite(images))
-    if number:
+    if number := np.count_nonzero(~np.isfinite(images)):
         raise ValueError(f"to_uint8: expected finite values, got {number} that are not finite.")
     return np.clip(np.floor(images), 0, num_values - 1).astype(np.uint8)
 

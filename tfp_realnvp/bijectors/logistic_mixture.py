@@ -41,8 +41,6 @@ class LogisticMixture(Transformer):
     Ho, Chen, Srinivas, Duan, Abbeel: Flow++, section 3.2.
     """
 
-    _MAX_STEPS = 100
-
     def __init__(
         self, num_components: int = 8, *, max_log_scale: float = 5.0, max_log_factor: float = 3.0
     ) -> None:
@@ -128,7 +126,7 @@ class LogisticMixture(Transformer):
             ),
             newton_step,
             (start, low, high, high - low),
-            maximum_iterations=self._MAX_STEPS,
+            maximum_iterations=100,
         )
         return solution
 

@@ -20,7 +20,6 @@ _Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 _NAMES = ("train", "validation", "test")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_NUM_TRAIN_DIGITS = 1500
 _PATCH_SIZE = 32
 # For each split, columns of a photograph, and the stride of patches in pixels. A gap of one patch
 # width separates the splits.
@@ -55,13 +54,11 @@ class ImageArrays:
 
     def __repr__(self) -> str:
         """Describes arrays by dtype and shape."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        texts = (
-            f"{name}={value.dtype} {[*value.shape]}"
-            if isinstance(value, np.ndarray)
-            else f"{name}={value!r}"
-            for name, value in values.items()
-        )
+        texts = []
+        for name, value in vars(self).items():
+            is_array = isinstance(value, np.ndarray)
+            text = f"{value.dtype} {[*value.shape]}" if is_array else repr(value)
+            texts.append(f"{name}={text}")
         return f"{type(self).__name__}({', '.join(texts)})"
 
     @property
@@ -188,18 +185,20 @@ def _digits() -> ImageArrays:
     order = np.random.default_rng(0).permutation(len(digits.images))
     images = digits.images[order].astype(np.uint8)[..., np.newaxis]
     labels = digits.target[order].astype(np.int32)
-    parts = {"train": slice(_NUM_TRAIN_DIGITS), "test": slice(_NUM_TRAIN_DIGITS, None)}
-    splits = {split: (images[part], labels[part]) for split, part in parts.items()}
+    splits = {"train": (images[:1500], labels[:1500]), "test": (images[1500:], labels[1500:])}
     return _arrays("digits", splits, num_values=17)
 
 
 def _photos() -> ImageArrays:
-    photographs = _scikit_learn("photos").load_sample_images().images
+    photographs = np.stack(_scikit_learn("photos").load_sample_images().images)
     rng = np.random.default_rng(0)
     splits: _Splits = {}
     for split, (columns, stride) in _PHOTO_SPLITS.items():
-        patches = [_patches(photograph[:, columns], stride) for photograph in photographs]
-        splits[split] = rng.permutation(np.concatenate(patches)), None
+        windows = np.lib.stride_tricks.sliding_window_view(
+            photographs[:, :, columns], (_PATCH_SIZE, _PATCH_SIZE), axis=(1, 2)
+        )
+        patches = np.moveaxis(windows[:, ::stride, ::stride], 3, -1)
+        splits[split] = rng.permutation(patches.reshape(-1, *patches.shape[3:])), None
     return _arrays("photos", splits, num_values=256, flip=True)
 
 
@@ -208,12 +207,6 @@ _EMBEDDED = {"digits": _digits, "photos": _photos}
 
 def _scikit_learn(name: str) -> Any:
     return optional_module("sklearn.datasets", f"The dataset {name!r}", "scikit-learn")
-
-
-def _patches(image: np.ndarray, stride: int) -> np.ndarray:
-    windows = np.lib.stride_tricks.sliding_window_view(image, (_PATCH_SIZE, _PATCH_SIZE), (0, 1))
-    patches = np.moveaxis(windows[::stride, ::stride], 2, -1)
-    return patches.reshape(-1, *patches.shape[2:])
 
 
 def _held_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,17 +33,14 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         temporary = pathlib.Path(folder) / path.name
         yield temporary
         _sync(temporary)
-        if os.path.lexists(path) and (path.is_dir() or temporary.is_dir()):
-            # A rename cannot replace a folder that is not empty.
-            old = pathlib.Path(folder) / "old"
-            os.replace(path, old)
-            try:
-                os.replace(temporary, path)
-            except BaseException:
-                os.replace(old, path)
-                raise
-        else:
+        with contextlib.ExitStack() as undo:
+            if os.path.lexists(path) and (path.is_dir() or temporary.is_dir()):
+                # A rename cannot replace a folder that is not empty.
+                old = pathlib.Path(folder) / "old"
+                os.replace(path, old)
+                undo.callback(os.replace, old, path)
             os.replace(temporary, path)
+            undo.pop_all()
 
 
 @contextlib.contextmanager

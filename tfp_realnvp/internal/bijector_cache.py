@@ -12,6 +12,8 @@ import tensorflow as tf
 from tfp_realnvp.internal import private_api
 
 _STORAGES = "_tfp_realnvp_one_pass_storages"
+# Owns the storages of results that this thread computed eagerly.
+_thread = threading.local()
 
 
 class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
@@ -31,25 +33,17 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     `'ildj'`, the log |det| of the inverse's Jacobian per event.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._thread = threading.local()
-
     def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
         names = self._forward_name, self._inverse_name
         return type(self)(*names, bijector, bijector_class, self._storage_here())
 
     def _storage_here(self) -> _Storage:
-        # Other threads must not get a result that is incomplete, or recorded on this thread's tape.
-        if tf.executing_eagerly():
-            if not hasattr(self._thread, "storage"):
-                self._thread.storage = _Storage()
-            return self._thread.storage
         # Each graph owns the storage of its results. A global storage would keep graphs alive.
-        graph = tf.compat.v1.get_default_graph()
-        if not hasattr(graph, _STORAGES):
-            setattr(graph, _STORAGES, weakref.WeakKeyDictionary())
-        storages = getattr(graph, _STORAGES).setdefault(self, {})
+        owner = _thread if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        if not hasattr(owner, _STORAGES):
+            setattr(owner, _STORAGES, weakref.WeakKeyDictionary())
+        storages = getattr(owner, _STORAGES).setdefault(self, {})
+        # Other threads must not get a result that is incomplete, or recorded on this thread's tape.
         return storages.setdefault(threading.get_ident(), _Storage())
 
     def _lookup(self, input: Any, forward_name: str, inverse_name: str, **kwargs: Any) -> Any:

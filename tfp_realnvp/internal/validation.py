@@ -115,8 +115,7 @@ def warn_unless_finite(values: Any, method: str) -> None:
 
     An error in place of the warning would stop the validation in `fit` because of a single image.
     """
-    number = np.count_nonzero(~np.isfinite(values))
-    if number:
+    if number := np.count_nonzero(~np.isfinite(values)):
         warnings.warn(
             f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
             "that are not; validate_args=True in the bijector shows where, and "

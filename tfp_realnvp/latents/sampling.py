@@ -151,8 +151,7 @@ def levels_of_representation(
         if base is None and isinstance(flow, private_api.TransformedDistribution):
             base = flow.distribution
         elif base is None:
-            zero, one = tf.zeros([], bijector.dtype), tf.ones([], bijector.dtype)
-            base = tfd.Sample(tfd.Normal(zero, one), latents.shape[-3:])
+            base = tfd.Sample(tfd.Normal(tf.zeros([], bijector.dtype), 1.0), latents.shape[-3:])
         with surround_with(condition=conditional_input):
             others = base.sample(latents.shape[:-3], seed=stateless_seed(seed))
     kept, replaced = (bijector.split_latents(tf.constant(z)) for z in (latents, others))

@@ -105,11 +105,10 @@ def pairs(
     figure = new_figure((size, size + 0.5), dpi=100)
     panels = figure.subplots(len(names), len(names), squeeze=False)
     points = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
-    for i, j in np.ndindex(panels.shape):
+    for axes in panels[np.triu_indices(len(names), 1)]:
+        axes.remove()
+    for i, j in zip(*np.tril_indices(len(names)), strict=True):
         axes = panels[i, j]
-        if j > i:
-            axes.remove()
-            continue
         is_last = i == len(names) - 1
         axes.set_xlim(limits[j])
         axes.tick_params(labelsize=7, labelbottom=is_last, labelleft=j == 0)
@@ -160,8 +159,7 @@ def _chosen(X: Any, columns: Sequence[Any] | None) -> tuple[list[int], list[str]
 def _column(table: Any, i: int) -> np.ndarray:
     """Returns a column of a table; NaN replaces `None` and other missing cells."""
     if hasattr(table, "iloc"):
-        cells = table.iloc[:, i].astype(object)
-        return cells.where(cells.notna(), np.nan).to_numpy()
+        return table.iloc[:, i].to_numpy(object, na_value=np.nan)
     cells = np.asarray(table)[:, i]
     if cells.dtype.kind == "O":
         cells = np.array([np.nan if c is None else c for c in cells], object)

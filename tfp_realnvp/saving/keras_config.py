@@ -87,9 +87,7 @@ class _Serializer:
             return {"kind": "scalar", **_tensor_config(value)}
         if isinstance(value, _PLAIN):
             return value
-        if isinstance(value, tf.TensorShape):
-            value = value.as_list()
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, tf.TensorShape)):
             return [self.describe(item, f"{path}[{i}]") for i, item in enumerate(value)]
         if isinstance(value, tf.DType):
             return {"kind": "dtype", "name": value.name}
