@@ -26,21 +26,9 @@ class NetworkCoupling(FlowBijector):
     _condition_spec: _NetworkCondition | None = None
 
     def __init__(
-        self,
-        mask: Mask,
-        network: Callable[..., Any],
-        *,
-        conditional_event_shape: Sequence[int | None] | None = None,
-        event_ndims: int = 3,
-        dtype: Any = tf.float32,
-        validate_args: bool = False,
-        parameters: dict[str, Any] | None = None,
-        name: str = "coupling",
+        self, mask: Mask, network: Any, shape: Any, event_ndims: int, parameters: Any, name: str
     ) -> None:
-        """Constructs the base; the arguments are as in `Coupling`."""
-        if parameters is None:
-            parameters = dict(locals())
-            del parameters["parameters"]
+        """Constructs the base; `shape` is the `conditional_event_shape`."""
         expected = (
             f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or an instance of a "
             "subclass of `tfr.Mask` with the methods split, restrict, merge and changed_channels"
@@ -49,12 +37,12 @@ class NetworkCoupling(FlowBijector):
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
         self.mask = mask
-        self.network: Any = network
+        self.network = network
         parts = network, self.transformer
         self._track_layers(*(part for part in parts if isinstance(part, keras.layers.Layer)))
         self._network_arguments = set(_arguments(network))
         self.accepts_conditional_input = takes_condition(network)
-        self._condition_spec = _declared_condition(network, conditional_event_shape, name)
+        self._condition_spec = _declared_condition(network, shape, name)
         super().__init__(parameters=parameters)
 
     @property
@@ -174,8 +162,7 @@ class Coupling(NetworkCoupling):
         others = [v for v in vars(transformer).values() if isinstance(v, tf.Variable)]
         validation.require(not others, expected, others, TypeError)
         self.transformer: Any = transformer
-        options = {"conditional_event_shape": conditional_event_shape, "event_ndims": event_ndims}
-        super().__init__(mask, network, parameters=parameters, name=name, **options)
+        super().__init__(mask, network, conditional_event_shape, event_ndims, parameters, name)
 
     @property
     def can_recompute(self) -> bool:
@@ -209,16 +196,15 @@ class Coupling(NetworkCoupling):
 
     def _checked(self, output: tf.Tensor, changed: tf.Tensor) -> tf.Tensor:
         """Returns the network's output with the leading shape of events, and checks its shape."""
-        ndims, channels = self.event_ndims, changed.shape[-1]
-        expected = self.transformer.num_parameters * channels
-        if output.shape.rank != 1 + ndims or output.shape[-1] != expected:
-            positions = "height, width, " if ndims == 3 else ""
+        number = self.transformer.num_parameters * changed.shape[-1]
+        positions = "height, width, " if self.event_ndims == 3 else ""
+        if output.shape.rank != 1 + self.event_ndims or output.shape[-1] != number:
             raise ValueError(
-                f"{self.name}: expected {expected} channels from the network, "
-                f"[batch, {positions}{expected}], for {channels} changed channels, "
-                f"got shape {output.shape} for changed values of shape {changed.shape}."
+                f"{self.name}: expected {number} channels from the network, [batch, {positions}"
+                f"{number}], for {changed.shape[-1]} changed channels, got shape {output.shape} "
+                f"for events of shape {changed.shape}."
             )
-        return unflatten_batch(tf.cast(output, self.dtype), changed, ndims)
+        return unflatten_batch(tf.cast(output, self.dtype), changed, self.event_ndims)
 
     def _transformed(self, values: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Any:
         """Applies the transformer to the changed half, and checks the shapes that it returns."""

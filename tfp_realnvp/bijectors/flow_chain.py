@@ -141,12 +141,7 @@ class ComposedFlow(FlowChain):
     """A `FlowChain` whose subclasses construct the bijectors from arguments of their own."""
 
     def __init__(
-        self,
-        bijectors: Sequence[tfb.Bijector],
-        event_ndims: int,
-        name: str,
-        options: dict[str, Any],
-        **attributes: Any,
+        self, bijectors: Any, event_ndims: int, name: str, options: Any, **attributes: Any
     ) -> None:
         """Constructs the flow; `attributes` are its arguments besides those of `FlowChain`."""
         options = {"recompute": False, "dtype": tf.float32, "validate_args": False, **options}

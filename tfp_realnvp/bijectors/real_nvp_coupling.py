@@ -26,22 +26,31 @@ class BijectorCoupling(NetworkCoupling):
     # The variables that the network read in its first call.
     _read_variables: Sequence[tf.Variable] | None = None
 
-    def __init__(self, mask: Mask, network: Callable[..., Any], **options: Any) -> None:
+    def __init__(
+        self,
+        mask: Mask,
+        network: Callable[..., Any],
+        *,
+        conditional_event_shape: Sequence[int | None] | None = None,
+        event_ndims: int = 3,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "coupling",
+    ) -> None:
         """Constructs the coupling.
 
         Args:
           mask: a mask whose changed half contains no kept positions, such as a `ChannelMask`.
           network: see above.
-          **options: `conditional_event_shape`, `event_ndims`, `dtype`, `validate_args` and `name`,
-            as in `Coupling`.
+          conditional_event_shape, event_ndims, dtype, validate_args, name: as in `Coupling`.
 
         Raises:
           TypeError, ValueError: as in `Coupling`, or if the mask is a `CheckerboardMask`.
         """
-        name = options.get("name", "coupling")
+        parameters = dict(locals())
         expected = f"{name}: expected a mask whose changed half is without kept positions"
         validation.require(not isinstance(mask, CheckerboardMask), expected, mask)
-        super().__init__(mask, network, **options)
+        super().__init__(mask, network, conditional_event_shape, event_ndims, parameters, name)
 
     @property
     def is_built(self) -> bool:

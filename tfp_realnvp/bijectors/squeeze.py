@@ -63,16 +63,13 @@ class Squeeze(FlowBijector):
         super().__init__(is_constant_jacobian=True, parameters=parameters)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
-        height, width, channels = shape
+        *sides, channels = shape
         k = self.block_size
-        if inverse and channels is not None and channels % k**2:
-            raise ValueError(
-                f"{self.name}: expected a multiple of {k**2} channels to un-squeeze, got {shape}."
-            )
-        if not inverse and any(size is not None and size % k for size in (height, width)):
-            raise ValueError(
-                f"{self.name}: expected a height and width divisible by {k}, got {shape}."
-            )
+        sizes, divisor = ([channels], k**2) if inverse else (sides, k)
+        expected = f"a multiple of {k**2} channels to un-squeeze"
+        expected = expected if inverse else f"a height and width divisible by {k}"
+        are_multiples = all(size is None or size % divisor == 0 for size in sizes)
+        validation.require(are_multiples, f"{self.name}: expected {expected}", tuple(shape))
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         y = self._reordered(tf.nn.space_to_depth(flatten_batch(x), self.block_size))

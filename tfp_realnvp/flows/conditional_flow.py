@@ -63,11 +63,6 @@ def conditional_flow(
 
 def check_options(function: Callable[..., Any], options: Iterable[str], caller: str) -> None:
     """Raises `TypeError` for options that neither the function nor `conditional_flow` accepts."""
-    names = [
-        name
-        for taker in (function, conditional_flow)
-        for name, parameter in inspect.signature(taker).parameters.items()
-        if parameter.kind == parameter.KEYWORD_ONLY
-        or (taker is function and name not in ("self", "options"))
-    ]
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    names[-1:] = inspect.getfullargspec(conditional_flow).kwonlyargs  # instead of `options`
     validation.known_options(options, list(dict.fromkeys(names)), caller)

@@ -16,7 +16,7 @@ from tfp_realnvp.networks.functional import (
     batch_norm,
     convolve,
     inverse_bessel,
-    shifted,
+    modulated,
     weight_norm,
 )
 
@@ -191,7 +191,7 @@ class ConvResNet(Conditioner):
                 x = tf.cast(wide * factors[i] + shifts[i], x.dtype)
             elif not is_normalized:
                 x = normalize(x, norms[i])
-            return tf.nn.relu(shifted(x, condition_shifts[i]))
+            return tf.nn.relu(modulated(x, None, condition_shifts[i]))
 
         x = self._both_signs(inputs, normalize if training else None)
         kernel = weight_norm(*_values(self.input_kernel, self.input_scale))

@@ -110,10 +110,6 @@ def layer_norm(x: tf.Tensor, epsilon: float) -> tf.Tensor:
 
 
 def modulated(x: tf.Tensor, factor: tf.Tensor | None, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `(1 + factor) x + shift`, or `x` if both are `None`."""
-    return x if factor is None else x + x * factor + shift
-
-
-def shifted(x: tf.Tensor, shift: tf.Tensor | None) -> tf.Tensor:
-    """Returns `x + shift`, or `x` if the shift is `None`."""
+    """Returns `(1 + factor) x + shift`; `None` means 0."""
+    x = x if factor is None else x + x * factor
     return x if shift is None else x + shift

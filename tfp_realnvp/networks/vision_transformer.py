@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.functional import layer_norm, shifted
+from tfp_realnvp.networks.functional import layer_norm, modulated
 
 _EPSILON = 1e-6
 
@@ -128,7 +128,7 @@ class VisionTransformer(Conditioner):
         rows = tf.reshape(inputs, [-1, inputs.shape[-1]])
         h = self._dense(rows, self.input_kernel.value, self.input_bias.value)
         h = tf.reshape(tf.cast(h, self.variable_dtype), [-1, *self.position_embedding.shape])
-        h = shifted(h + self.position_embedding.value, self._projected(conditional_input))
+        h = modulated(h + self.position_embedding.value, None, self._projected(conditional_input))
         h = tf.reshape(h, [-1, self.num_filters])
         for i in range(self.num_blocks):
             attended = self._attended(dense(norm(2 * i), qkv, i))

@@ -214,12 +214,10 @@ class ServedFlow:
         )
         is_image = self._event_ndims == 3
         validation.only(image_shape, "an image_shape", is_image, "for images", caller)
-        if image_shape is not None:
-            image_shape = checked_image_shape(image_shape, caller)
-        else:
-            sizes = (None, None) if self._has_any_size else event_shape[:-1]
-            image_shape = (*sizes, event_shape[-1])
-        image_shape = tf.TensorShape(image_shape)
+        sizes = [None, None] if self._has_any_size else event_shape[:-1]
+        shape = [*sizes, event_shape[-1]]
+        shape = shape if image_shape is None else checked_image_shape(image_shape, caller)
+        image_shape = tf.TensorShape(shape)
         expected = (
             f"{caller}: expected image_shape {event_shape}, because the base distribution or the "
             "bijector has a fixed size"
@@ -256,8 +254,8 @@ class ServedFlow:
         self._guidance = []
         if has_dropout(flow):
             self._guidance = [tf.TensorSpec([], self._dtype, "guidance")]
-            inputs = *self._guidance, self._latents, *conditions
-            self._guided = self._as_folded(self._guided_pass, *inputs)
+            inputs = self._latents, *conditions, *self._guidance
+            self._guided = self._as_folded(self._forward_pass, *inputs)
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """Returns the functions by name, each with its input signature."""
@@ -371,7 +369,7 @@ class ServedFlow:
             if guidance is None:
                 return {self._name: self._decoded(latents, condition)}
             inputs = latents, *self._of_bijector(condition)
-            guided = functools.partial(self._guided, guidance, *inputs)
+            guided = functools.partial(self._guided, *inputs, guidance)
             plain = functools.partial(self._forward, *inputs)
             return {self._name: tf.cond(guidance > 0, guided, plain)}
 
@@ -424,13 +422,11 @@ class ServedFlow:
         values, log_noise = self._noise.add_noise(images, lambda _: noise)
         return values, tf.convert_to_tensor(log_noise, self._dtype)
 
-    def _forward_pass(self, latents: tf.Tensor, condition: Condition = None) -> tf.Tensor:
-        with surround_with(condition=condition):
+    def _forward_pass(
+        self, latents: tf.Tensor, condition: Condition = None, guidance: Condition = None
+    ) -> tf.Tensor:
+        with surround_with(condition=condition, guidance=guidance):
             return self._bijector.forward(latents)
-
-    def _guided_pass(self, guidance: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:
-        with surround_with(guidance=guidance):
-            return self._forward_pass(*inputs)
 
     def _inverse_pass(self, events: tf.Tensor, condition: Condition = None) -> Any:
         chain = FlowChain([self._bijector], event_ndims=self._event_ndims, dtype=events.dtype)

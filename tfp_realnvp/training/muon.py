@@ -140,10 +140,7 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matrix_transpose(x) if is_tall else x
 
 
-_traced_for_any_shape = functools.partial(traced_once, any_shape=True)
-
-
-@_traced_for_any_shape
+@functools.partial(traced_once, any_shape=True)
 def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     a, b, c = _COEFFICIENTS
     x = _normalized(x)
@@ -153,7 +150,7 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     return x
 
 
-@_traced_for_any_shape
+@functools.partial(traced_once, any_shape=True)
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
     """Computes `_newton_schulz` with only two products that involve x.
 
