@@ -123,13 +123,6 @@ def test_trees_give_the_mean_and_the_scale():
     samples = regressor.sample(x_test[:3], 4_000, random_state=0)
     np.testing.assert_allclose(samples.mean(axis=0), regressor.predict(x_test[:3]), atol=0.05)
     np.testing.assert_allclose(np.mean(samples < low[:3], axis=0), 0.05, atol=0.015)
-    # Neither the order of rows matters, nor whether copies are weights.
-    weights = np.random.default_rng(2).permutation(np.arange(600) % 3)
-    copies = np.random.default_rng(3).permutation(np.repeat(np.arange(600), weights))
-    regressor.set_params(**_TINY)
-    of_weights = regressor.fit(x, y, weights).score_samples(x_test, y_test)
-    of_copies = regressor.fit(x[copies], y[copies]).score_samples(x_test, y_test)
-    np.testing.assert_allclose(of_copies, of_weights)
 
 
 @pytest.mark.usefixtures("no_flows")
@@ -301,13 +294,13 @@ def test_y_with_bounds():
     exact = stats.expon(scale=np.exp(x[300:, 0])).logpdf(y[300:, 0]).mean()
     assert max(exact - 0.3, plain.score_samples(x[300:], y[300:, 0]).mean()) < score < exact + 0.1
     assert regressor.score_held_out_ == pytest.approx(score, abs=0.2)
-    axis = np.linspace(0, 60, 60_001)
-    p = np.exp(regressor.score_samples(np.zeros([60_001, 1]), axis))
+    axis = np.linspace(0, 60, 6_001)
+    p = np.exp(regressor.score_samples(np.zeros([6_001, 1]), axis))
     assert np.trapezoid(p, axis) == pytest.approx(1, abs=0.01)
     assert np.trapezoid(p * axis, axis) == pytest.approx(regressor.predict([[0.0]])[0], abs=0.06)
     np.testing.assert_allclose(
         regressor.cdf(np.zeros([4, 1]), [-1, 0.5, 2, 1e9]),
-        [0, np.trapezoid(p[:501], axis[:501]), np.trapezoid(p[:2_001], axis[:2_001]), 1],
+        [0, np.trapezoid(p[:51], axis[:51]), np.trapezoid(p[:201], axis[:201]), 1],
         atol=0.01,
     )
     assert regressor.sample(x, 20, random_state=0).min() >= 0
@@ -326,7 +319,7 @@ def test_y_with_bounds():
             tfr.FlowRegressor(bounds=bounds).fit(x, y[:, 0])
 
 
-@pytest.mark.parametrize("number", [99, 400])  # without and with trees
+@pytest.mark.parametrize("number", [99, 200])  # without and with trees
 @pytest.mark.usefixtures("no_flows")
 def test_gaps_in_x(number):
     rng = np.random.default_rng(0)

@@ -59,22 +59,6 @@ def test_given_columns_of_a_mixture(mixture, density):
         np.testing.assert_allclose(given.log_prob(ordered) + marginal, exact)
 
 
-def test_samples_and_cdf_of_a_conditional_mixture(mixture):
-    given = mixture.given(np.array([True, True, False]))
-    conditions = np.tile([[0.3, -0.5]], [20_000, 1])
-    samples = given.sample(conditions, np.random.default_rng(1).random([20_000, 2]))
-    axis = np.linspace(-12, 12, 2_401)[:, np.newaxis]
-    rows = np.concatenate([np.tile([[0.3, -0.5]], [len(axis), 1]), axis], axis=1)
-    density = np.exp(given.log_prob(rows))
-    assert np.trapezoid(density, axis[:, 0]) == pytest.approx(1, abs=1e-6)
-    mean = np.trapezoid(density * axis[:, 0], axis[:, 0])
-    np.testing.assert_allclose(given.mean_of_events(conditions[:1]), [[mean]], atol=1e-4)
-    np.testing.assert_allclose(given.tails(rows)[0], np.cumsum(density) * 0.01, atol=0.01)
-    assert samples.mean() == pytest.approx(mean, abs=5 * samples.std() / np.sqrt(20_000))
-    median = np.interp(0.5, given.tails(rows)[0], axis[:, 0])
-    assert np.mean(samples < median) == pytest.approx(0.5, abs=0.02)
-
-
 class _Hidden:
     """A density of which only `log_prob` is known, as of a flow."""
 

@@ -14,7 +14,7 @@ class Progress:
 
     With `verbose` of `None` or `'auto'`, the first line appears after 5 s, and each later line
     after 1.5 times the time of the last one: short calls print nothing, and calls of hours print
-    few lines. Other values of `verbose` print all lines if true, and nothing if false.
+    few lines. Otherwise, a true `verbose` prints all lines, and a false one prints nothing.
     """
 
     def __init__(self, caller: str, verbose: Any) -> None:

@@ -13,7 +13,7 @@ _MEAN_OPTIONS = {"max_iter": 100, "max_leaf_nodes": 15}
 # gamma loss keeps predictions positive.
 _SCALE_OPTIONS = {"loss": "gamma", "learning_rate": 0.05, "max_iter": 50, "max_leaf_nodes": 8}
 _SCALE_OPTIONS["min_samples_leaf"] = 40
-# Trees for the scale learn from absolute errors of at least this; events have variance 1.
+# Absolute errors are clipped to this minimum before trees learn the scale; events have variance 1.
 _LEAST_SCALE = 1e-3
 # The correction for averaging over folds multiplies variances by at least this factor.
 _LEAST_VARIANCE_PART = 0.25

@@ -22,7 +22,8 @@ _LIMITS_OF_FIT = (-100.0, 100.0), (0.0, math.log(10.0))
 _LEAST_QUANTILE = -37.0
 _NUM_BINS, _NUM_HARMONICS = 64, 8
 
-# Rounding errors of whole turns are smaller than this many digits of a period.
+# Periodic columns are rounded to this many digits of the period, since adding whole periods to a
+# number has rounding errors.
 _DIGITS_OF_PERIOD = 9
 
 # Maps positions of columns to bounds (low, high) or a period.

@@ -108,7 +108,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x."""
         conditions = self._x_columns.standardized(x)
-        # `fit` saw at most one value in each of these columns, so it learned no effect of others.
+        # These columns had at most one value in `fit`, so no effect of other values was learned.
         conditions[..., self._x_columns.is_constant] = 0.0
         return conditions
 

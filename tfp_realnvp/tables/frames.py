@@ -60,7 +60,7 @@ def position(name: Any, names: list[Any], option: str, caller: str) -> int:
 
 
 def unmasked(table: Any, dtype: Any) -> Any:
-    """Replaces masked cells by NaN; returns other tables as they are."""
+    """Replaces masked cells with NaN; returns tables without a mask unchanged."""
     return np.ma.filled(table.astype(dtype), np.nan) if np.ma.isMaskedArray(table) else table
 
 

@@ -1,4 +1,4 @@
-"""A table: its distinct rows with weights, and the scales and rounding of its columns.
+"""Distinct rows of a table with weights, and the scales and rounding of its columns.
 
 Equal rows become one row of their total weight. Results thus do not depend on the order of the
 rows, and a repeated row counts like a row of larger weight.

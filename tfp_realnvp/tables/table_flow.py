@@ -127,7 +127,7 @@ def fit_table_flow(
     all_steps = np.arange(options.max_steps)
     rates = (1 + np.cos(np.pi * all_steps / options.max_steps)) / 2
     rates *= options.learning_rate * np.minimum(1, (all_steps + 1) / _WARM_UP_STEPS)
-    # Adam's bias correction.
+    # Adam's bias correction depends on the step alone.
     rates *= np.sqrt(1 - _BETA2 ** (all_steps + 1)) / (1 - _BETA1 ** (all_steps + 1))
     steps_per_validation = max(_MIN_STEPS_PER_VALIDATION, options.max_steps // _MAX_VALIDATIONS)
     before, untimed = time.perf_counter(), 0
@@ -252,8 +252,8 @@ def _functions(
     of_steps = [*[vector] * 3, *batches, tf.TensorSpec([None])]
 
     def traced(function: Any, signature: Any, *arguments: str, **options: Any) -> Any:
-        # TensorFlow would count the traces of one function for all architectures together, and
-        # warn of retracing.
+        # TensorFlow counts the traces of each function object, and warns of more than a few. A
+        # `partial` is a new object for each architecture.
         part = functools.partial(function, *arguments)
         return tf.function(part, input_signature=signature, autograph=False, **options)
 
