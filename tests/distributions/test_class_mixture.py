@@ -277,26 +277,6 @@ def test_warning_of_means_of_the_users_own():
             assert re.search(expected, messages[0])
 
 
-@pytest.mark.full
-def test_saved_and_loaded(tmp_path):
-    model, data = tfr.FlowModel(_flow(_VECTORS)), (ft.normal([4, 3]), np.array(_LABELS))
-    expected = model.call(data)
-    model.save(tmp_path / "model.keras")
-    model.save_to_preset(tmp_path / "preset")
-    for loaded in (
-        keras.models.load_model(tmp_path / "model.keras"),
-        tfr.FlowModel.from_preset(tmp_path / "preset"),
-    ):
-        assert isinstance(loaded.distribution.distribution, tfr.ClassMixture)
-        np.testing.assert_allclose(loaded.call(data), expected, rtol=1e-5)
-    model.export(tmp_path / "1")
-    served = tf.saved_model.load(tmp_path / "1")
-    actual = served.log_prob(data[0], tf.constant(_LABELS))["log_prob"]
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-    actual, expected = served.classify(data[0])["log_probs"], tfr.class_log_probs(model, data[0])
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_errors():
     flow = _flow(_VECTORS)
     with pytest.raises(ValueError, match=r"integer labels in \[0, 3\) or -1, got \[-2, 3\]"):

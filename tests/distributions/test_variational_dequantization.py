@@ -113,14 +113,6 @@ def test_noise_is_in_the_unit_interval_and_reproducible():
     np.testing.assert_allclose(log_q_part, log_q[3:], rtol=1e-4, atol=1e-4)
 
 
-def test_save_and_load(trained, tmp_path):
-    model, images, _ = trained
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    actual, expected = (m.predict(images[:64], verbose=0) for m in (loaded, model))
-    np.testing.assert_array_equal(actual, expected)
-
-
 def test_configuration():
     dequantizer = _dequantizer(num_couplings=1, network_dtype="mixed_bfloat16", recompute=True)
     config = keras_config.serialize(dequantizer, "dequantizer")

@@ -76,7 +76,7 @@ def gray(tmp_path_factory):
     np.savez(folder / "images.npz", **images)
     options = {"condition": "gray", "conditional_event_shape": (8, 8, 1), "split_prior": True}
     options |= {"transformer": "rational_quadratic_spline", "invertible_conv": True}
-    noise = tfr.VariationalDequantization((8, 8, 3))
+    noise = tfr.VariationalDequantization((8, 8, 3), num_couplings=1, num_filters=4)
     return _write_run(folder, noise, (8, 8, 3), folder / "images.npz", **options)
 
 
