@@ -165,6 +165,7 @@ def complete(
     x = rng.permutation(x, axis=1).reshape(num_chains, len(events), num_particles, -1)
     x = x.transpose(2, 0, 1, 3)
     reduction = tfp.mcmc.potential_scale_reduction(x).numpy()
+    reduction = np.nan_to_num(reduction, nan=np.inf, posinf=np.inf)  # particles that are all equal
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
     _warn_unless_equal(r_hat, log_evidence.std(axis=0))
     samples = support.as_events(x.reshape(-1, *events.shape)[:num_samples])
@@ -489,6 +490,6 @@ def _warn_unless_equal(r_hat: np.ndarray, spread: np.ndarray) -> None:
         f"log evidence of an event differs by up to {spread.max():.1f}, and should differ by at "
         f"most {_LARGEST_SPREAD} (standard deviation over populations). Each sample of these "
         "events is a plausible completion, but shares of modes, means and intervals are not "
-        "reliable. More samples will not help.",
+        "reliable. More samples will not help populations that have found different modes.",
         stacklevel=3,
     )

@@ -8,7 +8,7 @@ from benchmarks import completion
 
 def test_scores_of_equal_samples():
     truth = np.array([[1, 2], [4, 5]])
-    scores = completion.scores(np.tile(truth + [3, 4], [6, 1, 1]), truth)
+    scores = completion.scores(np.tile(truth + np.array([3, 4]), [6, 1, 1]), truth)
     assert scores == {"MAE": 3.5, "CRPS": 3.5, "energy score": 5}
 
 
