@@ -38,9 +38,9 @@ import numpy as np
 
 from tfp_realnvp.data import load_arrays
 
-__all__ = ["Judge", "main", "precision_and_recall"]
+__all__ = ["CONFIDENCE", "Judge", "main", "precision_and_recall"]
 
-_CONFIDENCE, _NUM_NEIGHBORS, _NUM_NETWORKS = 0.9, 3, 3
+CONFIDENCE, _NUM_NEIGHBORS, _NUM_NETWORKS = 0.9, 3, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -117,7 +117,7 @@ class Judge:
     def figures(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
         """Returns the scores of images; `labels` are needed for the score `asked`."""
         probabilities = self.probabilities(images)
-        figures = {"recognized": float((probabilities.max(axis=1) > _CONFIDENCE).mean())}
+        figures = {"recognized": float((probabilities.max(axis=1) > CONFIDENCE).mean())}
         if labels is not None:
             figures["asked"] = float((probabilities.argmax(axis=1) == labels).mean())
         names = ("", " (features)")

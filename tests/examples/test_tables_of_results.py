@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
 def test_complete(run_script, capsys, tmp_path):
-    options = "--num_digits=20 --num_samples=200 --num_burnin_steps=50 --epochs=10 --table_epochs=4"
+    options = "--num_digits=20 --num_samples=200 --epochs=10 --table_epochs=4"
     run_script("complete", f"--output_dir={tmp_path}", *options.split())
     digits, wines = capsys.readouterr().out.split("missing cells")
 

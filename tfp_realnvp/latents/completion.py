@@ -32,6 +32,7 @@ _POWER_OF_EVIDENCE = 0.2
 _LOG_OF_ZERO = -1e9
 # Share of the particles that remain effective at the next temperature.
 _EFFECTIVE_SAMPLE_SIZE = 0.7
+# Smaller populations miss modes.
 _MIN_PARTICLES, _NUM_FINAL_MOVES, _ACCEPTANCE_RATE = 140, 4, 0.75
 # The networks evaluate at most this number of particles, and of positions (pixels), in one batch.
 _MAX_ROWS, _MAX_POSITIONS = 2**12, 2**18
@@ -44,7 +45,8 @@ class Completion(NamedTuple):
       samples: samples [num_samples, N, ...] of whole events, including the known values, in the
         dtype of the events; floats for integer vectors.
       r_hat: for each event, the largest R-hat of its unknown values, [N]; 1 if all are known.
-      acceptance_rate: for each event, the share of accepted proposals after burn-in, [N].
+      acceptance_rate: for each event, the share of accepted proposals of Hamiltonian Monte Carlo at
+        the last temperature, [N].
     """
 
     samples: np.ndarray
@@ -66,33 +68,29 @@ def complete(
 ) -> Completion:
     r"""Samples the unknown values of images or vectors given the known values.
 
-    Chains of Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) sample from the density
+    Annealed sequential Monte Carlo (Del Moral, Doucet, Jasra 2006, doi
+    10.1111/j.1467-9868.2006.00553.x) samples from the density
 
     ```
     p(x_unknown | x_known) ∝ p(x_unknown, x_known)           continuous values
     p(x | floor(x_known) = levels) ∝ p(x) on [0, n)^D        integer gray levels 0 … n - 1
     ```
 
-    A known gray level fixes only a unit interval of continuous values, so the chains also sample
-    the noise within known levels. Unknown pixels are in [0, n).
+    A known gray level fixes only a unit interval of continuous values, so the noise within known
+    levels is sampled, too. Unknown pixels are in [0, n).
 
-    An affine map, estimated from samples of the flow, changes the coordinates of the chains so that
-    a normal density would become N(0, I), from which the chains start. During burn-in, dual
-    averaging (Hoffman, Gelman 2014) adapts the step size of each event to an acceptance rate of
-    75%.
+    Each event has `num_chains` populations of particles. A particle starts from the conditional
+    distribution of a normal distribution that is fitted to samples of the flow, with a mean for
+    each cluster of a `ClusterMixture`. From there, temperatures lead to the density of the flow. At
+    each temperature, particles are resampled; their clusters jump; and a step of Hamiltonian Monte
+    Carlo (Neal 2011, arXiv 1206.1901) moves each particle.
 
-    R-hat (Gelman et al.: Bayesian data analysis, section 11.4) compares the variance between halves
-    of chains with the variance within halves. R-hat is 1 for chains that have mixed. Above 1.1,
-    samples depend on where the chains started. A `UserWarning` then recommends values of
-
-    *   `num_leapfrog_steps`: π / ε for the step size ε, if this is more than the present number. A
-        trajectory of length π is half a period in a standard normal density;
-    *   `num_samples`: enough for an R-hat of 1.1, if R-hat² - 1 is inversely proportional to the
-        number of samples. More samples do not help chains that are stuck in different modes.
-
-    Each chain makes `num_burnin_steps + num_samples / num_chains` draws. A draw computes on average
-    `num_leapfrog_steps / 2` gradients of the log density. Chains mix best with networks that are
-    small, smooth, and trained with weight decay.
+    Populations are independent, so they differ if each finds other modes. R-hat (Gelman et al.:
+    Bayesian data analysis, section 11.4) compares the variance between populations with the
+    variance within them, and is 1 if the populations are equal. Each population also estimates the
+    evidence of the known values. If R-hat is above 1.1, or the standard deviation of the log
+    evidence is above 2, a `UserWarning` says for how many events. Each sample of these events is
+    still a plausible completion. Without a warning, all populations can miss the same mode.
 
     #### Example
 
@@ -113,18 +111,21 @@ def complete(
     Args:
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
       events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
-        D]. Unknown values are ignored. The chains of all events run at once.
+        D]. Unknown values are ignored. All events are sampled at once.
       is_known: booleans that broadcast to the shape of the events; a mask of pixels [H, W] needs a
         channel axis, `mask[..., np.newaxis]`. By default, all but NaNs are known.
-      num_samples: number of samples of each event, in total over its chains.
+      num_samples: number of samples of each event, in total over its populations. A population has
+        `num_samples / num_chains` particles, but at least 140.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
-      num_chains: number of chains of each event.
-      num_burnin_steps: number of initial draws, which adapt the step size and are discarded.
-      num_leapfrog_steps: largest number of leapfrog steps of a draw.
+      num_chains: number of populations of each event, at least 2.
+      num_burnin_steps: largest number of temperatures before the last one. They are chosen so that
+        70% of the particles remain effective from one temperature to the next.
+      num_leapfrog_steps: largest number of leapfrog steps of Hamiltonian Monte Carlo. Each step
+        computes the gradient of the log density of all particles.
       seed: one or two integers. Equal seeds give equal samples.
 
     Warns:
-      UserWarning: if R-hat of an event is above 1.1.
+      UserWarning: if the populations of an event differ.
 
     Returns:
       A `Completion`. Means and quantiles of the samples over the first axis estimate the unknown
@@ -133,7 +134,8 @@ def complete(
     Raises:
       TypeError: if `flow` is not a distribution or `FlowModel`, or `is_known` is not boolean.
       ValueError: if events do not match the model in shape or range, nothing is known or nothing is
-        unknown, conditions are not as declared, or known values or log densities are not finite.
+        unknown, conditions are not as declared, a number is too small, or known values or log
+        densities are not finite.
     """
     flow = routing.distribution_of(flow, "complete")
     num_samples = validation.count(num_samples, "num_samples", 1, "complete")
@@ -163,6 +165,7 @@ def complete(
     x = rng.permutation(x, axis=1).reshape(num_chains, len(events), num_particles, -1)
     x = x.transpose(2, 0, 1, 3)
     reduction = tfp.mcmc.potential_scale_reduction(x).numpy()
+    reduction = np.nan_to_num(reduction, nan=np.inf, posinf=np.inf)  # particles that are all equal
     r_hat = np.where(support.is_known, 1.0, np.sqrt(reduction)).max(axis=-1)
     _warn_unless_equal(r_hat, log_evidence.std(axis=0))
     samples = support.as_events(x.reshape(-1, *events.shape)[:num_samples])
@@ -260,8 +263,9 @@ class _Particles(NamedTuple):
 class _Target:
     """The log ratio of the density p(z, k) to the density N(z; 0, I) h(k) of the first particles.
 
-    `log_start` is log h, [N, K]. If the flow were a normal distribution for each cluster, with the
-    same covariance, N(z; 0, I) would be p(z | k). Without a `ClusterMixture`, k is 0.
+    Whitened coordinates z are N(0, I) given the cluster k if the flow is a normal distribution for
+    each cluster, with the same covariance. Without a `ClusterMixture`, k is 0. `log_start` is log
+    h, [N, K].
     """
 
     def __init__(
@@ -486,6 +490,6 @@ def _warn_unless_equal(r_hat: np.ndarray, spread: np.ndarray) -> None:
         f"log evidence of an event differs by up to {spread.max():.1f}, and should differ by at "
         f"most {_LARGEST_SPREAD} (standard deviation over populations). Each sample of these "
         "events is a plausible completion, but shares of modes, means and intervals are not "
-        "reliable. More samples will not help.",
+        "reliable. More samples will not help populations that have found different modes.",
         stacklevel=3,
     )

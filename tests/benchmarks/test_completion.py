@@ -1,0 +1,35 @@
+"""Scores of completed digits, beside cases whose scores are known, and the command."""
+
+import numpy as np
+import pytest
+
+from benchmarks import completion
+
+
+def test_scores_of_equal_samples():
+    truth = np.array([[1, 2], [4, 5]])
+    scores = completion.scores(np.tile(truth + np.array([3, 4]), [6, 1, 1]), truth)
+    assert scores == {"MAE": 3.5, "CRPS": 3.5, "energy score": 5}
+
+
+def test_scores_of_different_samples():
+    rng = np.random.default_rng(0)
+    samples, truth = rng.normal(size=[50, 3, 2]), rng.normal(size=[3, 2])
+    scores = completion.scores(samples, truth)
+    differences = np.abs(samples[:, None] - samples)
+    expected = np.abs(samples - truth).mean() - 0.5 * differences.mean()
+    assert scores["CRPS"] == pytest.approx(expected)
+    distances = np.sqrt(np.square(samples[:, None] - samples).sum(-1))
+    errors = np.sqrt(np.square(samples - truth).sum(-1))
+    assert scores["energy score"] == pytest.approx(errors.mean() - 0.5 * distances.mean())
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("no_graph_optimizer")
+def test_the_command(capsys):
+    options = ["--num_digits=2", "--num_samples=40", "--epochs=2"]
+    results = completion.main(options)
+    assert len(results) == 3 and "R-hat: median" in capsys.readouterr().out
+    for scores in results.values():
+        assert 0 < scores["CRPS"] < scores["MAE"] * 1.5 < 8
+        assert 0 <= scores["recognized"] <= 1
