@@ -51,8 +51,7 @@ def dequantize(
 def check_noise(images: Any, caller: str) -> None:
     """Raises `ValueError` for gray levels: integers or, in eager mode, only whole numbers."""
     images = tf.convert_to_tensor(images)
-    is_floating = images.dtype.is_floating
-    if not is_floating or (tf.executing_eagerly() and are_whole(images)):
+    if not images.dtype.is_floating or (tf.executing_eagerly() and are_whole(images)):
         raise ValueError(
             f"{caller}: expected continuous pixel values, got gray levels ({images.dtype.name}): "
             "`tfr.dequantize(images, seed=(0, 1))` adds noise, and `predict`, `tfr.log_prob` and "

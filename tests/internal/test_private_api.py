@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.internal.private_api import INHERITED, OVERRIDDEN, set_trainable
+from tfp_realnvp.internal.private_api import ATTRIBUTES, set_trainable
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
@@ -61,10 +61,7 @@ _HOOKS = {
 }
 
 _LISTED = [
-    (owner, name)
-    for names in (_HOOKS, OVERRIDDEN, INHERITED)
-    for owner in names
-    for name in names[owner]
+    (owner, name) for names in (_HOOKS, ATTRIBUTES) for owner in names for name in names[owner]
 ]
 _OF_OTHERS = ("tensorflow", "tensorflow_probability", "keras")
 
@@ -77,10 +74,9 @@ def test_the_attribute_exists(owner, name):
     exists = hasattr(owner, name) or any(
         f"self.{name}" in inspect.getsource(base) for base in owner.__mro__[:-1]
     )
-    reasons = {**OVERRIDDEN.get(owner, {}), **INHERITED.get(owner, {})}
+    reason = ATTRIBUTES.get(owner, {}).get(name, "TFP documents it for subclasses")
     assert exists, (
-        f"{owner.__name__}.{name} does not exist in this release; {_FILE} names it: "
-        f"{reasons.get(name, 'TFP documents it for subclasses')}."
+        f"{owner.__name__}.{name} does not exist in this release; {_FILE} names it: {reason}."
     )
 
 

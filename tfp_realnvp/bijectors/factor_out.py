@@ -52,8 +52,7 @@ class FactorOut(FlowBijector):
         self.bijector = bijector
         self._condition_spec = condition_spec_of(bijector)
         self.accepts_conditional_input = accepts_conditional_input(bijector)
-        is_constant = bijector.is_constant_jacobian
-        super().__init__(is_constant_jacobian=is_constant, parameters=parameters)
+        super().__init__(is_constant_jacobian=bijector.is_constant_jacobian, parameters=parameters)
 
     def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
         if shape[-1] is None or shape[-1] % 2:

@@ -60,7 +60,7 @@ class FlowChain(FlowBijector):
         del arguments["parameters"]
         arguments["bijectors"] = bijectors = tuple(bijectors)
         dtype, can_recompute = validation.float_dtype(dtype, name), False
-        ranks: dict[str, int] = {}
+        ranks: dict[str, int] = {} if event_ndims is None else {"event_ndims": event_ndims}
         for part in bijectors:
             is_bijector = isinstance(part, tfb.Bijector)
             validation.require(is_bijector, f"{name}: expected bijectors", part, TypeError)
@@ -72,8 +72,6 @@ class FlowChain(FlowBijector):
                 ranks[part.name] = part.forward_min_event_ndims
         expected = f"{name}: expected recompute only with networks that are Keras layers"
         validation.require(can_recompute or not recompute, expected, bijectors)
-        if event_ndims is not None:
-            ranks["event_ndims"] = event_ndims
         expected = f"{name}: expected bijectors with equal event_ndims"
         validation.require(len(set(ranks.values())) <= 1, expected, ranks)
         event_ndims = next(iter(ranks.values()), 3)

@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
-from tfp_realnvp.bijectors.normalization import ActNorm
+from tfp_realnvp.bijectors.flow_bijector import Mapped, Pass
+from tfp_realnvp.bijectors.normalization import ActNorm, ChannelMap, ChannelVariables
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.initial_seeds import initial_seed
 from tfp_realnvp.internal.memoize import traced_once
 
 
-class InvertibleConv1x1(FlowBijector):
+class InvertibleConv1x1(ChannelMap):
     r"""Multiplies the channels at each position by a learned matrix, parametrized by PLU factors.
 
     ```
@@ -66,18 +66,9 @@ class InvertibleConv1x1(FlowBijector):
           TypeError, ValueError: if an argument has a wrong type, or `num_channels` is below 1.
         """
         parameters = dict(locals())
-        num_channels = validation.count(num_channels, "num_channels", 1, name)
-        dtype = validation.float_dtype(dtype, name)
-        with tf.name_scope(name):
-            # Copies share the variables.
-            self.factors = PLUFactors(num_channels, dtype, name) if factors is None else factors
-            parameters["factors"] = self.factors
-            self._num_channels = num_channels
-            self._track_layers(self.factors)
-            super().__init__(is_constant_jacobian=True, parameters=parameters)
-
-    def _expected_shape(self, inverse: bool) -> tf.TensorShape:
-        return tf.TensorShape([*[None] * (self.event_ndims - 1), self._num_channels])
+        parameters["num_channels"] = validation.count(num_channels, "num_channels", 1, name)
+        super().__init__(parameters, PLUFactors, is_constant_jacobian=True)
+        self.factors: PLUFactors = self._channels
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         fldj = self._log_det_of_positions(x, -tf.reduce_sum(self.factors.log_scale.value), p)
@@ -96,7 +87,7 @@ class InvertibleConv1x1(FlowBijector):
     ) -> tf.Tensor:
         """Returns `matrix (value + offset) + bias`, where `value` is [..., C]; `None` means 0."""
         # One matrix product over all positions is faster than a batch of products.
-        flat = tf.reshape(value, [-1, self._num_channels])
+        flat = tf.reshape(value, [-1, self.factors.num_channels])
         if offset is not None:
             flat = tf.nn.bias_add(flat, offset)
         flat = tf.matmul(flat, matrix, transpose_b=True)
@@ -156,33 +147,26 @@ def joined(bijectors: Sequence[Any], training: bool = False) -> list[Any]:
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
-class PLUFactors(keras.layers.Layer):
+class PLUFactors(ChannelVariables):
     """The PLU factors of an invertible [C, C] matrix, initially a random orthogonal matrix."""
 
-    def __init__(self, num_channels: int, dtype: Any, name: str) -> None:
-        super().__init__(dtype=tf.as_dtype(dtype).name, name=name.replace("/", "_"))
-        with tf.init_scope():
-            initializer = keras.initializers.Orthogonal(seed=initial_seed())
-            rotation = initializer((num_channels, num_channels), "float32")
-            factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
-            diagonal = tf.linalg.diag_part(factors)
-            log_scale = tf.math.log(tf.abs(diagonal))
-            # `order` and `sign` are saved, but not trained. Reordering the rows of L U by `order`
-            # gives P L U.
-            self.order = self._add("order", tf.argsort(permutation), "int32")
-            self.sign = self._add("sign", tf.sign(diagonal), "int32")
-            self.log_scale = self._add("log_scale", log_scale)
-            # Holds the elements of L below the diagonal, and of U above the diagonal.
-            off_diagonal = tf.linalg.set_diag(factors, tf.zeros_like(diagonal))
-            self.off_diagonal = self._add("off_diagonal", off_diagonal)
-        self.built = True
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        super().build(input_shape)
+        initializer = keras.initializers.Orthogonal(seed=initial_seed())
+        rotation = initializer((self.num_channels, self.num_channels), "float32")
+        factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
+        diagonal = tf.linalg.diag_part(factors)
+        # `order` and `sign` are saved, but not trained. Reordering the rows of L U by `order` gives
+        # P L U.
+        self.order = self._factor("order", tf.argsort(permutation), "int32")
+        self.sign = self._factor("sign", tf.sign(diagonal), "int32")
+        self.log_scale = self._factor("log_scale", tf.math.log(tf.abs(diagonal)))
+        # Holds the elements of L below the diagonal, and of U above the diagonal.
+        off_diagonal = tf.linalg.set_diag(factors, tf.zeros_like(diagonal))
+        self.off_diagonal = self._factor("off_diagonal", off_diagonal)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns constructor arguments that make an equal layer with new variables."""
-        num_channels = self.log_scale.shape[0]
-        return {"num_channels": num_channels, "dtype": self.variable_dtype, "name": self.name}
-
-    def _add(self, name: str, value: tf.Tensor, dtype: str | None = None) -> keras.Variable:
+    def _factor(self, name: str, value: tf.Tensor, dtype: str | None = None) -> keras.Variable:
         options = {"dtype": dtype, "trainable": dtype is None, "autocast": False, "name": name}
         return self.add_weight(value.shape, lambda _, dtype: tf.cast(value, dtype), **options)
 

@@ -12,7 +12,7 @@ from tfp_realnvp.internal import private_api, replicas, validation
 
 
 class ChannelVariables(keras.layers.Layer, abc.ABC):
-    """The variables of a normalization. `num_channels` is `None` until the variables are built."""
+    """The variables of a map of channels. `num_channels` is `None` until they are built."""
 
     num_channels: int | None = None
 
@@ -30,7 +30,7 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
                 self.build([None, num_channels])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the variables. Their initial values make the map the identity."""
+        """Creates the variables."""
         self.num_channels = input_shape[-1]
 
     def _add(self, name: str, shape: list[int], value: str = "zeros", **options: Any) -> Any:
@@ -39,28 +39,29 @@ class ChannelVariables(keras.layers.Layer, abc.ABC):
         )
 
 
-class ChannelNormalization(FlowBijector):
-    """An affine map of channels. The first call creates its variables; copies share them."""
+class ChannelMap(FlowBijector):
+    """An affine map of channels. Copies share its variables.
+
+    The constructor creates the variables if it gets `num_channels`, otherwise the first call.
+    """
 
     _shared_argument: str
 
-    def __init__(self, parameters: dict[str, Any], make: type[ChannelVariables]) -> None:
+    def __init__(
+        self, parameters: dict[str, Any], make: type[ChannelVariables], **options: Any
+    ) -> None:
         name, num_channels = parameters["name"], parameters["num_channels"]
         dtype = validation.float_dtype(parameters["dtype"], name)
-        expected = f"{name}: expected a positive epsilon"
-        self._epsilon = validation.positive(parameters["epsilon"], expected, dtype)
+        if "epsilon" in parameters:
+            expected = f"{name}: expected a positive epsilon"
+            self._epsilon = validation.positive(parameters["epsilon"], expected, dtype)
         if parameters[self._shared_argument] is None:
             parameters[self._shared_argument] = make(dtype, name)
         self._channels: Any = parameters[self._shared_argument]
         if num_channels is not None:
             self._channels.create(validation.count(num_channels, "num_channels", 1, name))
         self._track_layers(self._channels)
-        super().__init__(parameters=parameters)
-
-    @property
-    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
-        """All variables of the normalization."""
-        return tuple(self._layer_variables)
+        super().__init__(parameters=parameters, **options)
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables."""
@@ -123,7 +124,7 @@ class LearnedAffine(ChannelVariables):
             replicas.assign(variable, tf.where(sets, value, variable.value))
 
 
-class ActNorm(ChannelNormalization):
+class ActNorm(ChannelMap):
     r"""An affine map of each channel, which the first training batch initializes.
 
     ```
@@ -189,7 +190,7 @@ class ActNorm(ChannelNormalization):
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
         """All variables before the first training batch, and no variables afterwards."""
-        return () if self.learned.is_known_to_be_set else super().variables_set_in_training
+        return () if self.learned.is_known_to_be_set else tuple(self._layer_variables)
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self.learned.create(x.shape[-1])
@@ -223,7 +224,7 @@ class MovingStatistics(ChannelVariables):
         self.num_updates = self._add("num_updates", [], trainable=False)
 
 
-class BatchNormalization(ChannelNormalization):
+class BatchNormalization(ChannelMap):
     r"""Batch normalization. The inverse direction normalizes each channel; `forward` inverts this.
 
     With a mean μ and a variance σ² for each channel,
@@ -302,6 +303,11 @@ class BatchNormalization(ChannelNormalization):
         self._momentum = validation.fraction(momentum, f"{name}: expected a momentum in [0, 1)")
         super().__init__(parameters, MovingStatistics)
         self.moving: MovingStatistics = self._channels
+
+    @property
+    def variables_set_in_training(self) -> tuple[tf.Variable, ...]:
+        """The moving statistics."""
+        return tuple(self._layer_variables)
 
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self.moving.create(x.shape[-1])

@@ -2,7 +2,7 @@
 
 No other module imports from `tensorflow.python`, `tensorflow_probability.python` or `keras.src`.
 Private methods that our classes override, and private attributes that they inherit, cannot move
-here; `OVERRIDDEN` and `INHERITED` list these methods and attributes.
+here; `ATTRIBUTES` lists these methods and attributes.
 `tests/internal/test_private_api.py` fails for other private names, and if a release moves a name.
 """
 
@@ -64,10 +64,11 @@ from tensorflow_probability.python.internal.cache_util import (
     EphemeralDict,
 )
 
-# Methods that our classes override, except methods that TFP documents for subclasses.
+# Methods that our classes override, except methods that TFP documents for subclasses;
+# and attributes that our classes inherit and use.
 _ONE_KEY = "gives equivalent calls one key in TFP's cache, and checks the input"
 _ONE_PASS = "caches the value and log det of one pass, and frees tensors that no tape needs"
-OVERRIDDEN = {
+ATTRIBUTES = {
     tfb.Bijector: {
         "_cache": "the bijector's cache; ours replaces TFP's",
         "_call_forward": _ONE_KEY,
@@ -80,6 +81,8 @@ OVERRIDDEN = {
         "_attributes": _ONE_PASS,
         "_get_or_create_edge": _ONE_PASS,
         "_lookup": _ONE_PASS,
+        "_forward_name": "the name of the method that the cache calls",
+        "_inverse_name": "the name of the method that the cache calls",
     },
     tfd.Distribution: {
         "_call_sample_n": "TFP reshapes results of `_sample_n`, so the cache would not find them",
@@ -92,27 +95,17 @@ OVERRIDDEN = {
         "_apply_weight_decay": "Keras' method adds several operations for each variable",
         "_backend_update_step": "Keras' method always sums replicas, and keeps the step's graph",
         "_clip_gradients": "Keras' method fails for gradients of several dtypes",
-    },
-}
-
-# Attributes that our classes inherit and use.
-INHERITED = {
-    ArrayDataAdapter: {
-        "_inputs": "the arrays, which ours replaces by row indices",
-        "_num_samples": "the number of rows",
-    },
-    tf.Module: {"_no_dependency": "stores a value without a checkpoint wrapper, as TFP does"},
-    keras.optimizers.Adam: {
         "_get_variable_index": "returns the index of a variable in `_trainable_variables`",
         "_trainable_variables": "the variables that the optimizer was built for",
         "_untrack_variable": "removes a variable that an interrupted construction created",
         "_use_weight_decay": "returns whether weight decay applies to a variable",
         "_var_key": "returns a key of a variable, equal for its copies on replicas",
     },
-    BijectorCacheWithGreedyAttrs: {
-        "_forward_name": "the name of the method that the cache calls",
-        "_inverse_name": "the name of the method that the cache calls",
+    ArrayDataAdapter: {
+        "_inputs": "the arrays, which ours replaces by row indices",
+        "_num_samples": "the number of rows",
     },
+    tf.Module: {"_no_dependency": "stores a value without a checkpoint wrapper, as TFP does"},
 }
 
 # `keras.Model.fit` passes this argument when it calls `evaluate` for validation; users do not.

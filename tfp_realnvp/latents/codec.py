@@ -199,7 +199,7 @@ def reconstruct(
 
 def bijector_of(flow: Flow, *kinds: type) -> Any:
     """Returns the bijector of a flow; raises `TypeError` if its type is not in `kinds`."""
-    flow, kinds = without_model(flow), kinds or (ImageFlow, VectorFlow)
+    (flow, _), kinds = unwrapped(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
     if isinstance(flow, ClusterMixture):
         raise TypeError(
@@ -215,25 +215,20 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
     return bijector
 
 
-def without_model(flow: Flow) -> ImageFlow | VectorFlow | tfd.Distribution:
-    """Returns the distribution of a `FlowModel` or of `tfr.condition`, or the flow itself."""
+def unwrapped(flow: Flow, condition: ArrayLike | None = None) -> tuple[Flow, ArrayLike | None]:
+    """Returns a flow without `FlowModel` and `tfr.condition`, and the condition that these fix."""
     flow = distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
-    return flow.distribution if isinstance(flow, ConditionedDistribution) else flow
-
-
-def given_condition(flow: Flow, conditional_input: ArrayLike | None) -> ArrayLike | None:
-    """Returns the condition that `tfr.condition` fixed, or else `conditional_input`."""
     if not isinstance(flow, ConditionedDistribution):
-        return conditional_input
+        return flow, condition
     when = "if `tfr.condition` has not fixed it"
-    validation.only(conditional_input, "conditional_input", False, when, "latents")
-    return flow.conditional_input
+    validation.only(condition, "conditional_input", False, when, "latents")
+    return flow.distribution, flow.conditional_input
 
 
 def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionArray | None:
     """Checks the condition of a flow's bijector; returns `None` if only the base takes one."""
-    conditional_input = given_condition(flow, conditional_input)
-    flow, bijector = without_model(flow), bijector_of(flow)
+    flow, conditional_input = unwrapped(flow, conditional_input)
+    bijector = bijector_of(flow)
     embedding = bijector.condition_embedding
     if embedding is not None:
         spec, dtype = embedding.spec, embedding.compute_dtype
@@ -251,7 +246,7 @@ def in_nearest_cluster(
     flow: Flow, images: ArrayLike, conditional_input: ArrayLike | None
 ) -> tuple[Flow, ArrayLike | None]:
     """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
-    conditional_input, mixture = given_condition(flow, conditional_input), without_model(flow)
+    mixture, conditional_input = unwrapped(flow, conditional_input)
     if not isinstance(mixture, ClusterMixture):
         return mixture, conditional_input
     flow, spec = mixture.components_distribution, mixture.condition_spec
