@@ -1,6 +1,6 @@
-"""Small flows, models and tables, and what they answer, here or in a new process.
+"""Small flows and models, and what they answer, here or in a new process.
 
-The other process gets arrays, files and pickles alone, and loads them into new objects for each
+The other process gets arrays and files alone, and loads them into new objects for each
 question. What it keeps from one question to the next, such as the kernels of TensorFlow, goes with
 it after `num_questions`. It is forked from a process that has imported the packages, and has run
 nothing.
@@ -106,40 +106,6 @@ def answers_of_model(model, kind):
     }
 
 
-def answers_of_export(served, kind):
-    x, options = events_of(kind)
-    name = "images" if kind == "images" else "x"
-    latents = served.encode(x, **options)["latents"]
-    samples = served.sample(num_samples=NUM_SAMPLES, seed=SEED, temperature=1.0, **options)
-    return {
-        "log_prob": served.log_prob(x, **options)["log_prob"],
-        "latents": latents,
-        "decoded": served.decode(latents, **options)[name],
-        "sample": samples[name],
-    }
-
-
-def rows_of(seed, number=300):
-    """Returns rows of an x, and of two y on a curve, of which flows learn more than mixtures."""
-    rng = np.random.default_rng(seed)
-    y, noise, x = rng.normal(size=[3, number])
-    return np.stack([x, y, np.sin(2 * y) + 0.5 * y**2 + 0.05 * noise], axis=1)
-
-
-def answers_of_table(estimator):
-    x, y = np.split(rows_of(99, number=4), [1], axis=1)
-    if isinstance(estimator, tfr.FlowDensity):
-        return {
-            "score": estimator.score_samples(y),
-            "sample": estimator.sample(3, random_state=SEED),
-        }
-    return {
-        "score": estimator.score_samples(x, y),
-        "predicted": estimator.predict(x),
-        "sample": estimator.sample(x, 3, random_state=SEED),
-    }
-
-
 def train_by_loop(flow, kind, step):
     """Makes two steps of gradient descent of a user's own."""
     for seed in range(2):
@@ -216,10 +182,6 @@ def ask_loop(kind, arrays, flags, in_graph):
     flow = _loaded_flow(kind, arrays, flags)
     train_by_loop(flow, kind, tf.function(step) if in_graph else step)
     return arrays_of(flow)
-
-
-def ask_table(pickled):
-    return answers_of_table(pickle.loads(pickled))
 
 
 def ask_fit(kind, archive, *arguments):

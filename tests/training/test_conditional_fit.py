@@ -104,24 +104,6 @@ def test_one_step_by_hand():
     ft.assert_close(variables, expected, rtol=1e-4, atol=1e-6)
 
 
-_RECOMPUTE = {"flow": {"num_blocks": 0, "recompute": True}}
-_OTHERS = [
-    *(("labels", options) for options in ({"steps_per_execution": 2}, {"jit_compile": True})),
-    ("images", {**_RECOMPUTE, "jit_compile": True}),
-]
-
-
-@pytest.mark.graph
-@pytest.mark.parametrize(("kind", "options"), [("labels", _RECOMPUTE), *ft.full(*_OTHERS)])
-def test_ways_to_train_are_one(kind, options):
-    def trained(**options):
-        model = _model(kind, "resnet", **{"flow": {"num_blocks": 0}, **options})
-        model.fit(_IMAGES, _conditions(kind), batch_size=4, epochs=2, shuffle=False, verbose=0)
-        return ft.values(model.distribution.variables)
-
-    ft.assert_close(trained(**options), trained(), rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.parametrize("is_flow_conditional", [False, True])
 def test_a_base_for_each_class(is_flow_conditional):
     means = tf.Variable(ft.normal([5, *_SHAPE]), name="means")
@@ -140,16 +122,6 @@ def test_a_base_for_each_class(is_flow_conditional):
     np.testing.assert_allclose(log_prob, given.log_prob(images), rtol=1e-4)
     with pytest.raises(ValueError, match=r"expected a conditional_input.*got None|events only"):
         model.predict(_IMAGES, verbose=0)
-
-
-def test_one_condition_for_all():
-    distribution = ft.conditional_distribution("labels", "user")
-    model = ft.compiled(tfr.condition(distribution, 3), dequantize=False)
-    model.fit(_IMAGES, batch_size=4, verbose=0)
-    with pytest.raises(ValueError, match="expected events without labels"):
-        model.fit(_IMAGES, _LABELS, batch_size=4, verbose=0)
-    expected = tfr.condition(distribution, 3).log_prob(tf.cast(_IMAGES, tf.float32))
-    np.testing.assert_allclose(model.predict(_IMAGES, verbose=0), expected, rtol=1e-4)
 
 
 # Conditions that are left out.
@@ -191,11 +163,11 @@ def _recording(rate, seed=0):
 
 def test_the_share_of_conditions_that_are_left_out():
     images, labels = np.repeat(_IMAGES, 50, 0), np.repeat(_LABELS, 50)
-    data = {"batch_size": 200, "shuffle": False, "verbose": 0}
+    data = {"batch_size": 200, "verbose": 0}
 
     def dropped(rate, seed=0):
         model, left_out = _recording(rate, seed)
-        model.fit(images, labels, epochs=2, **data)
+        model.fit(images, labels, epochs=2, shuffle=False, **data)
         return left_out()
 
     steps = dropped(0.3)
@@ -207,14 +179,12 @@ def test_the_share_of_conditions_that_are_left_out():
     np.testing.assert_array_equal(dropped(0.3), steps)
     assert (dropped(0.3, seed=1) != steps).any()
     assert not dropped(0.0).any()
-
-
-def test_nothing_is_left_out_of_an_evaluation():
+    # Nothing is left out of an evaluation.
     model, left_out = _recording(0.5)
-    model.evaluate(_IMAGES, _LABELS, batch_size=4, verbose=0)
-    model.predict((_IMAGES, _LABELS), batch_size=4, verbose=0)
+    model.evaluate(images, labels, **data)
+    model.predict((images, labels), **data)
     seen = left_out()
-    assert seen.shape == (4, 4) and not seen.any()
+    assert seen.shape == (4, 200) and not seen.any()
 
 
 @pytest.mark.parametrize(
@@ -265,7 +235,6 @@ def _call(model, method, images, conditions):
     [
         ("labels", None, "events and conditions, integer labels.*only"),
         ("labels", _LABELS + 1, r"integer labels in \[0, 5\), got \[5\]"),
-        ("labels", _LABELS.astype(np.float32), r"got float32 of shape \(8,\); `labels.astype"),
         ("labels", np.stack([_LABELS] * 2, 1), r"one for each event, got shape \(8, 2\);"),
         ("labels", np.eye(5, dtype=int)[_LABELS], r"got shape \(8, 5\); `labels.argmax\(-1\)`"),
         ("vectors", np.zeros([8, 2]), r"vectors \[..., 3\], got float64 of shape \(8, 2\)"),
@@ -283,28 +252,24 @@ _MODELS = {kind: _model(kind) for kind in ("labels", "vectors", "images")}
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param("fit", marks=pytest.mark.graph), "evaluate", "predict"]
+    ("method", "jit_compile"),
+    [
+        *(pytest.param("fit", is_xla, marks=pytest.mark.graph) for is_xla in (False, True)),
+        *(("evaluate", False), ("predict", False)),
+    ],
 )
-def test_labels_of_a_dataset_that_are_out_of_range(method):
-    labels = np.where(_LABELS < 2, _LABELS - 3, _LABELS + 4)
+def test_labels_of_a_dataset_that_are_out_of_range(method, jit_compile):
+    model, labels = _model(jit_compile=jit_compile), np.where(_LABELS < 2, _LABELS - 3, _LABELS + 4)
     expected = r"FlowModel: expected a .*integer labels in \[0, 5\), got (\[-3, -2, |other)"
     with pytest.raises(ValueError, match=expected):
-        getattr(_model(), method)(_dataset((_IMAGES, labels)), verbose=0)
-
-
-@pytest.mark.graph
-def test_labels_that_are_out_of_range_under_xla():
-    model = _model(jit_compile=True)
-    with pytest.raises(ValueError, match=r"integer labels in \[0, 5\), got other labels"):
-        model.fit(_dataset((_IMAGES, _LABELS + 1)), verbose=0)
+        getattr(model, method)(_dataset((_IMAGES, labels)), verbose=0)
     assert all(np.isfinite(variable).all() for variable in model.trainable_variables)
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("kind", ["labels", "vectors"])
-def test_arrays_are_not_copied_to_the_accelerator(kind, monkeypatch):
+def test_arrays_are_not_copied_to_the_accelerator(monkeypatch):
     # In eager mode, an array becomes a tensor on the default device.
-    convert, seen = constant_op.convert_to_eager_tensor, []
+    convert, seen, model = constant_op.convert_to_eager_tensor, [], _model("vectors")
 
     def record(value, ctx, *args, **kwargs):
         if np.shape(value)[:1] == (len(_IMAGES),):
@@ -312,12 +277,10 @@ def test_arrays_are_not_copied_to_the_accelerator(kind, monkeypatch):
         return convert(value, ctx, *args, **kwargs)
 
     monkeypatch.setattr(constant_op, "convert_to_eager_tensor", record)
-    conditions = _LABELS if kind == "labels" else np.zeros([len(_IMAGES), 3], np.float32)
-    model, seen[:] = _model(kind), []
+    conditions = np.zeros([len(_IMAGES), 3], np.float32)
     for method in ("fit", "evaluate", "predict"):
-        images = _IMAGES.astype(np.float32) if method == "evaluate" else _IMAGES
-        data = [(images, conditions)] if method == "predict" else [images, conditions]
-        getattr(model, method)(*data, batch_size=4, verbose=0)
+        for images in (_IMAGES, _IMAGES.astype(np.float32)):
+            _call(model, method, images, conditions)
     assert seen and all(device.endswith("CPU:0") for device in seen)
 
 

@@ -25,13 +25,6 @@ def _vector_model(optimizer=None, **options):
     return ft.compiled(flow, optimizer or keras.optimizers.SGD(0.05), seed=0)
 
 
-def _image_model(**options):
-    keras.utils.set_random_seed(0)
-    options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4, **options}
-    flow = ft.flow_distribution((4, 4, 1), **options)
-    return ft.compiled(flow, keras.optimizers.SGD(0.01), dequantize=False)
-
-
 def _trained(model, data, **options):
     """Returns the variables after two steps with the whole data, and the losses."""
     options = {"epochs": 2, "shuffle": False, "verbose": 0, **options}
@@ -88,41 +81,20 @@ def test_weights_in_each_form_of_data(form, repeated):
     _assert_same(_trained(_vector_model(), data, **options), repeated)
 
 
+@pytest.mark.full
 @pytest.mark.graph
-@pytest.mark.parametrize(
-    ("normalization", "recompute"),
-    [("batch", False), *ft.full(("batch", True), ("actnorm", False))],
-)
-def test_batch_statistics_are_weighted(normalization, recompute):
-    # Those of the networks, too.
-    images = ft.pixels([6, 4, 4, 1]).numpy()
-    options = {"normalization": normalization, "recompute": recompute}
-    if normalization == "batch":
-        options["network_fn"] = None
-    states = []
+def test_the_first_statistics_are_weighted():
+    images, states = ft.pixels([6, 4, 4, 1]).numpy(), []
     for data, weights in ((images, _WEIGHTS), (np.repeat(images, _WEIGHTS, axis=0), None)):
-        model = _image_model(**options)
-        for variable in model.distribution.variables:
+        keras.utils.set_random_seed(0)
+        options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
+        flow = ft.flow_distribution((4, 4, 1), normalization="actnorm", **options)
+        for variable in flow.variables:
             if "is_set" in variable.name:
                 variable.assign(0.0)
+        model = ft.compiled(flow, keras.optimizers.SGD(0.01), dequantize=False)
         states.append(_trained(model, data, sample_weight=weights, batch_size=8))
     _assert_same(*states, atol=2e-5)
-
-
-@pytest.mark.parametrize("factor", [1e-4, 1 / 6, 50.0])
-def test_a_factor_on_all_weights_changes_nothing(factor):
-    images = ft.pixels([6, 4, 4, 1]).numpy()
-    options = {"normalization": "batch", "network_fn": None}
-    states = []
-    for weights in (_WEIGHTS, factor * _WEIGHTS):
-        model = _image_model(**options)
-        states.append(_trained(model, images, sample_weight=weights))
-        states[-1][1].append(model.evaluate(images, sample_weight=weights, verbose=0)[0])
-    _assert_same(*states, atol=2e-5)
-    # Weights of 1 are no weights.
-    for weights in (np.full(6, factor), None):
-        states.append(_trained(_image_model(**options), images, sample_weight=weights))
-    _assert_same(*states[2:], atol=2e-5)
 
 
 @pytest.mark.graph

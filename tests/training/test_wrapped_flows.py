@@ -87,9 +87,8 @@ def test_normalizations_learn_in_each_wrapper(wrap, kind):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("wrap", ["mixture", "chain"])
-def test_in_graphs_of_several_steps(wrap):
-    _assert_learns(_WRAPS[wrap]("batch"), steps_per_execution=2)
+def test_in_graphs_of_several_steps():
+    _assert_learns(_WRAPS["mixture"]("batch"), steps_per_execution=2)
 
 
 def test_inverted_flows():
@@ -185,8 +184,12 @@ def test_a_fixed_condition_is_not_replaced():
     with tfr.call_options(conditional_input=0):
         np.testing.assert_allclose(mixture.log_prob(rows), expected, rtol=1e-6)
         assert np.abs(flow.log_prob(rows) - expected).max() > 1e-2
-    with pytest.raises(ValueError, match="expected events without labels or conditions"):
-        ft.compiled(mixture).fit(rows.numpy(), np.zeros(5, int), verbose=0)
+    for distribution in (fixed, mixture):
+        model = ft.compiled(distribution, keras.optimizers.SGD(0.0))
+        model.fit(rows.numpy(), verbose=0)
+        np.testing.assert_allclose(model.predict(rows.numpy(), verbose=0), expected, rtol=1e-5)
+        with pytest.raises(ValueError, match="expected events without labels or conditions"):
+            model.fit(rows.numpy(), np.zeros(5, int), verbose=0)
 
 
 def test_a_missing_condition_in_a_chain_names_its_key():
