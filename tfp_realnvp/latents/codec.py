@@ -10,7 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.distributions import ConditionedDistribution
-from tfp_realnvp.distributions.clusters import ClusterMixture
+from tfp_realnvp.distributions.clusters import condition_of_events, flow_of
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
@@ -201,7 +201,7 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
     """Returns the bijector of a flow; raises `TypeError` if its type is not in `kinds`."""
     (flow, _), kinds = unwrapped(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
-    if isinstance(flow, ClusterMixture):
+    if flow_of(flow) is not flow:
         raise TypeError(
             "expected a flow, got a ClusterMixture; pass its `components_distribution`, and "
             "`conditional_input=clusters.nearest(images)`."
@@ -247,9 +247,10 @@ def in_nearest_cluster(
 ) -> tuple[Flow, ArrayLike | None]:
     """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
     mixture, conditional_input = unwrapped(flow, conditional_input)
-    if not isinstance(mixture, ClusterMixture):
+    flow = flow_of(mixture)
+    if flow is mixture:
         return mixture, conditional_input
-    flow, spec = mixture.components_distribution, mixture.condition_spec
+    spec = mixture.condition_spec
     expected = "encode: expected no conditional_input for a ClusterMixture without classes"
     validation.require(spec is not None or conditional_input is None, expected, conditional_input)
     values = _centers(images, bijector_of(flow))
@@ -261,7 +262,7 @@ def in_nearest_cluster(
         batch = np.broadcast_shapes(batch, labels.shape)
         labels = np.broadcast_to(labels, batch).reshape(-1)
     values = np.broadcast_to(values, (*batch, *flow.event_shape))
-    return flow, np.reshape(mixture.clusters.nearest(values, labels), batch)
+    return flow, np.reshape(condition_of_events(mixture, values, labels), batch)
 
 
 def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:

@@ -17,7 +17,7 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, routing
 from tfp_realnvp.distributions.classification import class_log_prior
-from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
+from tfp_realnvp.distributions.clusters import condition_of_events, condition_of_samples, flow_of
 from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
@@ -177,8 +177,8 @@ class ServedFlow:
         self.distribution = distribution = routing.distribution_of(model, caller)
         self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
         self._seed = getattr(model, "seed", 0)
-        self._mixture = distribution if isinstance(distribution, ClusterMixture) else None
         flow = flow_of(distribution)
+        self._is_mixture = flow is not distribution
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"
         is_flow = isinstance(flow, private_api.TransformedDistribution)
         validation.require(is_flow, expected, distribution, TypeError)
@@ -206,7 +206,7 @@ class ServedFlow:
         flows = [part for part in bijectors if isinstance(part, ImageFlow)]
         self._has_any_size = (
             self.allows_any_size
-            and self._mixture is None
+            and not self._is_mixture
             and self._is_standard_normal
             and self._event_ndims == 3
             and isinstance(self._bijector, FlowBijector)
@@ -240,7 +240,7 @@ class ServedFlow:
         self._levels = tf.TensorSpec([None, *noise_shape], tf.uint8, self._name)
         self._condition = [] if self._spec is None else [self._spec.tensor_spec(self._dtype)]
         given = [] if self._given_spec is None else [self._given_spec.tensor_spec(self._dtype)]
-        if self._mixture is not None:
+        if self._is_mixture:
             given = [tf.TensorSpec([None], tf.int32, "clusters")]
         # If only the base depends on the condition, the bijector gets none.
         self._bijector_condition = given if routing.bijector_takes_condition(flow) else []
@@ -261,7 +261,7 @@ class ServedFlow:
         """Returns the functions by name, each with its input signature."""
         num_samples, seed = (tf.TensorSpec([], tf.int32, name) for name in ("num_samples", "seed"))
         temperature = tf.TensorSpec([], self._dtype, "temperature")
-        given = self._condition if self._mixture is None else self._bijector_condition
+        given = self._bijector_condition if self._is_mixture else self._condition
         others = [*self._guidance, *self._condition]
         table: dict[str, tuple[Callable[..., Outputs], list[tf.TensorSpec]]] = {
             "log_prob": (self._log_prob, [self._events, *self._condition]),
@@ -307,11 +307,11 @@ class ServedFlow:
     # If the flow declares no condition, the signatures have no input `condition`.
 
     def _log_prob(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
-        if self._mixture is None:
+        if not self._is_mixture:
             return {"log_prob": self._given_log_prob(events, condition)}
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
             inputs = events, condition, self.allows_loops
-            return {"log_prob": self._mixture.sum_over_clusters(self._given_log_prob, *inputs)}
+            return {"log_prob": self.distribution.sum_over_clusters(self._given_log_prob, *inputs)}
 
     def _given_log_prob(self, events: tf.Tensor, condition: Condition) -> tf.Tensor:
         latents, ildj = self._encoded(events, condition)
@@ -319,10 +319,10 @@ class ServedFlow:
 
     def _nearest(self, events: tf.Tensor, condition: Condition) -> Condition:
         """Returns each event's nearest cluster for a `ClusterMixture`, otherwise `condition`."""
-        if self._mixture is None:
+        if not self._is_mixture:
             return condition
         with tf.control_dependencies(self._label_assertions(self._spec, condition)):
-            return self._mixture.clusters.nearest(tf.identity(events), condition)
+            return condition_of_events(self.distribution, tf.identity(events), condition)
 
     def _bits_per_dim(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
         num_dims = tf.reduce_prod(tf.shape(events)[1:])
@@ -331,7 +331,7 @@ class ServedFlow:
 
     def _encode(self, events: tf.Tensor, condition: Condition = None) -> Outputs:
         condition = self._nearest(events, condition)
-        clusters = {} if self._mixture is None else {"clusters": condition}
+        clusters = {"clusters": condition} if self._is_mixture else {}
         return {"latents": self._encoded(events, condition)[0], **clusters}
 
     def _decode(self, latents: tf.Tensor, condition: Condition = None) -> Outputs:
@@ -360,8 +360,8 @@ class ServedFlow:
             if shape != base.event_shape:
                 base = self._standard_normal(shape)
             seeds = tf.stack([seed, 0])
-            if self._mixture is not None:
-                seeds, condition = self._mixture.draw_clusters([num_samples], seeds, condition)
+            arguments = self.distribution, [num_samples], seeds, condition
+            seeds, condition = condition_of_samples(*arguments)
             with surround_with(condition=condition):
                 latents = base.sample(num_samples, seed=seeds)
             if self._is_standard_normal:
@@ -381,7 +381,7 @@ class ServedFlow:
     def _classify(self, events: tf.Tensor) -> Outputs:
         batch_size, num_classes = tf.shape(events)[0], self._spec.num_classes
         labels = tf.tile(tf.range(num_classes), [batch_size])
-        if self._mixture is not None:
+        if self._is_mixture:
             log_prob = self._log_prob(tf.repeat(events, num_classes, axis=0), labels)["log_prob"]
         else:
             # The bijector gets each event once per class, or only once if it ignores the class.
