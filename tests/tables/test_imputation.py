@@ -5,100 +5,31 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special, stats
+from scipy import stats
 from sklearn.datasets import load_wine, make_moons
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import flow_density
-from tfp_realnvp.tables.missing import given
-from tfp_realnvp.tables.simple_densities import NormalMixture, StudentT, joint_log_probs
-from tfp_realnvp.tables.stack import TableStack
-from tfp_realnvp.tables.table import Rows
+from tfp_realnvp.tables import flow_density, stack
 
 _TINY = {"num_flows": 2, "num_couplings": 1, "num_filters": 4, "max_steps": 2}
 
 
-@pytest.fixture(scope="module")
-def mixture():
-    """Two normal distributions of three columns."""
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=[2, 3])
-    factors = rng.normal(size=[2, 3, 3]) + 1.5 * np.eye(3)
-    return NormalMixture(np.log([0.3, 0.7]), means, factors @ np.swapaxes(factors, 1, 2))
-
-
-@pytest.fixture(scope="module")
-def density(mixture):
-    """The density of all columns, given none."""
-    return mixture.given(np.zeros(3, bool))
-
-
-def _sample(density, number, seed=0):
-    uniforms = np.random.default_rng(seed).random([number, 4])
-    return density.sample(np.empty([number, 0]), uniforms)
-
-
-def _marginal(coefficients, rows):
-    return special.logsumexp(joint_log_probs(coefficients, rows), axis=1)
-
-
-def test_given_columns_of_a_mixture(mixture, density):
-    rows = _sample(density, 50)
-    moments = zip(mixture.means, mixture.covariances, strict=True)
-    components = [stats.multivariate_normal(*each) for each in moments]
-    exact = np.logaddexp(
-        *(c.logpdf(rows) + w for c, w in zip(components, mixture.log_weights, strict=True))
-    )
-    np.testing.assert_allclose(density.log_prob(rows), exact)
-    for is_condition in ([True, False, True], [False, True, False], [False, False, False]):
-        is_condition = np.array(is_condition)
-        given = mixture.given(is_condition)
-        ordered = np.concatenate([rows[:, is_condition], rows[:, ~is_condition]], axis=1)
-        # p(a, b) = p(a) p(b | a)
-        marginal = _marginal(given.conditions, rows[:, is_condition])
-        np.testing.assert_allclose(given.log_prob(ordered) + marginal, exact)
-
-
-class _Hidden:
-    """A density of which only `log_prob` is known, as of a flow."""
-
-    def __init__(self, density):
-        self.log_prob = density.log_prob
-
-
-@pytest.mark.parametrize("has_mixture", [False, True])
-def test_parts_that_are_no_normal_mixtures(mixture, density, has_mixture):
-    # Proposals of other distributions: the weights have to correct them.
-    rows = _sample(density, 300)
-    moments = Rows(rows, np.ones(300)).covariance()
-    matrix = np.linalg.inv(np.linalg.cholesky(moments[1])).T
-    log_det = np.linalg.slogdet(matrix)[1]
-    start = StudentT(moments[0], np.zeros([0, 3]), matrix, log_det, 8.0)
-    parts, shares = [start, _Hidden(density)], [1e-9, 1.0]
-    if has_mixture:
-        other = mixture._replace(means=mixture.means + 0.3, covariances=1.5 * mixture.covariances)
-        parts, shares = [*parts, other.given(np.zeros(3, bool))], [*shares, 1e-9]
-    stack = TableStack(parts, np.array(shares), (0.0, -np.inf, np.inf), None)
-    for is_missing in ([False, True, False], [True, True, False], [True, True, True]):
-        is_missing, holes = np.array(is_missing), rows[:5].copy()
-        holes[:, is_missing] = np.nan
-        exact = mixture.given(~is_missing)
-        units = given(stack, holes, is_missing, 128)
-        log_probs = special.logsumexp([unit.log_mass for unit in units], axis=0)
-        marginal = _marginal(exact.conditions, holes[:, ~is_missing])
-        # The standard error of a mean of as many equal weights.
-        assert (abs(log_probs - marginal) < 2 / np.sqrt(units[-1].size)).all()
-        assert 5 < units[-1].size.min() and units[-1].size.max() <= 128
-        uniforms = np.random.default_rng(0).random([4_000, 1 + is_missing.sum()])
-        drawn = units[-1].sample(np.zeros(4_000, int), uniforms)
-        known = np.tile(holes[:1, ~is_missing], [4_000, 1])
-        expected = exact.sample(known, uniforms)
-        error = 4 * expected.std(axis=0) / np.sqrt(units[-1].size[0])
-        assert (abs(drawn.mean(axis=0) - expected.mean(axis=0)) < error).all()
-    # Normal mixtures are exact.
-    stack = TableStack([start, density], np.array([1e-9, 1.0]), (0.0, -np.inf, np.inf), None)
-    units = given(stack, holes, is_missing, 128)
-    np.testing.assert_allclose(units[0].log_mass, 0, atol=1e-9)
+def test_imputation_by_flows(monkeypatch):
+    monkeypatch.setattr(stack, "fit_normal_mixtures", lambda *_: [])
+    rows = make_moons(400, noise=0.1, random_state=0)[0]
+    options = {"num_flows": 2, "num_couplings": 3, "max_steps": 200, "learning_rate": 5e-3}
+    density = tfr.FlowDensity(random_state=0, noise=0.1, **options).fit(rows)
+    assert density.flow_gain_[0] > 0.2
+    # Proposals come from another distribution, and have to be weighted.
+    axis = np.linspace(-4, 4, 1_601)
+    for known in (0.0, 0.5):
+        p = np.exp(density.score_samples(np.stack([np.full_like(axis, known), axis], axis=1)))
+        hole = [[known, np.nan]]
+        assert density.score_samples(hole)[0] == pytest.approx(np.log(p.sum() * 0.005), abs=0.2)
+        filled = density.impute(hole, 1_000, random_state=0)[:, 0, 1]
+        shares = [np.mean(filled < end) for end in (-0.3, 0.2, 0.7, 1.1)]
+        expected = np.interp([-0.3, 0.2, 0.7, 1.1], axis, p.cumsum() / p.sum())
+        np.testing.assert_allclose(shares, expected, atol=0.12)
 
 
 @pytest.mark.usefixtures("no_flows")
