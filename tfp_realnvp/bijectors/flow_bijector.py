@@ -300,9 +300,8 @@ class FlowBijector(tfb.Bijector):
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # `tf.train.Checkpoint` silently skips some variables of Keras 3 layers, for example the
         # variables of layers in a list of tuples.
-        children = super()._trackable_children(*args, **kwargs)
         variables = {f"layer_variable{i}": v for i, v in enumerate(self._layer_variables)}
-        return {**children, **variables}
+        return {**super()._trackable_children(*args, **kwargs), **variables}
 
     @property
     def is_built(self) -> bool:

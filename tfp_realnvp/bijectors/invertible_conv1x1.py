@@ -197,8 +197,7 @@ def _triangular(
     above = tf.constant(np.tri(size, k=-1).T, dtype)
     identity = tf.constant(np.eye(size), dtype)
     diagonal = tf.cast(sign, dtype) * tf.exp(log_scale)
-    upper = off_diagonal * above + diagonal * identity
-    return off_diagonal * below + identity, upper
+    return off_diagonal * below + identity, off_diagonal * above + diagonal * identity
 
 
 @traced_once

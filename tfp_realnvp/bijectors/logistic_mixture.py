@@ -115,8 +115,7 @@ class LogisticMixture(Transformer):
             value, log_slope = mixture.logit(x)
             low, high = tf.where(value < logit, x, low), tf.where(value < logit, high, x)
             newton = x - (value - logit) * tf.exp(-log_slope)
-            is_inside = (newton >= low) & (newton <= high)
-            new = tf.where(is_inside, newton, (low + high) / 2)
+            new = tf.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
             return new, low, high, tf.abs(new - x)
 
         start = (low + high) / 2

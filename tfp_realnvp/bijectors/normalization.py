@@ -206,10 +206,9 @@ class ActNorm(ChannelMap):
             self.learned.set_once(y, self._epsilon, p.statistics, inverse=True)
         else:
             self.learned.warn_if_unset()
-        shift = self.learned.shift.value
         log_scale = tf.convert_to_tensor(self.learned.log_scale.value)
         ildj = self._log_det_of_positions(y, tf.reduce_sum(log_scale), p)
-        return (y - shift) * tf.exp(log_scale), ildj
+        return (y - self.learned.shift.value) * tf.exp(log_scale), ildj
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -312,9 +311,8 @@ class BatchNormalization(ChannelMap):
     def _forward_and_log_det(self, x: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         self.moving.create(x.shape[-1])
         variance = self.moving.variance.value + self._epsilon
-        y = x * tf.sqrt(variance) + self.moving.mean.value
         fldj = self._log_det_of_positions(x, 0.5 * tf.reduce_sum(tf.math.log(variance)), p)
-        return y, fldj
+        return x * tf.sqrt(variance) + self.moving.mean.value, fldj
 
     def _inverse_and_log_det(self, y: tf.Tensor, p: Pass) -> tuple[tf.Tensor, tf.Tensor]:
         moving = self.moving

@@ -322,8 +322,7 @@ def _read_folder(folder: pathlib.Path, image_size: int | None) -> _Splits:
     # The class of an image is the first folder below the folder of its split.
     folders = [path.relative_to(folder).parts[has_splits:-1] for path in paths]
     if all(folders):
-        classes = [names[0] for names in folders]
-        labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
+        labels = np.unique([names[0] for names in folders], return_inverse=True)[1].astype(np.int32)
     starts = np.cumsum([len(files) for files in by_split.values()])[:-1]
     parts = np.split(images, starts)
     of_parts = [None] * len(parts) if labels is None else np.split(labels, starts)

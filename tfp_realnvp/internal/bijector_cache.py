@@ -150,8 +150,7 @@ class _State:
     def _written_in_graph(self) -> bool:
         """Returns whether the graph has a newer operation on a variable, other than a read."""
         handles = {id(handle) for variable in self._variables for handle in _handles(variable)}
-        graph = tf.compat.v1.get_default_graph()
-        captures = getattr(graph, "captures", ())
+        captures = getattr(tf.compat.v1.get_default_graph(), "captures", ())
         captured = {inner.name for outer, inner in captures if id(outer) in handles}
         return any(
             id(tensor) in handles or tensor.name in captured

@@ -9,12 +9,6 @@ import tensorflow as tf
 
 from tfp_realnvp.internal import private_api
 
-# `function` inlines functions; `dependency` removes needless control dependencies, which speeds up
-# training of flows of vectors.
-_REWRITES = ("function", "dependency")
-# `remap` fuses convolutions with subsequent additions and activations.
-_FUSING = ("function", "remap", "dependency")
-
 
 @contextlib.contextmanager
 def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
@@ -31,8 +25,11 @@ def few_graph_rewrites(fuse: bool = False) -> Iterator[None]:
     context = private_api.eager_context()
     options = context.function_call_options
     if not tf.config.list_physical_devices("GPU"):
-        rewrites = _FUSING if fuse else _REWRITES
-        few = _few(rewrites, options.executor_type, options.config_proto_serialized)
+        # `function` inlines functions. `remap` fuses convolutions with subsequent additions and
+        # activations. `dependency` removes needless control dependencies, which speeds up training
+        # of flows of vectors.
+        names = ("function", "remap", "dependency") if fuse else ("function", "dependency")
+        few = _few(names, options.executor_type, options.config_proto_serialized)
         context.function_call_options = few or options
     try:
         yield

@@ -32,10 +32,7 @@ class LayerVariables(Sequence):
 
     def _linked(self) -> list[tf.Variable]:
         # A layer can create variables at any time, so list them anew.
-        variables = [variable for layer in self._layers for variable in layer.variables]
-        for variable in variables:
-            link_trainable(variable)
-        return [variable.value for variable in variables]
+        return [link_trainable(variable) for layer in self._layers for variable in layer.variables]
 
 
 def is_built(layer: keras.layers.Layer) -> bool:
@@ -50,15 +47,15 @@ def has_build(layer: keras.layers.Layer) -> bool:
     return type(layer).build is not keras.layers.Layer.build
 
 
-def link_trainable(variable: keras.Variable) -> None:
-    """Makes the `tf.Variable` of a Keras variable follow the Keras variable's `trainable` flag."""
-    if isinstance(variable, _LinkedVariable):
-        return
-    # Keras has no callback for changes of the flag, so a subclass overrides the property.
-    is_plain = type(variable) is keras.Variable
-    bases: Any = (_LinkedVariable, type(variable))
-    variable.__class__ = _LinkedVariable if is_plain else type("LinkedVariable", bases, {})
-    variable.trainable = variable.trainable
+def link_trainable(variable: keras.Variable) -> tf.Variable:
+    """Returns the `tf.Variable`, and makes it follow the Keras variable's `trainable` flag."""
+    if not isinstance(variable, _LinkedVariable):
+        # Keras has no callback for changes of the flag, so a subclass overrides the property.
+        is_plain = type(variable) is keras.Variable
+        bases: Any = (_LinkedVariable, type(variable))
+        variable.__class__ = _LinkedVariable if is_plain else type("LinkedVariable", bases, {})
+        variable.trainable = variable.trainable
+    return variable.value
 
 
 class _LinkedVariable(keras.Variable):

@@ -29,11 +29,7 @@ from tensorflow.python.eager.context import context as eager_context
 # The bijector cache must know whether a gradient tape is active.
 # `record_operation` gives a tape the gradient of a recomputed part; the public `tf.custom_gradient`
 # keeps every graph that uses it alive for the life of the process.
-from tensorflow.python.eager.record import (
-    could_possibly_record,
-    record_operation,
-    stop_recording,
-)
+from tensorflow.python.eager.record import could_possibly_record, record_operation, stop_recording
 
 # Export to ONNX needs graphs with weights as constants, but the public converter to constants only
 # takes graphs of TensorFlow 1.

@@ -14,7 +14,6 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.latents import codec
-from tfp_realnvp.latents.codec import Flow
 
 
 def sample_latents(
@@ -74,7 +73,7 @@ def sample_latents(
 
 
 def extrapolate(
-    flow: Flow,
+    flow: codec.Flow,
     image_shape: Sequence[int],
     num_samples: int = 4,
     *,
@@ -103,7 +102,7 @@ def extrapolate(
 
 
 def levels_of_representation(
-    flow: Flow,
+    flow: codec.Flow,
     images: ArrayLike,
     base: tfd.Distribution | None = None,
     mode: Literal["redraw", "zero"] = "redraw",
@@ -181,7 +180,7 @@ class ScaleStatistics:
 
 
 def latent_statistics(
-    flow: Flow,
+    flow: codec.Flow,
     images: ArrayLike,
     *,
     batch_size: int = 64,

@@ -79,9 +79,8 @@ def pairs(
     pairs_of_columns = [_numbers(_column(X, i), _column(samples, i)) for i in chosen]
     rows, samples, categories = zip(*pairs_of_columns, strict=True)
     rows, samples = np.stack(rows, axis=1), np.stack(samples, axis=1)
-    is_known = np.isfinite(rows)
     expected = "pairs: expected finite rows with a known cell in each column"
-    is_valid = is_known.any(axis=0).all() and not np.isinf(rows).any()
+    is_valid = np.isfinite(rows).any(axis=0).all() and not np.isinf(rows).any()
     validation.require(bool(is_valid), expected, f"{len(rows):,} rows")
 
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)

@@ -64,8 +64,7 @@ def folded(
             rest.node.append(node)
 
     def call(*values: tf.Tensor) -> Any:
-        names = [tensor.name for tensor in frozen.inputs]
-        known = dict(zip(names, values, strict=True))
+        known = {tensor.name: value for tensor, value in zip(frozen.inputs, values, strict=True)}
         known |= {name: tf.convert_to_tensor(value) for name, value in kept.items()}
         outputs = [tensor.name for tensor in frozen.outputs if tensor.name not in known]
         fed = {name: tensor for name, tensor in known.items() if name in consumed}
