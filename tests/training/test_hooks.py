@@ -70,9 +70,13 @@ def fitted(model, data=_ROWS, **options):
     return history, ft.values(model.trainable_variables)
 
 
-@pytest.mark.parametrize(
+each_way = pytest.mark.parametrize(
     "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
 )
+with_weights = pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+
+
+@each_way
 def test_a_constant_is_in_the_loss_and_changes_no_weights(options):
     (plain, expected), (logs, actual) = (
         fitted(make(kind, **options)) for kind in (tfr.FlowModel, PlusConstant)
@@ -86,9 +90,7 @@ def test_a_constant_is_in_the_loss_and_changes_no_weights(options):
     assert loss == pytest.approx(1000 + penalty - log_prob.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
-)
+@each_way
 def test_another_objective(options):
     # Three times the objective without its penalty, at a third of the rate.
     _, expected = fitted(make(tfr.FlowModel, keras.optimizers.SGD(0.03), scale_l2=0.0, **options))
@@ -96,7 +98,7 @@ def test_another_objective(options):
     ft.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+@with_weights
 def test_a_term_and_metrics(weights):
     model = make(Spread)
     logs, actual = fitted(model, sample_weight=weights)
@@ -110,7 +112,7 @@ def test_a_term_and_metrics(weights):
     assert [metric.name for metric in model.metrics] == ["loss", "largest"]
 
 
-@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+@with_weights
 @pytest.mark.parametrize("default", [False, True])
 def test_a_step_of_the_users_own_from_public_methods(weights, default):
     # With the default optimizer, its schedule and the norm of its gradients too.

@@ -56,12 +56,6 @@ def test_images(model, method, data, message):
         getattr(model, method)(data)
 
 
-def test_vectors_that_are_not_finite():
-    model = ft.compiled(tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [2]))
-    with pytest.raises(ValueError, match=r"expected finite vectors, got 2 of 3 .* first in row 1"):
-        model.fit(np.array([[0.0, 1.0], [np.nan, 2.0], [3.0, np.inf]]))
-
-
 @pytest.mark.parametrize("dequantize", [True, False])
 @pytest.mark.parametrize("high", [1, 15, 200])
 def test_few_levels(dequantize, high, recwarn):
