@@ -54,34 +54,24 @@ def test_patience_lasts_over_restarts(tmp_path):
         assert not _fit(again, [], epochs=3).epoch
 
 
-def test_checkpoints_within_an_epoch(tmp_path):
-    steps = []
-
-    def note(batch, logs):
-        latest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
-        steps.append(latest and int(latest.rsplit("-", 1)[1]))
-
-    watch = keras.callbacks.LambdaCallback(on_train_batch_end=note)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, _model(), save_seconds=1e-9)
-    _fit(checkpoint, [3.0, 2.0], epochs=2, callbacks=[watch])
-    # None after the last step of an epoch: it waits for the validation.
-    assert steps == [1, 2, 3, 3, 5, 6, 7, 7]
-    assert pathlib.Path(tf.train.latest_checkpoint(tmp_path / "checkpoints")).name == "ckpt-8"
-
-
-def test_no_checkpoint_between_the_end_and_its_validation(tmp_path):
-    budget = tfr.LearningRateBudget(steps=3)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, _model(), budget=budget, save_seconds=1e-9)
-    assert _saved_steps(checkpoint, _IMAGES, epochs=9, callbacks=[budget, checkpoint]) == [1, 2, 3]
-
-
-def _saved_steps(checkpoint, data, **options):
-    """Returns the steps of `fit` that are saved."""
-    steps = []
+@pytest.mark.graph
+@pytest.mark.parametrize(
+    ("steps_per_execution", "num_steps", "expected"),
+    # Once after the last step of an epoch, or of a budget: with its validation.
+    [(1, 100, [*range(1, 9)]), (1, 6, [*range(1, 7)]), (3, 100, [3, 4, 7, 8])],
+)
+def test_steps_that_are_saved(tmp_path, steps_per_execution, num_steps, expected):
+    model, steps = _normal(), []
+    model.compile(steps_per_execution=steps_per_execution)
+    budget = tfr.LearningRateBudget(steps=num_steps)
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, budget=budget, save_seconds=1e-9)
     save = checkpoint._manager.save
     checkpoint._manager.save = lambda number: steps.append(number) or save(number)
-    checkpoint.model.fit(data, batch_size=8, verbose=0, **options)
-    return steps
+    options = {"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": [budget, checkpoint]}
+    model.fit(_POINTS, **options)
+    assert steps == expected
+    latest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
+    assert pathlib.Path(latest).name == f"ckpt-{expected[-1]}"
 
 
 class _Interrupt(keras.callbacks.Callback):
@@ -254,14 +244,6 @@ def test_patience_counts_epochs_with_a_validation(tmp_path):
     history = model.fit(_POINTS, **options, validation_freq=3, callbacks=[checkpoint])
     # After epochs 3, 6 and 9.
     assert len(history.epoch) == 9 and checkpoint.is_out_of_patience
-
-
-@pytest.mark.graph
-def test_no_checkpoint_before_the_validation_with_several_steps_in_an_execution(tmp_path):
-    model = _normal()
-    model.compile(steps_per_execution=3)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
-    assert _saved_steps(checkpoint, _POINTS, callbacks=[checkpoint]) == [3, 4]
 
 
 # One process at a time.

@@ -254,22 +254,21 @@ def test_word_of_fractions_after_augmentation():
         model.fit(np.round(images), verbose=0)
 
 
-def test_a_flow_without_a_base():
-    flow = _flow().bijector
-    advice = r"`tfd\.TransformedDistribution\(.*Normal\(0\., 1\.\), shape\), flow\)`, got <tfp\.bij"
-    for call in (tfr.FlowModel, lambda flow: tfr.log_prob(flow, _IMAGES)):
-        with pytest.raises(TypeError, match=advice):
-            call(flow)
+_PARTS = {"a": tfd.Normal(0.0, 1.0), "b": tfd.Normal(0.0, 1.0)}
+_ADVICE = r"`tfd\.TransformedDistribution\(.*Normal\(0\., 1\.\), shape\), flow\)`, got <tfp\.bij"
+_ONE_TENSOR = "events are one tensor, not several parts, got"
 
 
-@pytest.mark.parametrize("kind", [list, dict])
-def test_joint_distributions(kind):
-    parts = [("a", tfd.Normal(0.0, 1.0)), ("b", tfd.Normal(0.0, 1.0))]
-    joint = (
-        tfd.JointDistributionNamed(dict(parts))
-        if kind is dict
-        else tfd.JointDistributionSequential([part for _, part in parts])
-    )
-    for call in (tfr.FlowModel, lambda joint: tfr.log_prob(joint, _IMAGES)):
-        with pytest.raises(TypeError, match="events are one tensor, not several parts, got"):
-            call(joint)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: _flow().bijector, _ADVICE),
+        (lambda: tfd.JointDistributionSequential([*_PARTS.values()]), _ONE_TENSOR),
+        (lambda: tfd.JointDistributionNamed(_PARTS), _ONE_TENSOR),
+    ],
+    ids=["bijector", "sequential", "named"],
+)
+def test_what_is_no_distribution_of_tensors(make, message):
+    for call in (tfr.FlowModel, lambda made: tfr.log_prob(made, _IMAGES)):
+        with pytest.raises(TypeError, match=message):
+            call(make())
