@@ -74,10 +74,7 @@ def test_steps_that_are_saved(tmp_path, steps_per_execution, num_steps, expected
     assert pathlib.Path(latest).name == f"ckpt-{expected[-1]}"
 
 
-class _Interrupt(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations == 6:
-            raise KeyboardInterrupt
+_INTERRUPT = ft.Interrupt("on_train_batch_end", 6)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
@@ -99,7 +96,7 @@ def test_a_run_that_resumes_within_an_epoch_equals_an_uninterrupted_one(
     *_, expected = run()
     shutil.rmtree(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(_Interrupt())
+        run(_INTERRUPT)
     first, last, actual = run()
     assert (first, last) == (6, 12)
     ft.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
@@ -111,7 +108,7 @@ def test_the_rest_of_an_epoch_is_trained_as_a_whole(tmp_path):
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
     batches = tfr.data.batches(_IMAGES, batch_size=8)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(batches, steps_per_epoch=8, verbose=0, callbacks=[checkpoint, _Interrupt()])
+        model.fit(batches, steps_per_epoch=8, verbose=0, callbacks=[checkpoint, _INTERRUPT])
     assert checkpoint.restore()
     model.fit(batches, steps_per_epoch=2, verbose=0, callbacks=[checkpoint])
     assert model.optimizer.iterations == 8
@@ -182,14 +179,10 @@ def test_averages_are_validated_and_saved(tmp_path):
         raise RuntimeError("stop")
     np.testing.assert_equal(_values(again.model), record.trained[-1])
 
-    class Stop(keras.callbacks.Callback):
-        def on_test_batch_end(self, batch, logs=None):
-            raise KeyboardInterrupt
-
     # An interrupted validation leaves no averages in the model.
     record = _Record()
     with pytest.raises(KeyboardInterrupt):
-        again.model.fit(_IMAGES, **options, callbacks=[record, Stop()])
+        again.model.fit(_IMAGES, **options, callbacks=[record, ft.Interrupt("on_test_batch_end")])
     np.testing.assert_equal(_values(again.model), record.trained[-1])
 
 
@@ -283,18 +276,17 @@ def _is_locked(folder):
 def test_a_folder_is_locked_within_fit_only(tmp_path):
     found = []
 
-    def look_and_stop(batch, logs):
+    def look(batch, logs):
         if batch == 1:
             again = tfr.TrainingCheckpoint(tmp_path, _normal())
             found.extend([again.restore(), _is_locked(tmp_path)])
-        if batch == 2:
-            raise KeyboardInterrupt
 
     model = _normal()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
-    look = keras.callbacks.LambdaCallback(on_train_batch_end=look_and_stop)
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    callbacks = [checkpoint, look, ft.Interrupt("on_train_batch_end", 3)]
     with pytest.raises(KeyboardInterrupt):
-        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint, look])
+        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=callbacks)
     assert found == [True, True]
     assert not _is_locked(tmp_path)
     # The same process goes on with another model.

@@ -36,10 +36,6 @@ def _model(distribution=None, *, seed=0, dequantize=True, **kwargs):
 _IMAGES = ft.grey_levels(8)
 
 
-def _dataset(values):
-    return tf.data.Dataset.from_tensor_slices(values).batch(4)
-
-
 # What training changes.
 
 
@@ -88,14 +84,13 @@ def _unset():
     """Returns a distribution, and its `ActNorm`s, which no batch has set."""
     distribution = _distribution(normalization="actnorm")
     norms = [p for p in distribution.bijector.submodules if isinstance(p, tfr.ActNorm)]
-    for norm in norms:
-        norm.learned.is_set.assign(0.0)
+    ft.unset(distribution)
     return distribution, norms
 
 
 _FIRST_BATCHES = {
     "arrays": lambda images: {"x": images, "batch_size": 8, "shuffle": False},
-    "dataset": lambda images: {"x": tf.data.Dataset.from_tensor_slices(images).batch(8)},
+    "dataset": lambda images: {"x": ft.dataset(images, 8)},
     "generator": lambda images: {"x": ((batch,) for batch in (images[:8], images[8:]))},
 }
 
@@ -128,11 +123,11 @@ def test_a_refused_fit_changes_nothing(refused):
     options = {"sample_weight": np.ones(16)} if refused == "weights" else {}
     errors = (ValueError, tfr.NonFiniteLossError)
     with ft.unchanged(model), ft.unchanged(model.optimizer), pytest.raises(errors):
-        dataset = tf.data.Dataset.from_tensor_slices(bad.get(refused, images)).batch(8)
+        dataset = ft.dataset(bad.get(refused, images), 8)
         model.fit(dataset, verbose=0, **options)
     model.evaluate(images, verbose=0)
     assert not any(norm.learned.is_known_to_be_set for norm in norms)
-    history = model.fit(tf.data.Dataset.from_tensor_slices(images).batch(8), verbose=0)
+    history = model.fit(ft.dataset(images, 8), verbose=0)
     assert history.history["bits_per_dim"][0] < 10
 
 
@@ -338,9 +333,9 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     # In the second of four batches: the third must not be trained on, even in the same execution.
     images = _with_nan(ft.grey_levels(16), 5)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
-        bad.fit(_dataset(images), verbose=0)
+        bad.fit(ft.dataset(images), verbose=0)
     assert (error.value.step, error.value.part) == (1, "the data")
-    good.fit(_dataset(images[:4]), verbose=0)
+    good.fit(ft.dataset(images[:4]), verbose=0)
     rtol = 1e-6 if "several" in way else 0
     ft.assert_close(_all_state(bad), _all_state(good), rtol=rtol)
     # And training can go on.
@@ -417,11 +412,11 @@ def test_what_is_not_finite_is_named(fail, way):
 
 def test_the_graph_that_runs_names_the_part():
     model = _vectors()
-    model.fit(_dataset(_POINTS), verbose=0)
+    model.fit(ft.dataset(_POINTS), verbose=0)
     # The graph with weights has another first part.
-    model.fit(_dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
+    model.fit(ft.dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
     with pytest.raises(tfr.NonFiniteLossError, match="first in the data"):
-        model.fit(_dataset(np.concatenate([_POINTS[:4], _POINTS[:4] * np.nan])), verbose=0)
+        model.fit(ft.dataset(np.concatenate([_POINTS[:4], _POINTS[:4] * np.nan])), verbose=0)
 
 
 def test_the_log_density_of_a_model():
@@ -434,10 +429,10 @@ def test_the_log_density_of_a_model():
 def test_predict_leaves_evaluate_its_parts():
     model = _model()
     images, weights = _IMAGES.astype(np.float32), np.ones(8)
-    model.evaluate(_dataset({"image": images, "sample_weight": weights}), verbose=0)
-    model.predict(_dataset(images), verbose=0)
+    model.evaluate(ft.dataset({"image": images, "sample_weight": weights}), verbose=0)
+    model.predict(ft.dataset(images), verbose=0)
     with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
-        model.evaluate(_dataset({"image": images, "sample_weight": -weights}), verbose=0)
+        model.evaluate(ft.dataset({"image": images, "sample_weight": -weights}), verbose=0)
 
 
 @pytest.mark.eager
@@ -459,7 +454,7 @@ def test_an_inverted_bijector_that_overflows_is_named(invert):
 @pytest.mark.eager
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_an_empty_dataset(method):
-    call, dataset = getattr(_model(), method), _dataset(_IMAGES)
+    call, dataset = getattr(_model(), method), ft.dataset(_IMAGES)
     with pytest.raises(ValueError, match="expected images, got an empty dataset"):
         call(dataset.take(0), verbose=0)
     # The cardinality is unknown before the data are read.

@@ -56,6 +56,11 @@ class OwnStep(tfr.FlowModel):
         return {"loss": loss}
 
 
+class LongerStep(tfr.FlowModel):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
 def make(kind, optimizer=None, **options):
     keras.utils.set_random_seed(0)
     model = kind(ft.vector_distribution(2, num_filters=4, weights_seed=1))
@@ -112,17 +117,20 @@ def test_a_term_and_metrics(weights):
     assert [metric.name for metric in model.metrics] == ["loss", "largest"]
 
 
-@with_weights
-@pytest.mark.parametrize("default", [False, True])
-def test_a_step_of_the_users_own_from_public_methods(weights, default):
-    # With the default optimizer, its schedule and the norm of its gradients too.
-    optimizers = [None if default else keras.optimizers.SGD(0.01) for _ in range(2)]
+@pytest.mark.parametrize("kind", [OwnStep, LongerStep])
+@pytest.mark.parametrize(
+    ("schedule", "weights"),
+    [(None, None), (None, _WEIGHTS), ("default", _WEIGHTS), ("budget", None)],
+    ids=["plain", "weighted", "default", "budget"],
+)
+def test_a_step_of_the_users_own(schedule, weights, kind):
     results = []
-    for kind, optimizer in zip((tfr.FlowModel, OwnStep), optimizers, strict=True):
-        model = make(kind, optimizer)
-        if default:
+    for each in (tfr.FlowModel, kind):
+        model = make(each)
+        if schedule == "default":
             model.compile()
-        results.append(fitted(model, sample_weight=weights)[1])
+        callbacks = [tfr.LearningRateBudget(0.02, steps=4)] if schedule == "budget" else []
+        results.append(fitted(model, sample_weight=weights, callbacks=callbacks)[1])
     ft.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 

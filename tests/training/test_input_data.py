@@ -75,35 +75,24 @@ class _PlainModel(keras.Model):
 
 
 class _RecordingFlowModel(tfr.FlowModel):
-    """Records the batches of its steps; makes one step for each kind and shape of batches."""
+    """Records the batches of its steps."""
 
     def start(self):
         if not self.compiled:
             self.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
-            self.known = set()
         self.records = []
 
-    def is_known(self, step, data):
-        self.records.append((step, *_description(data)))
-        kind = self.records[-1][:-1]
-        is_known = kind in self.known
-        self.known.add(kind)
-        return is_known
-
     def train_step(self, data):
-        return self.no_step() if self.is_known("train", data) else super().train_step(data)
+        self.records.append(("train", *_description(data)))
+        return super().train_step(data)
 
     def test_step(self, data):
-        return self.no_step() if self.is_known("test", data) else super().test_step(data)
+        self.records.append(("test", *_description(data)))
+        return super().test_step(data)
 
     def predict_step(self, data):
-        is_known = self.is_known("predict", data)
-        return tf.zeros(len(self.records[-1][-1])) if is_known else super().predict_step(data)
-
-    def no_step(self):
-        for metric in self.metrics:
-            metric.update_state(0.0)
-        return self.get_metrics_result()
+        self.records.append(("predict", *_description(data)))
+        return super().predict_step(data)
 
 
 class _Epochs(keras.callbacks.Callback):
@@ -162,10 +151,6 @@ def _generator(*arrays):
     yield from (_Sequence(*arrays)[index] for index in range(len(_Sequence(*arrays))))
 
 
-def _dataset(data, batch_size=4):
-    return tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
-
-
 def _frame(number=_NUMBER, first=0):
     return pd.DataFrame(_rows(number, first).astype(np.float64), columns=["row", "cosine"])
 
@@ -204,20 +189,20 @@ _FITS = {
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
     "class_weight": _row(_X, "labels", class_weight=_CLASSES, **_LABELED),
-    "dataset": _row(lambda: _dataset(_X)),
-    "dataset of tuples with weights": _row(lambda: _dataset((_X, _LABELS, _WEIGHTS)), "labels"),
-    "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
+    "dataset": _row(lambda: ft.dataset(_X)),
+    "dataset of tuples with weights": _row(lambda: ft.dataset((_X, _LABELS, _WEIGHTS)), "labels"),
+    "dataset of dicts": _row(lambda: ft.dataset({"image": _X, "label": _LABELS}), "labels"),
     "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
     "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
     # Batches.
     "batch_size of the default": _row(_rows(40), shuffle=False),
     "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
     "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
-    "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
+    "steps_per_epoch of a dataset": _row(lambda: ft.dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
     "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
     "validation_data, a dataset": _row(
-        _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
+        _X, validation_data=lambda: ft.dataset(_VALIDATION, 2), **_BATCHES
     ),
     "validation_data beside validation_split": _row(
         _X, "labels", **_HELD_OUT, **_SPLIT, **_LABELED
@@ -260,7 +245,7 @@ _EVALUATIONS = {
     "tuple": _row((_X, _LABELS), "labels", batch_size=4),
     "tuple with None": _row((_X, None)),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", batch_size=4),
-    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "dataset of tuples": _row(lambda: ft.dataset((_X, _LABELS)), "labels"),
     "PyDataset": _row(lambda: _Sequence(_X, _LABELS), "labels"),
     "generator": _row(lambda: _generator(_X)),
     "steps, batch_size": _row(_X, batch_size=2, steps=2),
@@ -364,7 +349,7 @@ def test_labels_for_a_distribution_that_takes_none(call):
 def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
     model = ft.compiled(_normal(), keras.optimizers.SGD(0.0))
     with pytest.warns(UserWarning, match="labels of the dataset are not used"):
-        getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
+        getattr(model, method)(ft.dataset((_X, _LABELS)), verbose=0)
 
 
 @pytest.mark.parametrize("dtype", [object, str])
@@ -409,7 +394,10 @@ _MASKED = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
         (_MASKED, {}, "expected vectors without masked elements"),
         (_INFINITE, {}, r"expected finite vectors, got 2 of 3 .* first in row 1"),
         *((_X.astype(dtype), {}, "real numbers, got dtype") for dtype in (complex, str)),
-        *((_dataset(_X.astype(dtype)), {}, "real numbers, got dtype") for dtype in (complex, str)),
+        *(
+            (ft.dataset(_X.astype(dtype)), {}, "real numbers, got dtype")
+            for dtype in (complex, str)
+        ),
         (_X, {"batch_size": 0}, "batch_size of at least 1, got 0"),
     ],
 )

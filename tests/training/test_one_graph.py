@@ -66,7 +66,7 @@ def test_an_empty_optional_is_none():
 def test_train_on_batch_makes_the_steps_of_fit():
     models = [_model(), _model()]
     models[1].set_weights(models[0].get_weights())
-    models[0].fit(tf.data.Dataset.from_tensor_slices(_EVENTS).batch(4), verbose=0)
+    models[0].fit(ft.dataset(_EVENTS), verbose=0)
     for i in range(0, 12, 4):
         models[1].train_on_batch(_EVENTS[i : i + 4])
     ft.assert_close(models[1].get_weights(), models[0].get_weights(), rtol=1e-5, atol=1e-6)

@@ -93,7 +93,7 @@ def weights_of_events(two):
     data = {"image": images, "sample_weight": 1e-4 * weights}
     options = {"optimizer": lambda: keras.optimizers.SGD(1e-3), "dequantize": False, "epochs": 2}
     options["dtype"] = tf.float64
-    for x, size in ((data, 8), (tf.data.Dataset.from_tensor_slices(data).batch(8), None)):
+    for x, size in ((data, 8), (ft.dataset(data, 8), None)):
         models = [_fit(strategy, x, batch_size=size, **options) for strategy in (_ONE, two)]
         ft.assert_close(*map(_state, models), rtol=1e-9, atol=1e-12)
     repeated = np.repeat(images, weights, axis=0)
@@ -142,9 +142,7 @@ def first_batch_of_act_norm(two):
     states = []
     for strategy in (_ONE, two):
         model = st.make_model(strategy, run_eagerly=strategy is _ONE, **options)
-        for variable in model.distribution.variables:
-            if "is_set" in variable.name:
-                variable.assign(0.0)
+        ft.unset(model.distribution)
         model.fit(ft.grey_levels(7), batch_size=7, verbose=0)
         states.append(_state(model))
     ft.assert_close(*states, rtol=1e-3, atol=1e-4)
@@ -160,7 +158,7 @@ def a_nan_on_one_replica(two):
         model.fit(images[:8], batch_size=8, shuffle=False, verbose=0)
         expected = _state(model)
         with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data"):
-            model.fit(tf.data.Dataset.from_tensor_slices(images[8:]).batch(8), verbose=0)
+            model.fit(ft.dataset(images[8:], 8), verbose=0)
         ft.assert_equal(_state(model), expected)
 
 
