@@ -189,6 +189,31 @@ def compiled(distribution, optimizer=None, **kwargs):
     return model
 
 
+def dataset(values, batch_size=4):
+    """Returns batches of slices of values."""
+    return tf.data.Dataset.from_tensor_slices(values).batch(batch_size)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts `fit` at a hook of Keras: the first time, or after a number of steps."""
+
+    def __init__(self, hook, num_steps=None):
+        super().__init__()
+        self.num_steps = num_steps
+        setattr(self, hook, self.interrupt)
+
+    def interrupt(self, *_, **__):
+        if self.num_steps in (None, int(self.model.optimizer.iterations)):
+            raise KeyboardInterrupt
+
+
+def unset(module):
+    """Makes the next batch in training set the `ActNorm`s of a module."""
+    for variable in module.variables:
+        if "is_set" in variable.name:
+            variable.assign(0.0)
+
+
 def normal(shape, dtype=tf.float32, seed=0):
     """Returns standard normal values."""
     return tf.constant(np.random.default_rng(seed).normal(size=shape), dtype)

@@ -1,6 +1,4 @@
-import gc
 import math
-import weakref
 
 import flow_testing as ft
 import keras
@@ -65,18 +63,6 @@ def test_a_model_is_traced_once_and_its_new_weights_count():
     assert evaluation.bits_per_dim(model, images, num_samples=2).mean == pytest.approx(8.0)
 
 
-@pytest.mark.graph
-def test_a_distribution_that_was_scored_can_be_freed():
-    flow = _conditional(num_classes=3)
-    tfr.log_prob(tfr.FlowModel(flow), _IMAGES[:1], _LABELS[:1])
-    tfr.class_log_probs(flow, _IMAGES[:1], num_samples=1)
-    tfr.log_prob_map(flow, _IMAGES[:1], _LABELS[:1])
-    reference = weakref.ref(flow)
-    del flow
-    gc.collect()
-    assert reference() is None
-
-
 def test_draws_against_numpy(flow):
     result = evaluation.bits_per_dim(flow, _IMAGES, num_samples=3, seed=2, batch_size=4)
     log_prob = _by_hand(flow, _IMAGES, 3, 2)
@@ -101,7 +87,7 @@ def test_datasets():
     flow = tfd.Sample(tfd.Normal(128.0, 60.0), _SHAPE)
     labels, forms = np.arange(len(_IMAGES)), [tf.constant(_IMAGES), _IMAGES + np.float32(0.5)]
     for elements in (_IMAGES, (_IMAGES, labels), {"image": _IMAGES, "label": labels}):
-        forms.append(tf.data.Dataset.from_tensor_slices(elements).batch(4))
+        forms.append(ft.dataset(elements))
     expected = evaluation.bits_per_dim(flow, _IMAGES, num_samples=2, batch_size=4)
     for data in forms:
         assert evaluation.bits_per_dim(flow, data, num_samples=2, batch_size=4) == expected
@@ -178,18 +164,6 @@ def test_bad_images(flow, images, message):
         evaluation.bits_per_dim(flow, images)
 
 
-def test_infinite_log_densities():
-    images = np.zeros([5, *_SHAPE], np.uint8)
-    images[3, 2, 2] = 200
-    with pytest.raises(ValueError, match=r"of event 3, got array\(\[-inf, -inf\]\)"):
-        evaluation.bits_per_dim(_uniform(100.0), images, num_samples=2, batch_size=2)
-
-
-def test_one_image_has_no_standard_error():
-    result = evaluation.bits_per_dim(_uniform(), _IMAGES[:1])
-    assert math.isnan(result.standard_error)
-
-
 # Conditions.
 
 
@@ -248,7 +222,7 @@ def test_bits_per_dim_of_a_conditional_base():
     assert result.mean == pytest.approx(by_hand, rel=1e-5)
     swapped = {"image": images, "label": 1 - labels}
     assert evaluation.bits_per_dim(_normal_of_class(), swapped) != result
-    data = tf.data.Dataset.from_tensor_slices({**swapped, "conditional_input": labels}).batch(6)
+    data = ft.dataset({**swapped, "conditional_input": labels}, 6)
     assert evaluation.bits_per_dim(_normal_of_class(), data) == result
     with pytest.raises(ValueError, match="expected a conditional_input, got None"):
         evaluation.bits_per_dim(_normal_of_class(), images)
@@ -299,7 +273,7 @@ def test_log_likelihood_of_vectors(kind):
     # A single noise sample, or no noise, gives no tighter bound.
     assert result.importance_weighted == pytest.approx(result.mean, rel=1e-12)
     assert result.unit == "nats"
-    dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
+    dataset = ft.dataset(data)
     assert evaluation.log_likelihood(flow, dataset) == result
     model = ft.compiled(flow)
     loss = model.evaluate(_VECTORS, conditions, batch_size=4, verbose=0, return_dict=True)["loss"]
@@ -330,6 +304,11 @@ def test_log_likelihood_with_a_dequantizer():
 
 
 def test_bits_per_dim_are_of_images():
+    assert math.isnan(evaluation.bits_per_dim(_uniform(), _IMAGES[:1]).standard_error)
+    images = np.zeros([5, *_SHAPE], np.uint8)
+    images[3, 2, 2] = 200
+    with pytest.raises(ValueError, match=r"of event 3, got array\(\[-inf, -inf\]\)"):
+        evaluation.bits_per_dim(_uniform(100.0), images, num_samples=2, batch_size=2)
     with pytest.raises(ValueError, match=r"expected images \(log_likelihood evaluates vectors"):
         evaluation.bits_per_dim(_vector_flow(), _VECTORS)
     with pytest.raises(ValueError, match=r"over images .* or vectors \[size\]"):
@@ -362,7 +341,7 @@ def test_classification_by_hand():
     assert result.log_loss == pytest.approx(-np.mean(np.log(of_label)), rel=1e-4)
     expected = calibration_error(np.maximum(of_label, 1 - of_label), of_label > 0.5)
     assert result.expected_calibration_error == pytest.approx(expected, abs=1e-5)
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(50)
+    data = ft.dataset((images, labels), 50)
     assert evaluation.classification(_normal_of_class(), data, prior=[0.5] * 2, seed=7) == result
 
 
@@ -493,7 +472,7 @@ def test_weights_are_no_data_of_an_evaluation(form):
     if form == "tuple":
         data = tuple(data.values())
     elif form == "dataset":
-        data = tf.data.Dataset.from_tensor_slices(tuple(data.values())).batch(4)
+        data = ft.dataset(tuple(data.values()))
     flow = _vector_flow(num_classes=3)
     for evaluate in (evaluation.log_likelihood, evaluation.classification):
         with pytest.raises(ValueError, match=r"without sample weights; `FlowModel\.evaluate`"):

@@ -5,7 +5,9 @@ import importlib.util
 import pathlib
 import sys
 
+import flow_testing as ft
 import keras
+import numpy as np
 import pytest
 from absl import flags
 
@@ -38,6 +40,19 @@ def load_script():
             return script
 
     return load
+
+
+@pytest.fixture
+def labeled_images(tmp_path):
+    """Returns a file of images of three classes, each darker than the next."""
+    arrays = {}
+    for split, number in (("train", 60), ("test", 10)):
+        labels = np.arange(number) % 3
+        brightness = (85 * labels).astype(np.uint8).reshape(-1, 1, 1, 1)
+        arrays[split] = ft.grey_levels(number, (4, 4, 1)) // 3 + brightness
+        arrays[f"{split}_labels"] = labels
+    np.savez(tmp_path / "images.npz", **arrays)
+    return tmp_path / "images.npz"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import json
 
 import datasets
-import flow_testing as ft
 import numpy as np
 import pytest
 from absl import app
@@ -15,14 +14,9 @@ from tfp_realnvp import evaluation
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer", "small_compact")]
 
 
-def test_labels_and_resumption(tmp_path, run_script, capsys):
-    labels, output = np.arange(60) % 3, tmp_path / "run"
-    images = ft.grey_levels(60, (4, 4, 1)) // 3
-    images += (85 * labels).astype(np.uint8).reshape(-1, 1, 1, 1)
-    arrays = {"train": images, "test": images[:12]}
-    arrays |= {"train_labels": labels, "test_labels": labels[:12]}
-    np.savez(tmp_path / "images.npz", **arrays)
-    flags = (f"--dataset={tmp_path / 'images.npz'}", f"--output_dir={output}")
+def test_labels_and_resumption(labeled_images, tmp_path, run_script, capsys):
+    output = tmp_path / "run"
+    flags = (f"--dataset={labeled_images}", f"--output_dir={output}")
     flags += ("--condition=label", "--num_filters=4")
 
     def read(name):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tensorflow_probability as tfp
 from PIL import Image
 from scipy import stats
 
@@ -187,17 +186,9 @@ class _Stop(Exception):
     pass
 
 
-def test_labels(tmp_path, run_script):
-    arrays = {}
-    for split, number in (("train", 60), ("test", 10)):
-        labels = np.arange(number) % 3
-        # Images of a class are darker than those of the next.
-        brightness = (85 * labels).astype(np.uint8).reshape(-1, 1, 1, 1)
-        arrays[split] = ft.grey_levels(number, (4, 4, 1)) // 3 + brightness
-        arrays[f"{split}_labels"] = labels
-    np.savez(tmp_path / "images.npz", **arrays)
+def test_labels(labeled_images, tmp_path, run_script):
     folder = tmp_path / "run"
-    options = (f"--dataset={tmp_path / 'images.npz'}", f"--output_dir={folder}", *_TINY)
+    options = (f"--dataset={labeled_images}", f"--output_dir={folder}", *_TINY)
     options += ("--condition=label", "--condition_dropout=0.2")
     options += ("--epochs=1", "--log_steps=8", "--learning_rate=0.1")
     # Fitting the baselines would take most of the time.
@@ -229,23 +220,6 @@ def test_labels(tmp_path, run_script):
 
 
 # Additions.
-
-
-def test_parts_of_the_model(train, monkeypatch):
-    def compile(model, *_, **__):
-        bijector = model.distribution.bijector
-        assert tfr.InvertibleConv1x1 in {type(part) for part in bijector.submodules}
-        couplings = [part for part in bijector.submodules if hasattr(part, "transformer")]
-        transformers = {type(coupling.transformer) for coupling in couplings}
-        assert tfr.RationalQuadraticSpline in transformers
-        assert "scale0_prior0_coupling" in {part.name for part in bijector.submodules}
-        assert {layer.num_heads for layer in model.networks} == {0, 2}
-        raise _Stop
-
-    monkeypatch.setattr(tfr.FlowModel, "compile", compile)
-    parts = ("--invertible_conv", "--split_prior", "--attention=2", "--num_scales=2")
-    with pytest.raises(_Stop):
-        train("run", *parts, "--transformer=rational_quadratic_spline")
 
 
 def test_averages_and_bounds(images, tmp_path, run_script):
@@ -359,27 +333,32 @@ def test_presets(preset, configure):
     assert expected | {"--optimizer=adam", "--average=0.0", "--dequantizer=uniform"} <= flags
 
 
-def test_a_preset_on_other_data(images, configure):
-    sizes = ("--num_scales=1", "--num_blocks=0", "--batch_size=5")
-    flags, _, arguments = configure("--preset=imagenet32", f"--dataset={images}", *sizes)
-    assert f"--dataset={images}" in flags
-    assert arguments == {
-        "image_shape": (4, 4, 1),
-        "num_values": 256,
-        "num_scales": 1,
-        "num_blocks": 0,
-        "num_filters": 32,
-    }
+_ADDED = {"num_scales": 2, "attention": 2, "transformer": "rational_quadratic_spline"}
 
 
 @pytest.mark.parametrize(
-    ("option", "learning_rate"), [("alpha=0.1", 4e-3), ("transformer=logistic_mixture", 1e-3)]
+    ("options", "learning_rate", "configuration", "arguments"),
+    [
+        (["--alpha=0.1"], 4e-3, "compact", {"alpha": 0.1}),
+        (["--attention=2"], 1e-3, "compact", {"attention": 2}),
+        (
+            ["--configuration=paper", "--invertible_conv", "--split_prior"]
+            + [f"--{name}={value}" for name, value in _ADDED.items()],
+            *(1e-3, "paper", {**_ADDED, "invertible_conv": True, "split_prior": True}),
+        ),
+        (
+            ["--preset=imagenet32", "--num_scales=1", "--num_blocks=0"],
+            *(1e-3, "paper", {"num_scales": 1, "num_blocks": 0, "num_filters": 32}),
+        ),
+    ],
 )
-def test_compact(option, learning_rate, images, configure):
-    flags, configuration, arguments = configure(f"--dataset={images}", f"--{option}")
-    assert configuration == "compact"
-    assert arguments.get("alpha") == (0.1 if option == "alpha=0.1" else None)
-    assert {"--batch_size=16", f"--learning_rate={learning_rate}"} <= flags
+def test_flags_of_a_model(options, learning_rate, configuration, arguments, images, configure):
+    flags, *constructed = configure(f"--dataset={images}", *options)
+    arguments = {"image_shape": (4, 4, 1), "num_values": 256, **arguments}
+    assert constructed == [configuration, arguments]
+    batch_size = 16 if configuration == "compact" else 64
+    expected = {"dataset": images, "batch_size": batch_size, "learning_rate": learning_rate}
+    assert {f"--{name}={value}" for name, value in expected.items()} <= flags
 
 
 @pytest.mark.parametrize(
@@ -482,55 +461,43 @@ def test_mirrored_images_are_fitted_where_training_flips(train_paper):
 
 # Grids of samples have the samples of each condition in its row.
 
-_TINY_FLOW = {"num_scales": 1, "num_blocks": 0, "num_filters": 4, "num_couplings": 1}
-
-
-def _flow(images):
-    names = ("image_shape", "num_values", "num_classes", "conditional_event_shape")
-    arguments = {name: getattr(images, name) for name in names}
-    flow = ft.randomize(tfr.RealNVPImage(**arguments, **_TINY_FLOW))
-    return tfp.distributions.TransformedDistribution(ft.standard_normal(images.image_shape), flow)
-
 
 @pytest.fixture
-def load(tmp_path):
+def draw(tmp_path, train_paper):
+    """Returns a function that returns data, a flow with random weights, and a grid of samples."""
     path = tmp_path / "images.npz"
-    images = ft.grey_levels(60, (4, 4, 3))
-    np.savez(path, images=images, labels=np.arange(60) % 30)
+    np.savez(path, images=ft.grey_levels(60, (4, 4, 3)), labels=np.arange(60) % 30)
 
-    def loaded(condition):
-        return datasets.load(str(path), condition=condition)
+    def drawn(condition, number):
+        images = datasets.load(str(path), condition=condition)
+        names = ("num_values", "num_classes", "conditional_event_shape")
+        arguments = {name: getattr(images, name) for name in names}
+        flow = ft.flow_distribution(images.image_shape, num_scales=1, num_blocks=0, **arguments)
+        return images, flow, train_paper.sample_grid(flow, images, "test", number, seed=1)
 
-    return loaded
+    return drawn
 
 
-def test_a_grid_without_a_condition(load, train_paper):
-    images = load(None)
-    distribution = _flow(images)
-    grid = train_paper.sample_grid(distribution, images, "test", 3, seed=1)
-    samples = tfr.to_uint8(distribution.sample(9, seed=(0, 1)))
+def test_a_grid_without_a_condition(draw):
+    _, flow, grid = draw(None, 3)
+    samples = tfr.to_uint8(flow.sample(9, seed=(0, 1)))
     np.testing.assert_array_equal(grid.reshape(9, 4, 4, 3), samples)
 
 
-def test_a_grid_has_a_row_for_each_class(load, train_paper):
-    images = load("label")
-    distribution = _flow(images)
-    grid = train_paper.sample_grid(distribution, images, "test", 4, seed=1)
+def test_a_grid_has_a_row_for_each_class(draw):
+    images, flow, grid = draw("label", 4)
     assert images.num_classes == 30 and grid.shape == (20, 4, 4, 4, 3)
-    samples = tfr.condition(distribution, np.arange(20)).sample(4, seed=(0, 1))
+    samples = tfr.condition(flow, np.arange(20)).sample(4, seed=(0, 1))
     np.testing.assert_array_equal(grid, tfr.to_uint8(samples).swapaxes(0, 1))
     assert (grid[0] != grid[1]).any()
 
 
-def test_a_grid_has_rows_of_image_conditions(load, train_paper):
-    images = load("gray")
-    distribution = _flow(images)
-    grid = train_paper.sample_grid(distribution, images, "test", 5, seed=1)
+def test_a_grid_has_rows_of_image_conditions(draw):
+    images, flow, grid = draw("gray", 5)
     originals, gray = next(images.batches("test", 5).as_numpy_iterator())
     assert grid.shape == (5, 5, 4, 4, 3)
     np.testing.assert_array_equal(grid[:, -1], originals)
     np.testing.assert_allclose(grid[:, 0], 255 * np.repeat(gray, 3, -1), atol=0.5001)
-    given = tfr.condition(distribution, gray)
-    samples = tfr.to_uint8(given.sample(3, seed=(0, 1)))
+    samples = tfr.to_uint8(tfr.condition(flow, gray).sample(3, seed=(0, 1)))
     np.testing.assert_array_equal(grid[:, 1:4], samples.swapaxes(0, 1))
     assert (samples[0] != samples[1]).any()

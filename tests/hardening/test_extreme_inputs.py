@@ -78,9 +78,7 @@ def test_training_on_a_batch_without_variance(name, dequantize, batch):
     flow = distribution(name)
     if name == "compact":
         # As before the first step: the batch sets the scales.
-        for variable in flow.variables:
-            if "is_set" in variable.name:
-                variable.assign(0.0)
+        ft.unset(flow)
     model = tfr.FlowModel(flow, dequantize=dequantize)
     model.compile(run_eagerly=True)
     before = [variable.numpy() for variable in flow.trainable_variables]

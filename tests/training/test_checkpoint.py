@@ -54,40 +54,27 @@ def test_patience_lasts_over_restarts(tmp_path):
         assert not _fit(again, [], epochs=3).epoch
 
 
-def test_checkpoints_within_an_epoch(tmp_path):
-    steps = []
-
-    def note(batch, logs):
-        latest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
-        steps.append(latest and int(latest.rsplit("-", 1)[1]))
-
-    watch = keras.callbacks.LambdaCallback(on_train_batch_end=note)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, _model(), save_seconds=1e-9)
-    _fit(checkpoint, [3.0, 2.0], epochs=2, callbacks=[watch])
-    # None after the last step of an epoch: it waits for the validation.
-    assert steps == [1, 2, 3, 3, 5, 6, 7, 7]
-    assert pathlib.Path(tf.train.latest_checkpoint(tmp_path / "checkpoints")).name == "ckpt-8"
-
-
-def test_no_checkpoint_between_the_end_and_its_validation(tmp_path):
-    budget = tfr.LearningRateBudget(steps=3)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, _model(), budget=budget, save_seconds=1e-9)
-    assert _saved_steps(checkpoint, _IMAGES, epochs=9, callbacks=[budget, checkpoint]) == [1, 2, 3]
-
-
-def _saved_steps(checkpoint, data, **options):
-    """Returns the steps of `fit` that are saved."""
-    steps = []
+@pytest.mark.graph
+@pytest.mark.parametrize(
+    ("steps_per_execution", "num_steps", "expected"),
+    # Once after the last step of an epoch, or of a budget: with its validation.
+    [(1, 100, [*range(1, 9)]), (1, 6, [*range(1, 7)]), (3, 100, [3, 4, 7, 8])],
+)
+def test_steps_that_are_saved(tmp_path, steps_per_execution, num_steps, expected):
+    model, steps = _normal(), []
+    model.compile(steps_per_execution=steps_per_execution)
+    budget = tfr.LearningRateBudget(steps=num_steps)
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, budget=budget, save_seconds=1e-9)
     save = checkpoint._manager.save
     checkpoint._manager.save = lambda number: steps.append(number) or save(number)
-    checkpoint.model.fit(data, batch_size=8, verbose=0, **options)
-    return steps
+    options = {"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": [budget, checkpoint]}
+    model.fit(_POINTS, **options)
+    assert steps == expected
+    latest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
+    assert pathlib.Path(latest).name == f"ckpt-{expected[-1]}"
 
 
-class _Interrupt(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations == 6:
-            raise KeyboardInterrupt
+_INTERRUPT = ft.Interrupt("on_train_batch_end", 6)
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
@@ -109,7 +96,7 @@ def test_a_run_that_resumes_within_an_epoch_equals_an_uninterrupted_one(
     *_, expected = run()
     shutil.rmtree(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run(_Interrupt())
+        run(_INTERRUPT)
     first, last, actual = run()
     assert (first, last) == (6, 12)
     ft.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
@@ -121,7 +108,7 @@ def test_the_rest_of_an_epoch_is_trained_as_a_whole(tmp_path):
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
     batches = tfr.data.batches(_IMAGES, batch_size=8)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(batches, steps_per_epoch=8, verbose=0, callbacks=[checkpoint, _Interrupt()])
+        model.fit(batches, steps_per_epoch=8, verbose=0, callbacks=[checkpoint, _INTERRUPT])
     assert checkpoint.restore()
     model.fit(batches, steps_per_epoch=2, verbose=0, callbacks=[checkpoint])
     assert model.optimizer.iterations == 8
@@ -192,14 +179,10 @@ def test_averages_are_validated_and_saved(tmp_path):
         raise RuntimeError("stop")
     np.testing.assert_equal(_values(again.model), record.trained[-1])
 
-    class Stop(keras.callbacks.Callback):
-        def on_test_batch_end(self, batch, logs=None):
-            raise KeyboardInterrupt
-
     # An interrupted validation leaves no averages in the model.
     record = _Record()
     with pytest.raises(KeyboardInterrupt):
-        again.model.fit(_IMAGES, **options, callbacks=[record, Stop()])
+        again.model.fit(_IMAGES, **options, callbacks=[record, ft.Interrupt("on_test_batch_end")])
     np.testing.assert_equal(_values(again.model), record.trained[-1])
 
 
@@ -256,14 +239,6 @@ def test_patience_counts_epochs_with_a_validation(tmp_path):
     assert len(history.epoch) == 9 and checkpoint.is_out_of_patience
 
 
-@pytest.mark.graph
-def test_no_checkpoint_before_the_validation_with_several_steps_in_an_execution(tmp_path):
-    model = _normal()
-    model.compile(steps_per_execution=3)
-    checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
-    assert _saved_steps(checkpoint, _POINTS, callbacks=[checkpoint]) == [3, 4]
-
-
 # One process at a time.
 
 _TRAINING = """
@@ -301,18 +276,17 @@ def _is_locked(folder):
 def test_a_folder_is_locked_within_fit_only(tmp_path):
     found = []
 
-    def look_and_stop(batch, logs):
+    def look(batch, logs):
         if batch == 1:
             again = tfr.TrainingCheckpoint(tmp_path, _normal())
             found.extend([again.restore(), _is_locked(tmp_path)])
-        if batch == 2:
-            raise KeyboardInterrupt
 
     model = _normal()
     checkpoint = tfr.TrainingCheckpoint(tmp_path, model, save_seconds=1e-9)
-    look = keras.callbacks.LambdaCallback(on_train_batch_end=look_and_stop)
+    look = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    callbacks = [checkpoint, look, ft.Interrupt("on_train_batch_end", 3)]
     with pytest.raises(KeyboardInterrupt):
-        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[checkpoint, look])
+        model.fit(_POINTS, batch_size=8, verbose=0, callbacks=callbacks)
     assert found == [True, True]
     assert not _is_locked(tmp_path)
     # The same process goes on with another model.

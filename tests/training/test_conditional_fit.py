@@ -39,10 +39,6 @@ def _conditions(kind="labels", number=8):
 # Kinds of data.
 
 
-def _dataset(values):
-    return tf.data.Dataset.from_tensor_slices(values).batch(4)
-
-
 @pytest.mark.parametrize("kind", ["labels", "images"])
 def test_one_condition_for_a_batch_is_refused(kind):
     model, one = _model(kind), _conditions(kind)[:1]
@@ -262,7 +258,7 @@ def test_labels_of_a_dataset_that_are_out_of_range(method, jit_compile):
     model, labels = _model(jit_compile=jit_compile), np.where(_LABELS < 2, _LABELS - 3, _LABELS + 4)
     expected = r"FlowModel: expected a .*integer labels in \[0, 5\), got (\[-3, -2, |other)"
     with pytest.raises(ValueError, match=expected):
-        getattr(model, method)(_dataset((_IMAGES, labels)), verbose=0)
+        getattr(model, method)(ft.dataset((_IMAGES, labels)), verbose=0)
     assert all(np.isfinite(variable).all() for variable in model.trainable_variables)
 
 
@@ -302,7 +298,7 @@ def test_floats_are_no_labels(labels):
             for method in ("fit", "evaluate", "predict")
             for data in ((images, labels), (images, tf.constant(labels)))
         ),
-        lambda: model.fit(_dataset((images, labels)), verbose=0),
+        lambda: model.fit(ft.dataset((images, labels)), verbose=0),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=r"labels in \[0, 5\), got float.*`labels.astype\(int"):

@@ -36,10 +36,6 @@ def _model(distribution=None, *, seed=0, dequantize=True, **kwargs):
 _IMAGES = ft.grey_levels(8)
 
 
-def _dataset(values):
-    return tf.data.Dataset.from_tensor_slices(values).batch(4)
-
-
 # What training changes.
 
 
@@ -88,14 +84,13 @@ def _unset():
     """Returns a distribution, and its `ActNorm`s, which no batch has set."""
     distribution = _distribution(normalization="actnorm")
     norms = [p for p in distribution.bijector.submodules if isinstance(p, tfr.ActNorm)]
-    for norm in norms:
-        norm.learned.is_set.assign(0.0)
+    ft.unset(distribution)
     return distribution, norms
 
 
 _FIRST_BATCHES = {
     "arrays": lambda images: {"x": images, "batch_size": 8, "shuffle": False},
-    "dataset": lambda images: {"x": tf.data.Dataset.from_tensor_slices(images).batch(8)},
+    "dataset": lambda images: {"x": ft.dataset(images, 8)},
     "generator": lambda images: {"x": ((batch,) for batch in (images[:8], images[8:]))},
 }
 
@@ -103,64 +98,61 @@ _FIRST_BATCHES = {
 @pytest.mark.parametrize("data", _FIRST_BATCHES)
 def test_fit_sets_normalizations_by_the_first_batch(data):
     distribution, (norm, *_) = _unset()
-    model = _model(distribution, optimizer=keras.optimizers.SGD(0.0))
-    images = ft.grey_levels(16)
-    history = model.fit(**_FIRST_BATCHES[data](images), verbose=0)
-    assert int(model.optimizer.iterations) == 2 and np.isfinite(history.history["loss"][0])
-    values = distribution.bijector.bijectors[0].inverse(tfr.dequantize(images[:8], seed=(0, 0)))
     assert distribution.bijector.bijectors[1] is norm
-    np.testing.assert_allclose(norm.learned.shift, values.numpy().mean((0, 1, 2)), rtol=1e-4)
+    model = _model(distribution, optimizer=keras.optimizers.SGD(0.0))
+    first = model.get_weights()
+    # The second time, after the weights were reset.
+    for seed in (0, 1):
+        model.set_weights(first)
+        model.optimizer.iterations.assign(0)
+        images = ft.grey_levels(16, seed=seed)
+        history = model.fit(**_FIRST_BATCHES[data](images), verbose=0)
+        assert int(model.optimizer.iterations) == 2 and np.isfinite(history.history["loss"][0])
+        values = distribution.bijector.bijectors[0].inverse(tfr.dequantize(images[:8], seed=(0, 0)))
+        np.testing.assert_allclose(norm.learned.shift, values.numpy().mean((0, 1, 2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("refused", ["scaled", "outside", "not a number"])
+@pytest.mark.parametrize("refused", ["scaled", "outside", "not a number", "weights"])
 def test_a_refused_fit_changes_nothing(refused):
     distribution, norms = _unset()
     model = _model(distribution)
     model.build_optimizer()
     images = ft.grey_levels(16).astype(np.float32)
     bad = {"scaled": images / 255, "outside": images + 200, "not a number": images * np.nan}
+    # Keras takes no weights beside a dataset.
+    options = {"sample_weight": np.ones(16)} if refused == "weights" else {}
     errors = (ValueError, tfr.NonFiniteLossError)
     with ft.unchanged(model), ft.unchanged(model.optimizer), pytest.raises(errors):
-        model.fit(tf.data.Dataset.from_tensor_slices(bad[refused]).batch(8), verbose=0)
+        dataset = ft.dataset(bad.get(refused, images), 8)
+        model.fit(dataset, verbose=0, **options)
+    model.evaluate(images, verbose=0)
     assert not any(norm.learned.is_known_to_be_set for norm in norms)
-    history = model.fit(tf.data.Dataset.from_tensor_slices(images).batch(8), verbose=0)
+    history = model.fit(ft.dataset(images, 8), verbose=0)
     assert history.history["bits_per_dim"][0] < 10
 
 
-def test_evaluation_after_a_refused_fit_sets_no_normalization():
-    distribution, norms = _unset()
-    model = _model(distribution)
-    images = ft.grey_levels(16)
-    dataset = tf.data.Dataset.from_tensor_slices(images).batch(8)
-    with pytest.raises(ValueError, match="`sample_weights` should not be passed"):
-        model.fit(dataset, sample_weight=np.ones(16), verbose=0)
-    model.evaluate(images, verbose=0)
-    assert not any(norm.learned.is_known_to_be_set for norm in norms)
-
-
-def test_fit_sets_normalizations_again_after_their_weights_are_reset():
-    distribution, norms = _unset()
-    model = _model(distribution)
-    first = model.get_weights()
-    model.fit(ft.grey_levels(16), batch_size=8, verbose=0)
-    model.set_weights(first)
-    assert not any(norm.learned.is_known_to_be_set for norm in norms)
-    model.fit(ft.grey_levels(16), batch_size=8, verbose=0)
-    assert all(norm.learned.is_known_to_be_set for norm in norms)
-
-
-def test_stateless_call_uses_the_variables_of_bijectors():
-    model, images = _model(_distribution(normalization="actnorm")), ft.pixels([2, *_SHAPE])
+def test_values_of_a_stateless_scope_are_the_variables_of_bijectors():
+    model, levels = _model(_distribution(normalization="actnorm")), ft.grey_levels(2)
+    images = tf.constant(ft.with_event_noise(levels))
+    kinds = (model.trainable_variables, model.non_trainable_variables)
     ft.randomize(model, 1)
-    trainable, other = map(ft.values, _both_kinds(model))
-    expected = model(images).numpy()
+    values = [(variable, variable.numpy()) for variable in model.variables]
+    lists = [ft.values(kind) for kind in kinds]
     ft.randomize(model, 2)
-    result, _ = model.stateless_call(trainable, other, images)
-    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    # The first call is within the scope: nothing may keep its values.
+    with keras.StatelessScope(values):
+        first = tfr.log_prob(model, levels)
+    second = tfr.log_prob(model, levels)
+    assert np.abs(second - first).min() > 1e-2
     # The same tensor with other values: no result of before comes back.
-    result, _ = model.stateless_call(*map(ft.values, _both_kinds(model)), images)
-    np.testing.assert_allclose(result, model(images), rtol=1e-5)
-    assert np.abs(result - expected).min() > 1e-2
+    for weights, expected in ((lists, first), ([ft.values(kind) for kind in kinds], second)):
+        result, _ = model.stateless_call(*weights, images)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+    with keras.StatelessScope(values):
+        np.testing.assert_allclose(tfr.log_prob(model, levels), first, rtol=1e-5)
+    for variable, value in values:
+        variable.assign(value)
+    np.testing.assert_allclose(tfr.log_prob(model, levels), first, rtol=1e-5)
 
 
 def test_gray_levels_in_a_call():
@@ -178,41 +170,6 @@ def test_gray_levels_in_a_call():
     assert model(whole[:0]).shape == (0,)
     # Without noise, whole values are as good as any others.
     assert np.isfinite(tfr.FlowModel(model.distribution, dequantize=False)(whole)).all()
-
-
-def test_scores_within_a_stateless_scope():
-    model, images = _model(_distribution(normalization="actnorm")), ft.grey_levels(2)
-    ft.randomize(model, 1)
-    values = [(variable, variable.numpy()) for variable in model.variables]
-    ft.randomize(model, 2)
-    # The first call is within the scope: nothing may keep its values.
-    with keras.StatelessScope(values):
-        first = tfr.log_prob(model, images)
-    second = tfr.log_prob(model, images)
-    with keras.StatelessScope(values):
-        np.testing.assert_allclose(tfr.log_prob(model, images), first, rtol=1e-5)
-    for variable, value in values:
-        variable.assign(value)
-    np.testing.assert_allclose(tfr.log_prob(model, images), first, rtol=1e-5)
-    assert np.abs(second - first).min() > 1e-2
-
-
-def _both_kinds(model):
-    return model.trainable_variables, model.non_trainable_variables
-
-
-def test_an_error_in_the_first_batch_sets_nothing(monkeypatch):
-    distribution, _ = _unset()
-    model = _model(distribution)
-    log_prob = model._training_log_prob
-
-    def failing(*args, **kwargs):
-        log_prob(*args, **kwargs)
-        raise RuntimeError("after the normalizations")
-
-    monkeypatch.setattr(model, "_training_log_prob", failing)
-    with ft.unchanged(distribution), pytest.raises(RuntimeError, match="after the normaliz"):
-        model.fit(ft.grey_levels(8), batch_size=8, verbose=0)
 
 
 def test_one_step_of_sgd_by_hand():
@@ -376,9 +333,9 @@ def test_a_nan_in_the_data_changes_nothing(way, optimizer):
     # In the second of four batches: the third must not be trained on, even in the same execution.
     images = _with_nan(ft.grey_levels(16), 5)
     with pytest.raises(tfr.NonFiniteLossError, match="at step 1, first in the data") as error:
-        bad.fit(_dataset(images), verbose=0)
+        bad.fit(ft.dataset(images), verbose=0)
     assert (error.value.step, error.value.part) == (1, "the data")
-    good.fit(_dataset(images[:4]), verbose=0)
+    good.fit(ft.dataset(images[:4]), verbose=0)
     rtol = 1e-6 if "several" in way else 0
     ft.assert_close(_all_state(bad), _all_state(good), rtol=rtol)
     # And training can go on.
@@ -455,11 +412,11 @@ def test_what_is_not_finite_is_named(fail, way):
 
 def test_the_graph_that_runs_names_the_part():
     model = _vectors()
-    model.fit(_dataset(_POINTS), verbose=0)
+    model.fit(ft.dataset(_POINTS), verbose=0)
     # The graph with weights has another first part.
-    model.fit(_dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
+    model.fit(ft.dataset({"image": _POINTS, "sample_weight": np.ones(8)}), verbose=0)
     with pytest.raises(tfr.NonFiniteLossError, match="first in the data"):
-        model.fit(_dataset(np.concatenate([_POINTS[:4], _POINTS[:4] * np.nan])), verbose=0)
+        model.fit(ft.dataset(np.concatenate([_POINTS[:4], _POINTS[:4] * np.nan])), verbose=0)
 
 
 def test_the_log_density_of_a_model():
@@ -472,10 +429,10 @@ def test_the_log_density_of_a_model():
 def test_predict_leaves_evaluate_its_parts():
     model = _model()
     images, weights = _IMAGES.astype(np.float32), np.ones(8)
-    model.evaluate(_dataset({"image": images, "sample_weight": weights}), verbose=0)
-    model.predict(_dataset(images), verbose=0)
+    model.evaluate(ft.dataset({"image": images, "sample_weight": weights}), verbose=0)
+    model.predict(ft.dataset(images), verbose=0)
     with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
-        model.evaluate(_dataset({"image": images, "sample_weight": -weights}), verbose=0)
+        model.evaluate(ft.dataset({"image": images, "sample_weight": -weights}), verbose=0)
 
 
 @pytest.mark.eager
@@ -497,7 +454,7 @@ def test_an_inverted_bijector_that_overflows_is_named(invert):
 @pytest.mark.eager
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_an_empty_dataset(method):
-    call, dataset = getattr(_model(), method), _dataset(_IMAGES)
+    call, dataset = getattr(_model(), method), ft.dataset(_IMAGES)
     with pytest.raises(ValueError, match="expected images, got an empty dataset"):
         call(dataset.take(0), verbose=0)
     # The cardinality is unknown before the data are read.

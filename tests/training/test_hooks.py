@@ -56,6 +56,11 @@ class OwnStep(tfr.FlowModel):
         return {"loss": loss}
 
 
+class LongerStep(tfr.FlowModel):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
 def make(kind, optimizer=None, **options):
     keras.utils.set_random_seed(0)
     model = kind(ft.vector_distribution(2, num_filters=4, weights_seed=1))
@@ -70,9 +75,13 @@ def fitted(model, data=_ROWS, **options):
     return history, ft.values(model.trainable_variables)
 
 
-@pytest.mark.parametrize(
+each_way = pytest.mark.parametrize(
     "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
 )
+with_weights = pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+
+
+@each_way
 def test_a_constant_is_in_the_loss_and_changes_no_weights(options):
     (plain, expected), (logs, actual) = (
         fitted(make(kind, **options)) for kind in (tfr.FlowModel, PlusConstant)
@@ -86,9 +95,7 @@ def test_a_constant_is_in_the_loss_and_changes_no_weights(options):
     assert loss == pytest.approx(1000 + penalty - log_prob.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"run_eagerly": True}, {"steps_per_execution": 3}], ids=str
-)
+@each_way
 def test_another_objective(options):
     # Three times the objective without its penalty, at a third of the rate.
     _, expected = fitted(make(tfr.FlowModel, keras.optimizers.SGD(0.03), scale_l2=0.0, **options))
@@ -96,7 +103,7 @@ def test_another_objective(options):
     ft.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
+@with_weights
 def test_a_term_and_metrics(weights):
     model = make(Spread)
     logs, actual = fitted(model, sample_weight=weights)
@@ -110,17 +117,20 @@ def test_a_term_and_metrics(weights):
     assert [metric.name for metric in model.metrics] == ["loss", "largest"]
 
 
-@pytest.mark.parametrize("weights", [None, _WEIGHTS], ids=["plain", "weighted"])
-@pytest.mark.parametrize("default", [False, True])
-def test_a_step_of_the_users_own_from_public_methods(weights, default):
-    # With the default optimizer, its schedule and the norm of its gradients too.
-    optimizers = [None if default else keras.optimizers.SGD(0.01) for _ in range(2)]
+@pytest.mark.parametrize("kind", [OwnStep, LongerStep])
+@pytest.mark.parametrize(
+    ("schedule", "weights"),
+    [(None, None), (None, _WEIGHTS), ("default", _WEIGHTS), ("budget", None)],
+    ids=["plain", "weighted", "default", "budget"],
+)
+def test_a_step_of_the_users_own(schedule, weights, kind):
     results = []
-    for kind, optimizer in zip((tfr.FlowModel, OwnStep), optimizers, strict=True):
-        model = make(kind, optimizer)
-        if default:
+    for each in (tfr.FlowModel, kind):
+        model = make(each)
+        if schedule == "default":
             model.compile()
-        results.append(fitted(model, sample_weight=weights)[1])
+        callbacks = [tfr.LearningRateBudget(0.02, steps=4)] if schedule == "budget" else []
+        results.append(fitted(model, sample_weight=weights, callbacks=callbacks)[1])
     ft.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 

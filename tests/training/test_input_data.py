@@ -75,35 +75,24 @@ class _PlainModel(keras.Model):
 
 
 class _RecordingFlowModel(tfr.FlowModel):
-    """Records the batches of its steps; makes one step for each kind and shape of batches."""
+    """Records the batches of its steps."""
 
     def start(self):
         if not self.compiled:
             self.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
-            self.known = set()
         self.records = []
 
-    def is_known(self, step, data):
-        self.records.append((step, *_description(data)))
-        kind = self.records[-1][:-1]
-        is_known = kind in self.known
-        self.known.add(kind)
-        return is_known
-
     def train_step(self, data):
-        return self.no_step() if self.is_known("train", data) else super().train_step(data)
+        self.records.append(("train", *_description(data)))
+        return super().train_step(data)
 
     def test_step(self, data):
-        return self.no_step() if self.is_known("test", data) else super().test_step(data)
+        self.records.append(("test", *_description(data)))
+        return super().test_step(data)
 
     def predict_step(self, data):
-        is_known = self.is_known("predict", data)
-        return tf.zeros(len(self.records[-1][-1])) if is_known else super().predict_step(data)
-
-    def no_step(self):
-        for metric in self.metrics:
-            metric.update_state(0.0)
-        return self.get_metrics_result()
+        self.records.append(("predict", *_description(data)))
+        return super().predict_step(data)
 
 
 class _Epochs(keras.callbacks.Callback):
@@ -162,10 +151,6 @@ def _generator(*arrays):
     yield from (_Sequence(*arrays)[index] for index in range(len(_Sequence(*arrays))))
 
 
-def _dataset(data, batch_size=4):
-    return tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
-
-
 def _frame(number=_NUMBER, first=0):
     return pd.DataFrame(_rows(number, first).astype(np.float64), columns=["row", "cosine"])
 
@@ -204,20 +189,20 @@ _FITS = {
     "dict": _row({"image": _X, "label": _LABELS}, "labels", **_BATCHES),
     "sample_weight": _row(_X, "labels", sample_weight=_WEIGHTS, **_LABELED),
     "class_weight": _row(_X, "labels", class_weight=_CLASSES, **_LABELED),
-    "dataset": _row(lambda: _dataset(_X)),
-    "dataset of tuples with weights": _row(lambda: _dataset((_X, _LABELS, _WEIGHTS)), "labels"),
-    "dataset of dicts": _row(lambda: _dataset({"image": _X, "label": _LABELS}), "labels"),
+    "dataset": _row(lambda: ft.dataset(_X)),
+    "dataset of tuples with weights": _row(lambda: ft.dataset((_X, _LABELS, _WEIGHTS)), "labels"),
+    "dataset of dicts": _row(lambda: ft.dataset({"image": _X, "label": _LABELS}), "labels"),
     "PyDataset, shuffled": _row(lambda: _Sequence(_rows(32), np.arange(32) % 4), "labels"),
     "generator of tuples": _row(lambda: _generator(_X, _LABELS), "labels", epochs=1, shuffle=False),
     # Batches.
     "batch_size of the default": _row(_rows(40), shuffle=False),
     "shuffle=True": _row(_X, "labels", y=_LABELS, batch_size=4, shuffle=True),
     "shuffle='batch'": _row(_X, batch_size=5, shuffle="batch"),
-    "steps_per_epoch of a dataset": _row(lambda: _dataset(_X).repeat(), steps_per_epoch=2),
+    "steps_per_epoch of a dataset": _row(lambda: ft.dataset(_X).repeat(), steps_per_epoch=2),
     # Validation.
     "validation_data, a dict": _row(_X, validation_data={"image": _VALIDATION}, **_BATCHES),
     "validation_data, a dataset": _row(
-        _X, validation_data=lambda: _dataset(_VALIDATION, 2), **_BATCHES
+        _X, validation_data=lambda: ft.dataset(_VALIDATION, 2), **_BATCHES
     ),
     "validation_data beside validation_split": _row(
         _X, "labels", **_HELD_OUT, **_SPLIT, **_LABELED
@@ -230,25 +215,9 @@ _FITS = {
     "labels in a Series": _row(_frame(), "labels", y=pd.Series(_LABELS), **_BATCHES),
     "conditions in a DataFrame": _row(_X, "vectors", y=_frame(), **_BATCHES),
     "numbers [N]": _row(_X, "numbers", y=_X[:, 1], **_BATCHES),
-    # A plain Keras model takes no lists of numbers: it gets arrays.
-    "labels in a list, in a tuple": _row((_X, _LABELS.tolist()), "labels", **_BATCHES),
-    "validation labels in a list": _row(
-        _X, "labels", validation_data=(_VALIDATION, _VALIDATION_LABELS.tolist()), **_LABELED
-    ),
 }
 if importlib.util.find_spec("torch"):
     _FITS["torch DataLoader"] = _row(lambda: _torch_loader(), "labels", shuffle=False)
-
-
-def _without_lists(value):
-    """Returns arguments with lists of numbers as arrays."""
-    if isinstance(value, dict):
-        return {name: _without_lists(part) for name, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_without_lists(part) for part in value)
-    if isinstance(value, list) and not hasattr(value[0], "shape"):
-        return np.array(value, np.float32 if isinstance(value[0], list) else None)
-    return value
 
 
 @pytest.mark.filterwarnings("ignore:.*(steps_per_epoch|shuffle=True).*:UserWarning")
@@ -257,7 +226,7 @@ def test_fit_sees_the_batches_of_a_plain_keras_model(row):
     condition, arguments = _FITS[row]
     arguments = {"epochs": 2, **arguments}
     actual, history = _records(_flow_model(condition), "fit", **_made(arguments))
-    arguments = _without_lists(_made(arguments))
+    arguments = _made(arguments)
     expected, expected_history = _records(_PlainModel(), "fit", **arguments)
     assert np.isfinite(history.history["loss"]).all()
     assert history.epoch == expected_history.epoch
@@ -276,13 +245,12 @@ _EVALUATIONS = {
     "tuple": _row((_X, _LABELS), "labels", batch_size=4),
     "tuple with None": _row((_X, None)),
     "dict": _row({"image": _X, "label": _LABELS}, "labels", batch_size=4),
-    "dataset of tuples": _row(lambda: _dataset((_X, _LABELS)), "labels"),
+    "dataset of tuples": _row(lambda: ft.dataset((_X, _LABELS)), "labels"),
     "PyDataset": _row(lambda: _Sequence(_X, _LABELS), "labels"),
     "generator": _row(lambda: _generator(_X)),
     "steps, batch_size": _row(_X, batch_size=2, steps=2),
     "DataFrame": _row(_frame(), batch_size=4),
     "labels in a Series": _row((_frame(), pd.Series(_LABELS)), "labels"),
-    "labels in a list": _row((_X, _LABELS.tolist()), "labels", batch_size=4),
 }
 
 
@@ -291,7 +259,7 @@ _EVALUATIONS = {
 def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
     condition, arguments = _EVALUATIONS[row]
     actual, result = _records(_flow_model(condition), method, **_made(arguments))
-    arguments = _without_lists(_made(arguments))
+    arguments = _made(arguments)
     if row == "tuple with None":
         # Keras 3.10 fails for it.
         arguments["x"] = (_X,)
@@ -304,7 +272,7 @@ def test_evaluation_sees_the_batches_of_a_plain_keras_model(row, method):
 
 @functools.cache
 def _trained_model():
-    model = ft.compiled(_DISTRIBUTIONS["labels"]())
+    model = ft.compiled(_DISTRIBUTIONS["labels"](), keras.optimizers.SGD(0.0))
     ft.randomize(model.distribution.bijector)
     return model
 
@@ -313,12 +281,15 @@ def _trained_model():
     "form", [pd.Series, pd.DataFrame, np.ndarray.tolist, lambda labels: labels[:, np.newaxis]]
 )
 def test_conditions_in_any_form_are_the_same_conditions(form):
-    labels = form(_LABELS)
-    results = [
-        _trained_model().predict((_X, y), verbose=0) for y in (labels, _LABELS, _LABELS[::-1])
-    ]
-    np.testing.assert_array_equal(results[0], results[1])
-    assert np.abs(results[2] - results[1]).max() > 1e-2
+    model, data = _trained_model(), (_X, form(_LABELS))
+    expected, others = (model.predict((_X, y), verbose=0) for y in (_LABELS, _LABELS[::-1]))
+    np.testing.assert_array_equal(model.predict(data, verbose=0), expected)
+    assert np.abs(others - expected).max() > 1e-2
+    loss = pytest.approx(-expected.mean(), rel=1e-5)
+    assert model.evaluate(*data, verbose=0, return_dict=True)["loss"] == loss
+    for arguments in ({"x": data}, {"x": data[0], "y": data[1]}):
+        history = model.fit(**arguments, validation_data=data, verbose=0).history
+        assert (history["loss"], history["val_loss"]) == ([loss], [loss])
 
 
 @pytest.mark.parametrize("convert", [pd.DataFrame.copy, pd.DataFrame.convert_dtypes])
@@ -378,7 +349,7 @@ def test_labels_for_a_distribution_that_takes_none(call):
 def test_labels_of_a_dataset_are_ignored_with_a_warning(method):
     model = ft.compiled(_normal(), keras.optimizers.SGD(0.0))
     with pytest.warns(UserWarning, match="labels of the dataset are not used"):
-        getattr(model, method)(_dataset((_X, _LABELS)), verbose=0)
+        getattr(model, method)(ft.dataset((_X, _LABELS)), verbose=0)
 
 
 @pytest.mark.parametrize("dtype", [object, str])
@@ -408,6 +379,7 @@ def test_rows_in_lists_and_named_tuples():
         assert result.mean == pytest.approx(expected.mean(), rel=1e-5)
 
 
+_INFINITE = np.array([[0.0, 1.0], [np.nan, 2.0], [3.0, np.inf]])
 _MASKED = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
 
 
@@ -420,8 +392,12 @@ _MASKED = np.ma.masked_greater(_X, np.sort(_X.ravel())[-3])
         (np.zeros([5, 2, 1]), {}, r"expected vectors \[batch, 2\], got shape \(5, 2, 1\)"),
         (np.zeros([5, 4]), {}, r"expected vectors \[batch, 2\], got shape \(5, 4\)"),
         (_MASKED, {}, "expected vectors without masked elements"),
+        (_INFINITE, {}, r"expected finite vectors, got 2 of 3 .* first in row 1"),
         *((_X.astype(dtype), {}, "real numbers, got dtype") for dtype in (complex, str)),
-        *((_dataset(_X.astype(dtype)), {}, "real numbers, got dtype") for dtype in (complex, str)),
+        *(
+            (ft.dataset(_X.astype(dtype)), {}, "real numbers, got dtype")
+            for dtype in (complex, str)
+        ),
         (_X, {"batch_size": 0}, "batch_size of at least 1, got 0"),
     ],
 )
@@ -443,33 +419,28 @@ def _user_dataset(enabled=None):
     return dataset.with_options(options)
 
 
-def _given_to_keras(method, **kwargs):
-    """Returns the datasets that Keras gets."""
-    arguments = arguments_for_keras(_flow_model(), method, **kwargs)
-    data = [arguments[name] for name in ("x", "validation_data") if name in arguments]
-    return [x if isinstance(x, tf.data.Dataset) else x.get_tf_dataset() for x in data]
+def _given_to_keras(method, data):
+    """Returns the datasets that Keras gets, with their options."""
+    held_out = {"validation_data": data} if method == "fit" else {}
+    arguments = arguments_for_keras(_flow_model(), method, x=data, **held_out)
+    data = [arguments[name] for name in ("x", *held_out)]
+    datasets = [x if isinstance(x, tf.data.Dataset) else x.get_tf_dataset() for x in data]
+    return [(dataset, dataset.options()) for dataset in datasets]
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_keras_gets_datasets_without_autotuning(method):
-    for data in ({"x": _X[:6], "batch_size": 1}, {"x": _user_dataset()}):
-        held_out = {"validation_data": data["x"]} if method == "fit" else {}
-        datasets = _given_to_keras(method, **data, **held_out)
-        enabled = [dataset.options().autotune.enabled for dataset in datasets]
-        assert enabled == [False] * (1 + len(held_out))
+def test_arrays_are_divided_among_workers_without_autotuning(method):
+    for _, options in _given_to_keras(method, _X):
+        assert options.autotune.enabled is False
+        policy = options.experimental_distribute.auto_shard_policy
+        assert policy == tf.data.experimental.AutoShardPolicy.DATA
 
 
-def test_workers_divide_arrays():
-    [dataset] = _given_to_keras("fit", x=_X)
-    policy = dataset.options().experimental_distribute.auto_shard_policy
-    assert policy == tf.data.experimental.AutoShardPolicy.DATA
-
-
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize("enabled", [True, False, None])
-def test_a_dataset_keeps_its_elements_and_options(enabled):
-    [dataset] = _given_to_keras("fit", x=_user_dataset(enabled))
-    options = dataset.options()
-    assert options.autotune.enabled is bool(enabled)
-    assert options.deterministic is True and options.threading.private_threadpool_size == 3
-    assert dataset.cardinality() == 6
-    np.testing.assert_array_equal(np.concatenate(list(dataset)), _X[:6])
+def test_a_dataset_keeps_its_elements_and_options(enabled, method):
+    for dataset, options in _given_to_keras(method, _user_dataset(enabled)):
+        assert options.autotune.enabled is bool(enabled)
+        assert options.deterministic is True and options.threading.private_threadpool_size == 3
+        assert dataset.cardinality() == 6
+        np.testing.assert_array_equal(np.concatenate(list(dataset)), _X[:6])

@@ -100,24 +100,12 @@ def test_a_fit_after_a_budget_has_the_rates_of_a_new_model(rate):
     _assert_rates(_rates(model), expected)
 
 
-class _Fails(keras.callbacks.Callback):
-    """Interrupts the fit at a point of its second step."""
-
-    def __init__(self, when):
-        super().__init__()
-        setattr(self, when, self._fail)
-
-    def _fail(self, number, logs=None):
-        if int(self.model.optimizer.iterations) == 2:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("when", ["on_train_batch_begin", "on_train_batch_end"])
 @pytest.mark.parametrize("has_budget", [False, True])
 def test_a_fit_after_an_interrupted_one(has_budget, when):
     model = _model()
     # Before and after our callbacks.
-    callbacks = [_Fails(when), _budget()] if has_budget else [_Fails(when)]
+    callbacks = [ft.Interrupt(when, 2), *([_budget()] if has_budget else [])]
     with pytest.raises(KeyboardInterrupt):
         _rates(model, *callbacks)
     assert _rate(model) == np.float32(_RATE)
@@ -140,10 +128,6 @@ def test_a_model_that_a_callback_saves_has_the_rate_of_compile(when, has_budget,
     assert _rate(keras.models.load_model(tmp_path / "model.keras")) == np.float32(_RATE)
 
 
-def _batches(rows, size):
-    return tf.data.Dataset.from_tensor_slices(rows).batch(size)
-
-
 def _generator(rows, size):
     signature = tf.TensorSpec([None, 1])
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -163,7 +147,7 @@ def test_the_default_of_vectors_grows_with_the_rows_of_a_batch(num_rows, size, f
     rows = np.resize(_ROWS, [num_rows, 1])
     options = {"batch_size": size}
     if kind != "array":
-        rows, options = (_batches if kind == "dataset" else _generator)(rows, size), {}
+        rows, options = (ft.dataset if kind == "dataset" else _generator)(rows, size), {}
         options["batch_size"] = None
     # The first epoch of a generator has an unknown number of steps.
     if kind == "generator":
@@ -203,35 +187,8 @@ def test_a_failed_fit_leaves_the_rate(name, run_eagerly):
     model.compile(optimizer, run_eagerly=run_eagerly)
     expected, rows = _rate(model), np.float32([1.0, 2.0, np.nan, 1.0])[:, np.newaxis]
     with pytest.raises(tf.errors.InvalidArgumentError):
-        batches = tf.data.Dataset.from_tensor_slices(rows).batch(1)
-        model.fit(batches, verbose=0, callbacks=[_budget(steps=4)])
+        model.fit(ft.dataset(rows, 1), verbose=0, callbacks=[_budget(steps=4)])
     assert _rate(model) == expected
-
-
-class _OwnStep(tfr.FlowModel):
-    def train_step(self, data):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(self(data[0] if isinstance(data, tuple) else data))
-        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return {"loss": loss}
-
-
-class _LongerStep(tfr.FlowModel):
-    def train_step(self, data):
-        return super().train_step(data)
-
-
-@pytest.mark.parametrize("kind", [_OwnStep, _LongerStep])
-@pytest.mark.parametrize("make", [lambda: None, lambda: keras.optimizers.SGD(_RATE)])
-def test_a_train_step_of_the_users_own_obeys_the_schedule(kind, make):
-    model = kind(tfd.Sample(tfd.Laplace(tf.Variable(0.0), 1.0), (1,)))
-    model.compile(make())
-    _assert_rates(_rates(model, _budget()), _of_budget()[:4])
-    if make() is None:
-        model.compile()
-        rows = np.resize(_ROWS, [256, 1])
-        _assert_rates(_rates(model, rows=rows, batch_size=128), 2 * _cosine(2))
 
 
 def test_a_rate_that_the_user_sets_is_the_peak():
@@ -274,12 +231,6 @@ def test_steps_that_run_eagerly():
     _assert_rates(_rates(_model(run_eagerly=True)), _cosine(4))
 
 
-class _Stop(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == 1:
-            raise KeyboardInterrupt
-
-
 def test_a_resumed_fit_continues_the_default(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup")
@@ -288,7 +239,7 @@ def test_a_resumed_fit_continues_the_default(tmp_path):
     _rates(model)
     _assert_rates(_rates(model, initial_epoch=1, epochs=3), _cosine(12, first=4))
     with pytest.raises(KeyboardInterrupt):
-        _rates(_model(), backup(), _Stop(), epochs=2)
+        _rates(_model(), backup(), ft.Interrupt("on_epoch_begin", 4), epochs=2)
     _assert_rates(_rates(_model(), backup(), epochs=2), _cosine(8, first=4))
 
 
@@ -313,10 +264,7 @@ def test_the_clock_runs_within_fit_only():
     assert 0 < used[0] < used[1]
     np.testing.assert_allclose(budget.fraction, used[1] / 1000)
 
-    def stop(batch, logs):
-        raise KeyboardInterrupt
-
-    stop = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    stop = ft.Interrupt("on_train_batch_end")
     with pytest.raises(KeyboardInterrupt):
         model.fit(_ROWS, batch_size=2, verbose=0, callbacks=[budget, stop])
     assert used[1] < budget.used_seconds == budget.elapsed_seconds
@@ -416,7 +364,7 @@ def test_a_resumed_run_continues_its_budget(tmp_path, way):
         return rates
 
     with pytest.raises(KeyboardInterrupt):
-        run(_Stop())
+        run(ft.Interrupt("on_epoch_begin", 104))
     _assert_rates(run(), expected[4:])
     if way == "checkpoint":
         with pytest.warns(UserWarning, match="the budget of 6 steps is used up, .*a new Learning"):
@@ -486,7 +434,9 @@ def test_an_interrupted_budget_of_any_keras_model():
     for when in ("on_train_batch_begin", "on_train_batch_end"):
         model, budget = _line(), _budget()
         with pytest.raises(KeyboardInterrupt):
-            model.fit(_ONES, _ONES, batch_size=2, verbose=0, callbacks=[budget, _Fails(when)])
+            model.fit(
+                _ONES, _ONES, batch_size=2, verbose=0, callbacks=[budget, ft.Interrupt(when, 2)]
+            )
         # Keras does not call a callback after an error; its next `fit` does.
         model.fit(_ONES, _ONES, batch_size=2, verbose=0, callbacks=[budget])
         assert _rate(model) == np.float32(3e-3)

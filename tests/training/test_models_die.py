@@ -97,7 +97,7 @@ def test_after_keras(method, recompute, jit_compile):
     _assert_freed(references)
 
 
-def test_after_fit_with_labels():
+def test_after_scores_and_fit_with_labels():
     model = ft.compiled(ft.conditional_distribution("labels", "user", condition_dropout=0.1))
     embedding = model.distribution.bijector.condition_embedding
     references = _references(model.distribution)
@@ -105,6 +105,9 @@ def test_after_fit_with_labels():
     labels = ft.condition("labels", [4]).numpy()
     given = {"bijector_kwargs": {"conditional_input": labels}}
     model.distribution.log_prob(ft.pixels([4, *_SHAPE]), **given)
+    tfr.log_prob(model, ft.grey_levels(4), labels)
+    tfr.class_log_probs(model, ft.grey_levels(1), num_samples=1)
+    tfr.log_prob_map(model, ft.grey_levels(4), labels)
     model.fit(ft.grey_levels(4), labels, batch_size=4, verbose=0)
     del model, embedding
     _assert_freed(references)

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.quick, pytest.mark.core]
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 each_mode = pytest.mark.parametrize("mode", ft.MODES)
-each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @pytest.fixture
@@ -63,30 +62,30 @@ def _assert_same_moments(state, state_of_adam):
         _assert_same([actual], [np.concatenate([value.ravel() for value in expected])])
 
 
-@pytest.mark.parametrize(
-    ("mode", "dtype", "clip"),
-    [
-        *(("function", "float32", clip) for clip in (None, 0.0, -1.0, 0.5, 1e6)),
-        *(("function", "float64", clip) for clip in (None, 0.5)),
-        *((mode, "float32", 0.5) for mode in ("eager", "xla")),
-    ],
-)
-def test_equals_adam(mode, dtype, clip):
-    gradients = [_values(seed, dtype) for seed in (1, 2, 3)]
-    schedule = keras.optimizers.schedules.ExponentialDecay(1e-1, 2, 0.5)
-    options = {"global_clipnorm": clip}
-    results = _with_both(options, gradients, mode, rate=schedule)
-    (actual, state), (expected, expected_state) = results
-    _assert_trained_alike(actual, expected)
-    _assert_same_moments(state, expected_state)
-
-
 _NAMES = ("clipnorm", "clipvalue", "global_clipnorm", "weight_decay")
 _OPTIONS = [
     *({name: 0.1} for name in _NAMES),
+    *({"global_clipnorm": clip} for clip in (None, 0.0, -1.0, 1e6)),
     {"use_ema": True, "ema_overwrite_frequency": 2},
     *({"gradient_accumulation_steps": 2}, {"loss_scale_factor": 4.0}),
 ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "options"),
+    [
+        *(("function", dtype, each) for dtype in ("float32", "float64") for each in _OPTIONS),
+        *((mode, "float32", {"global_clipnorm": 0.5}) for mode in ("eager", "xla")),
+    ],
+)
+def test_equals_adam(mode, dtype, options):
+    gradients = [_values(seed, dtype) for seed in (1, 2, 3)]
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-1, 2, 0.5)
+    (actual, state), (expected, expected_state) = _with_both(
+        options, gradients, mode, rate=schedule
+    )
+    _assert_trained_alike(actual, expected)
+    _assert_same_moments(state, expected_state)
 
 
 @pytest.mark.usefixtures("alone")
@@ -104,15 +103,6 @@ def test_large_variables_equal_adam(mode, dtype, options):
     _assert_trained_alike(actual, expected)
     # The moments of the number are packed, as vectors.
     _assert_same([np.squeeze(value) for value in state], expected_state)
-
-
-@each_dtype
-@pytest.mark.parametrize("options", _OPTIONS, ids=lambda options: next(iter(options)))
-def test_options_of_keras(options, dtype):
-    gradients = [_values(seed, dtype) for seed in (1, 2)]
-    (actual, state), (expected, expected_state) = _with_both(options, gradients)
-    _assert_trained_alike(actual, expected)
-    _assert_same_moments(state, expected_state)
 
 
 @pytest.mark.parametrize("mode", ["eager", "function"])

@@ -37,10 +37,6 @@ def _assert_same(actual, expected, atol=1e-6):
     np.testing.assert_allclose(actual[1], expected[1], rtol=1e-5)
 
 
-def _dataset(*parts):
-    return tf.data.Dataset.from_tensor_slices(parts).batch(6)
-
-
 def _weighted(x, weight):
     return x, None, weight
 
@@ -56,7 +52,7 @@ _FORMS = {
     "pandas": lambda: (pd.DataFrame(_X), {"sample_weight": pd.Series(_WEIGHTS)}),
     "tuple": lambda: ((_X, None, _WEIGHTS), {}),
     "dictionary": lambda: (_DICT, {}),
-    "dataset": lambda: (_dataset(_X, _WEIGHTS).map(_weighted), {}),
+    "dataset": lambda: (ft.dataset((_X, _WEIGHTS), 6).map(_weighted), {}),
     "dataset of dictionaries": lambda: (tf.data.Dataset.from_tensors(_DICT), {}),
     "generator": lambda: (((_DICT,) for _ in range(2)), {"steps_per_epoch": 1}),
 }
@@ -89,9 +85,7 @@ def test_the_first_statistics_are_weighted():
         keras.utils.set_random_seed(0)
         options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
         flow = ft.flow_distribution((4, 4, 1), normalization="actnorm", **options)
-        for variable in flow.variables:
-            if "is_set" in variable.name:
-                variable.assign(0.0)
+        ft.unset(flow)
         model = ft.compiled(flow, keras.optimizers.SGD(0.01), dequantize=False)
         states.append(_trained(model, data, sample_weight=weights, batch_size=8))
     _assert_same(*states, atol=2e-5)
@@ -115,7 +109,7 @@ def test_metrics_are_weighted_means():
         options = {"batch_size": batch_size, "verbose": 0}
         loss = model.evaluate(_X, sample_weight=_WEIGHTS, **options)
         assert loss == pytest.approx(expected, rel=1e-5)
-    dataset = _dataset(_X, _WEIGHTS).map(_weighted).unbatch().batch(4)
+    dataset = ft.dataset((_X, _WEIGHTS), 6).map(_weighted).unbatch().batch(4)
     assert model.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-5)
     # Images, with noise.
     images = ft.grey_levels(6, (4, 4, 1))
@@ -149,7 +143,9 @@ def test_class_weights():
     expected = _trained(_vector_model(**options), _X, y=_LABELS, sample_weight=weights)
     actual = _trained(_vector_model(**options), _X, y=_LABELS, class_weight=class_weight)
     _assert_same(actual, expected)
-    dataset = _trained(_vector_model(**options), _dataset(_X, _LABELS), class_weight=class_weight)
+    dataset = _trained(
+        _vector_model(**options), ft.dataset((_X, _LABELS), 6), class_weight=class_weight
+    )
     _assert_same(dataset, expected)
     model = _vector_model(**options)
     losses = []
@@ -196,6 +192,6 @@ def test_bad_weights(method, weights):
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("weights", [-_WEIGHTS, np.ones([6, 2])], ids=["negative", "shape"])
 def test_bad_weights_in_a_dataset(weights, method):
-    dataset = _dataset(_X, weights).map(_weighted)
+    dataset = ft.dataset((_X, weights), 6).map(_weighted)
     with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
         getattr(_vector_model(), method)(dataset, verbose=0)
