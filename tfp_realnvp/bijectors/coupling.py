@@ -95,7 +95,7 @@ class Coupling(NetworkCoupling):
     The network outputs `P c` channels, for c transformed channels and P parameters per element.
     Neither direction inverts the network. The coupling tracks the network's variables.
 
-    In a `real_nvp_coupling`, the network returns the bijection itself.
+    In a `BijectorCoupling`, the network returns the bijection itself.
 
     If the network's call has an argument `conditional_input`, the coupling passes the condition to
     it. With a `conditional_event_shape`, the condition is required, and the leading shapes of
@@ -156,7 +156,7 @@ class Coupling(NetworkCoupling):
             del parameters["parameters"]
         expected = f"{name}: expected a Transformer"
         if transformer is None:
-            expected += ", or for a network that returns a bijector `tfr.real_nvp_coupling`"
+            expected += ", or for a network that returns a bijector a `tfr.BijectorCoupling`"
         validation.require(isinstance(transformer, Transformer), expected, transformer, TypeError)
         expected = f"{name}: expected a Transformer that creates its variables by `add_weight`"
         others = [v for v in vars(transformer).values() if isinstance(v, tf.Variable)]

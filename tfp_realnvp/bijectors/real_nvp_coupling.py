@@ -17,10 +17,29 @@ from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
 
 
 class BijectorCoupling(NetworkCoupling):
-    """A coupling whose network returns the bijector of the changed half; see `real_nvp_coupling`.
+    r"""A coupling whose network returns the bijector of the changed half.
 
-    The network can also return `(shift, log_scale)`, for `x = z exp(log_scale) + shift`. A network
-    that is a function also gets the number of changed channels; a Keras layer does not.
+    ```
+    forward (latent -> data):  x = b * z + (1 - b) * bijector(b * z).forward(z)
+    ```
+
+    with the mask `b`. The network can also return `(shift, log_scale)`, for
+    `x = z exp(log_scale) + shift`. A network that is a function also gets the number of changed
+    channels; a Keras layer does not. `real_nvp_coupling` constructs such a coupling of vectors.
+
+    #### Example
+
+    >>> import keras, tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> network = keras.layers.Conv2D(2, 3, padding='same')
+    >>> coupling = tfr.BijectorCoupling(
+    ...     tfr.ChannelMask(), lambda kept, channels: tfp.bijectors.Shift(network(kept)))
+    >>> z, ildj = coupling.inverse_and_log_det(tf.random.normal([5, 4, 4, 4]))
+    >>> z.shape, ildj.shape
+    (TensorShape([5, 4, 4, 4]), TensorShape([5]))
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.2.
     """
 
     # The variables that the network read in its first call.

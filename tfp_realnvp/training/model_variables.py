@@ -16,6 +16,7 @@ from tfp_realnvp.bijectors import (
     FlowBijector,
     SigmoidAffine,
 )
+from tfp_realnvp.bijectors.coupling import NetworkCoupling
 from tfp_realnvp.bijectors.flow_chain import outermost_parts
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.layer_variables import link_trainable
@@ -159,10 +160,10 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     Rewrites do not speed up affine couplings with networks of this package, but they speed up
     attention and mixtures (see `benchmarks/README.md`). Unmeasured networks keep the rewrites.
     """
-    couplings = [part for part in bijectors if isinstance(part, Coupling)]
+    couplings = [part for part in bijectors if isinstance(part, NetworkCoupling)]
     return not couplings or not all(
         type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv, VisionTransformer)
         and getattr(coupling.network, "attention", None) is None
-        and isinstance(coupling.transformer, (Affine, SigmoidAffine))
+        and isinstance(getattr(coupling, "transformer", None), (Affine, SigmoidAffine))
         for coupling in couplings
     )
