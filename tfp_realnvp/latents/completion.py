@@ -26,13 +26,13 @@ _LOGISTIC_VARIANCE = np.pi**2 / 3
 _LARGEST_R_HAT, _LARGEST_SPREAD = 1.1, 2.0
 # Numbers of flow samples to which a normal distribution is fitted, in total and for each cluster.
 _NUM_METRIC_SAMPLES, _NUM_METRIC_SAMPLES_OF_CLUSTER = 1000, 100
-# Clusters are drawn in proportion to this power of their evidence. Higher powers can miss the right
-# clusters in all populations.
+# Clusters are drawn in proportion to this power of their evidence. With higher powers, all
+# populations can miss the right clusters.
 _POWER_OF_EVIDENCE = 0.2
 _LOG_OF_ZERO = -1e9
 # Share of the particles that remain effective at the next temperature.
 _EFFECTIVE_SAMPLE_SIZE = 0.7
-# Smaller populations miss modes.
+# Smaller populations lose modes.
 _MIN_PARTICLES, _NUM_FINAL_MOVES, _ACCEPTANCE_RATE = 140, 4, 0.75
 # The networks evaluate at most this number of particles, and of positions (pixels), in one batch.
 _MAX_ROWS, _MAX_POSITIONS = 2**12, 2**18
@@ -179,7 +179,7 @@ class _Support:
     """
 
     def __init__(self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray) -> None:
-        self._events, is_image = events, events.ndim == 4
+        self._events, self.event_shape, is_image = events, events.shape[1:], events.ndim == 4
         self._is_gray = is_image and np.issubdtype(events.dtype, np.integer)
         self._num_values = routing.find_num_values(flow) if is_image else None
         if self._num_values is not None:
@@ -319,25 +319,24 @@ class _Target:
             condition = tf.gather(condition, clusters if self._is_mixture else events)
         with tf.GradientTape() as tape:
             tape.watch(z)
-            # All events have the same scale, or each its own.
-            scale = self._scale[0] if len(self._scale) == 1 else tf.gather(self._scale, events)
-            t = tf.gather_nd(self._mean, pairs) + tf.linalg.matvec(scale, z)
+            if len(self._scale) == 1:
+                deviations = tf.matmul(z, self._scale[0], transpose_b=True)
+            else:
+                deviations = tf.linalg.matvec(tf.gather(self._scale, events), z)
+            t = tf.gather_nd(self._mean, pairs) + deviations
             x, fldj = self.support.forward_and_log_det(t, events)
             with surround_with(condition=condition):
-                log_probs = self._flow.log_prob(tf.reshape(x, [-1, *self._flow.event_shape]))
+                log_probs = self._flow.log_prob(tf.reshape(x, [-1, *self.support.event_shape]))
             log_ratios = log_probs + fldj + 0.5 * tf.reduce_sum(z**2, axis=-1)
-        return [
-            x,
-            log_ratios + tf.gather_nd(self._log_weights, pairs),
-            tape.gradient(log_ratios, z),
-        ]
+        gradients = tape.gradient(log_ratios, z)
+        return [x, log_ratios + tf.gather_nd(self._log_weights, pairs), gradients]
 
     def particles(self, events: np.ndarray, z: np.ndarray, clusters: np.ndarray) -> _Particles:
         """Returns particles of populations of these events, [R]."""
         rows = z.reshape(-1, z.shape[-1]), np.repeat(events, z.shape[1]), clusters.reshape(-1)
         types = self._flow.dtype, tf.int32, tf.int32
         rows = [tf.cast(values, dtype) for values, dtype in zip(rows, types, strict=True)]
-        size = _MAX_POSITIONS // int(np.prod(self._flow.event_shape[:-1]))
+        size = _MAX_POSITIONS // math.prod(self.support.event_shape[:-1])
         parts = [self._graph(*part) for part in slices(min(_MAX_ROWS, max(1, size)), *rows)]
         x, log_ratios, gradients = (np.concatenate(p) for p in zip(*parts, strict=True))
         log_ratios = log_ratios.reshape(clusters.shape).astype(np.float64)
