@@ -1,6 +1,5 @@
 """Normalizations of channels: `ActNorm` and `BatchNormalization`."""
 
-import abc
 import warnings
 from typing import Any
 
@@ -11,7 +10,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
 from tfp_realnvp.internal import private_api, replicas, validation
 
 
-class ChannelVariables(keras.layers.Layer, abc.ABC):
+class ChannelVariables(keras.layers.Layer):
     """The variables of a map of channels. `num_channels` is `None` until they are built."""
 
     num_channels: int | None = None
