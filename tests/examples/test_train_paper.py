@@ -340,7 +340,7 @@ _ADDED = {"num_scales": 2, "attention": 2, "transformer": "rational_quadratic_sp
     ("options", "learning_rate", "configuration", "arguments"),
     [
         (["--alpha=0.1"], 4e-3, "compact", {"alpha": 0.1}),
-        (["--attention=2"], 1e-3, "compact", {"attention": 2}),
+        (["--transformer=additive"], 1e-3, "compact", {"transformer": "additive"}),
         (
             ["--configuration=paper", "--batch_size=5", "--invertible_conv", "--split_prior"]
             + [f"--{name}={value}" for name, value in _ADDED.items()],
