@@ -28,11 +28,9 @@ def _older_objects_are_not_scanned():
 
 
 def _distribution(recompute, wrap="flow"):
-    network = tfr.ConvResNet(2, 0, 2, checkerboard_parity=0)
-    network.build((None, None, None, 1))
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-    norm = tfr.BatchNormalization(num_channels=1)
-    flow = tfr.FlowChain([tfr.PixelLogit(), coupling, norm], recompute=recompute)
+    parts = [tfr.PixelLogit(), ft.coupling(tfr.CheckerboardMask(0), 1)]
+    parts.append(tfr.BatchNormalization(num_channels=1))
+    flow = tfr.FlowChain(parts, recompute=recompute)
     return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), _WRAPS[wrap](ft.randomize(flow)))
 
 
