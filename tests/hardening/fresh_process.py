@@ -135,7 +135,7 @@ class Rates(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
-def fit(model, kind, seed, as_dataset, budget, callbacks=()):
+def fit(model, kind, seed, as_dataset, budget):
     """Makes four steps, or three with a budget; returns their learning rates."""
     rates = Rates()
     budgets = [tfr.LearningRateBudget(1e-2, steps=3)] if budget else []
@@ -143,8 +143,7 @@ def fit(model, kind, seed, as_dataset, budget, callbacks=()):
     options = {"batch_size": 8}
     if as_dataset:
         data, options = (tf.data.Dataset.from_tensor_slices(data).batch(8),), {}
-    callbacks = [*budgets, rates, *callbacks]
-    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks, **options)
+    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=[*budgets, rates], **options)
     return rates.rates
 
 
