@@ -26,12 +26,17 @@ def script(path, *arguments, **environment):
     return _SCRIPT.format(arguments=arguments, environment=environment)
 
 
-def start(code, folder, output):
-    """Starts a process of `code` in a folder; its output is appended to a file."""
+def context():
+    """Returns the context of new processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tfp_realnvp.tables"])
+    return context
+
+
+def start(code, folder, output):
+    """Starts a process of `code` in a folder; its output is appended to a file."""
     code = _BEFORE.format(folder=str(folder), output=str(output)) + code
-    process = context.Process(target=exec, args=(code, {"__name__": "__main__"}))
+    process = context().Process(target=exec, args=(code, {"__name__": "__main__"}))
     process.start()
     return process
 

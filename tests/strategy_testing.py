@@ -40,6 +40,22 @@ def make_model(
     return model
 
 
+class OwnStep(tfr.FlowModel):
+    """Makes the steps of a `FlowModel` by its public methods, on any number of replicas."""
+
+    def train_step(self, data):
+        batch = self.unpack_batch(data)
+        with tf.GradientTape() as tape:
+            log_prob = self.training_log_prob(batch)
+            weights = tf.ones_like(log_prob) if batch.weights is None else batch.weights
+            mean = tf.reduce_sum(weights * log_prob) / tf.reduce_sum(weights)
+            number = self.distribute_strategy.num_replicas_in_sync
+            loss = (self.penalty() - mean) / number
+        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss * number}
+
+
 def adam():
     # The gradient of a bias before batch normalization is rounding alone, of which Adam with its
     # usual epsilon makes whole steps. They depend on the order of sums.

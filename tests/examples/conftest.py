@@ -31,6 +31,18 @@ def run_script():
     return run
 
 
+@pytest.fixture
+def printed_by(run_script, capsys):
+    """Returns a function that runs a script, with its flags in a line, and returns its output."""
+
+    def run(name, options, output_dir=None, **constants):
+        folder = [] if output_dir is None else [f"--output_dir={output_dir}"]
+        run_script(name, *folder, *options.split(), **constants)
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def load_script():
     """Returns a function that returns a script as a module, for functions that use no flags."""

@@ -16,17 +16,6 @@ def _numbers(pattern, text):
     return [float(number) for number in np.ravel(match)]
 
 
-@pytest.fixture
-def printed_by(run_script, capsys):
-    """Returns a function that runs a script and returns what it prints."""
-
-    def run(name, options):
-        run_script(name, *options.split())
-        return capsys.readouterr().out
-
-    return run
-
-
 @pytest.mark.parametrize("optimizer", ["keras3", "tf_keras"])
 def test_evidence_of_a_regression(optimizer, printed_by):
     printed = printed_by(

@@ -10,10 +10,9 @@ from PIL import Image
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_graph_optimizer")]
 
 
-def test_complete(run_script, capsys, tmp_path):
+def test_complete(printed_by, tmp_path):
     options = "--num_digits=20 --num_samples=200 --epochs=10 --table_epochs=4"
-    run_script("complete", f"--output_dir={tmp_path}", *options.split())
-    digits, wines = capsys.readouterr().out.split("missing cells")
+    digits, wines = printed_by("complete", options, tmp_path).split("missing cells")
 
     def number(text, name):
         (value,) = re.findall(rf"^  {name} +([\d.]+)", text, re.MULTILINE)
@@ -25,10 +24,9 @@ def test_complete(run_script, capsys, tmp_path):
     Image.open(tmp_path / "digits.png").load()
 
 
-def test_defects(run_script, capsys, tmp_path):
+def test_defects(printed_by, tmp_path):
     options = "--num_train=60 --num_test=12 --num_textures=200 --num_couplings=2 --epochs=4"
-    run_script("defects", f"--output_dir={tmp_path}", *options.split())
-    output = capsys.readouterr().out
+    output = printed_by("defects", options, tmp_path)
     rows = re.findall(r"^(\S.*?)  .*?((?:\d\.\d+, \d\.\d+\s*){4})$", output, re.MULTILINE)
     areas = {name: np.array(re.findall(r"\d\.\d+", cells), float) for name, cells in rows}
     assert len(areas) == 4
@@ -37,10 +35,10 @@ def test_defects(run_script, capsys, tmp_path):
     Image.open(tmp_path / "defects.png").load()
 
 
-def test_a_network_of_keras_applications(run_script, capsys, tmp_path):
+def test_a_network_of_keras_applications(printed_by, tmp_path):
     options = "--extractor=MobileNetV2 --weights=none --num_train=8 --num_test=3 --num_couplings=2"
-    run_script("defects", f"--output_dir={tmp_path}", "--epochs=1", *options.split())
-    assert "Features of an image: (8, 8, 32)" in capsys.readouterr().out
+    printed = printed_by("defects", f"--epochs=1 {options}", tmp_path)
+    assert "Features of an image: (8, 8, 32)" in printed
 
 
 @pytest.mark.parametrize(
@@ -56,11 +54,10 @@ def test_extractors_that_cannot_be_used(run_script, arguments, error, message):
         run_script("defects", "--num_train=2", "--num_test=3", *arguments)
 
 
-def test_few_labels(run_script, capsys, tmp_path):
-    options = "--labels_per_class=5 --num_seeds=1 --epochs=5 --moons_steps=600".split()
+def test_few_labels(printed_by, tmp_path):
+    options = "--labels_per_class=5 --num_seeds=1 --epochs=5 --moons_steps=600"
     constants = {"_BATCH_SIZE": 50, "_NUM_COPIES": 5, "_WARMUP": 0.8}
-    run_script("few_labels", f"--output_dir={tmp_path}", *options, **constants)
-    printed = capsys.readouterr().out
+    printed = printed_by("few_labels", options, tmp_path, **constants)
     (moons,) = re.findall(r"^Two moons, 2 labels each: accuracy (\S+)%", printed, re.MULTILINE)
     assert float(moons) > 95  # a straight line has 88%
     rows = dict(re.findall(r"^(\w[\w ,]*\w) +(\d\S+)% ", printed, re.MULTILINE))
@@ -70,10 +67,10 @@ def test_few_labels(run_script, capsys, tmp_path):
     Image.open(tmp_path / "few_labels.png").load()
 
 
-def test_outliers(run_script, capsys, tmp_path):
-    options = "--num_models=2 --num_couplings=1 --epochs=1".split()
-    run_script("outliers", f"--output_dir={tmp_path}", *options, _NUM_BOOTSTRAP=100)
-    digits, photos = capsys.readouterr().out.split("Photographs:")
+def test_outliers(printed_by, tmp_path):
+    options = "--num_models=2 --num_couplings=1 --epochs=1"
+    printed = printed_by("outliers", options, tmp_path, _NUM_BOOTSTRAP=100)
+    digits, photos = printed.split("Photographs:")
 
     def areas(text, name):
         (row,) = re.findall(rf"^{name} .*\(.*", text, re.MULTILINE)
@@ -95,10 +92,9 @@ def test_outliers(run_script, capsys, tmp_path):
         Image.open(tmp_path / name).load()
 
 
-def test_table_outliers(run_script, capsys, tmp_path):
-    options = "--table=wine --num_seeds=2 --num_flows=2 --max_steps=1".split()
-    run_script("table_outliers", f"--output_dir={tmp_path}", *options)
-    text = capsys.readouterr().out
+def test_table_outliers(printed_by, tmp_path):
+    options = "--table=wine --num_seeds=2 --num_flows=2 --max_steps=1"
+    text = printed_by("table_outliers", options, tmp_path)
     (means,) = re.findall(r"^mean of wine (.*)%", text, re.MULTILINE)
     *areas, alarms = map(float, means.split())
     # LOF and SVM are worse without standardized columns.

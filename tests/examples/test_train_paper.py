@@ -340,14 +340,14 @@ _ADDED = {"num_scales": 2, "attention": 2, "transformer": "rational_quadratic_sp
     ("options", "learning_rate", "configuration", "arguments"),
     [
         (["--alpha=0.1"], 4e-3, "compact", {"alpha": 0.1}),
-        (["--attention=2"], 1e-3, "compact", {"attention": 2}),
+        (["--transformer=additive"], 1e-3, "compact", {"transformer": "additive"}),
         (
-            ["--configuration=paper", "--invertible_conv", "--split_prior"]
+            ["--configuration=paper", "--batch_size=5", "--invertible_conv", "--split_prior"]
             + [f"--{name}={value}" for name, value in _ADDED.items()],
             *(1e-3, "paper", {**_ADDED, "invertible_conv": True, "split_prior": True}),
         ),
         (
-            ["--preset=imagenet32", "--num_scales=1", "--num_blocks=0"],
+            ["--preset=imagenet32", "--batch_size=5", "--num_scales=1", "--num_blocks=0"],
             *(1e-3, "paper", {"num_scales": 1, "num_blocks": 0, "num_filters": 32}),
         ),
     ],
@@ -356,7 +356,7 @@ def test_flags_of_a_model(options, learning_rate, configuration, arguments, imag
     flags, *constructed = configure(f"--dataset={images}", *options)
     arguments = {"image_shape": (4, 4, 1), "num_values": 256, **arguments}
     assert constructed == [configuration, arguments]
-    batch_size = 16 if configuration == "compact" else 64
+    batch_size = 16 if configuration == "compact" else 5
     expected = {"dataset": images, "batch_size": batch_size, "learning_rate": learning_rate}
     assert {f"--{name}={value}" for name, value in expected.items()} <= flags
 

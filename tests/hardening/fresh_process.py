@@ -7,12 +7,11 @@ nothing.
 """
 
 import functools
-import multiprocessing
 import pathlib
 import pickle
 import tempfile
-import traceback
 
+import forked
 import keras
 import numpy as np
 import tensorflow as tf
@@ -136,7 +135,7 @@ class Rates(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
-def fit(model, kind, seed, as_dataset, budget, callbacks=()):
+def fit(model, kind, seed, as_dataset, budget):
     """Makes four steps, or three with a budget; returns their learning rates."""
     rates = Rates()
     budgets = [tfr.LearningRateBudget(1e-2, steps=3)] if budget else []
@@ -144,8 +143,7 @@ def fit(model, kind, seed, as_dataset, budget, callbacks=()):
     options = {"batch_size": 8}
     if as_dataset:
         data, options = (tf.data.Dataset.from_tensor_slices(data).batch(8),), {}
-    callbacks = [*budgets, rates, *callbacks]
-    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks, **options)
+    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=[*budgets, rates], **options)
     return rates.rates
 
 
@@ -196,57 +194,31 @@ class NewProcess:
     """Answers questions in a process that is replaced by a new one after `num_questions`."""
 
     def __init__(self, num_questions):
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tfp_realnvp.tables"])
-        self._num_questions, self._left, self._process = num_questions, 0, None
-        self._known = {}
+        self._num_questions, self._known = num_questions, {}
 
-    def ask(self, function, *arguments):
-        """Returns `function(*arguments)` of the process, with arrays in place of tensors."""
-        question = pickle.dumps((function.__name__, arguments))
-        if question not in self._known:
-            if not self._left:
-                self._restart()
-            self._left -= 1
-            self._connection.send_bytes(question)
-            answer = self._connection.recv()
-            assert not isinstance(answer, str), answer
-            self._known[question] = answer
-        return self._known[question]
-
-    def _restart(self):
-        self.close()
-        self._connection, other = self._context.Pipe()
+    @functools.cached_property
+    def _pool(self):
         threading = tf.config.threading
         threads = (
             threading.get_intra_op_parallelism_threads(),
             threading.get_inter_op_parallelism_threads(),
         )
-        self._process = self._context.Process(target=_serve, args=(other, *threads), daemon=True)
-        self._process.start()
-        other.close()
-        self._left = self._num_questions
+        questions = self._num_questions
+        return forked.context().Pool(1, _set_threads, threads, maxtasksperchild=questions)
 
-    def close(self):
-        if self._process is not None:
-            self._connection.close()
-            self._process.join()
-            self._process = None
+    def ask(self, function, *arguments):
+        """Returns `function(*arguments)` of the process, with arrays in place of tensors."""
+        question = pickle.dumps((function.__name__, arguments))
+        if question not in self._known:
+            self._known[question] = self._pool.apply(_answer, (function, arguments))
+        return self._known[question]
 
 
-def _serve(connection, intra_op_threads, inter_op_threads):
+def _set_threads(intra_op_threads, inter_op_threads):
     tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
-    while True:
-        try:
-            name, arguments = pickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        try:
-            connection.send(as_arrays(globals()[name](*arguments)))
-        except Exception:
-            connection.send(traceback.format_exc())
 
 
-def as_arrays(answers):
+def _answer(function, arguments):
+    answers = function(*arguments)
     return tf.nest.map_structure(lambda x: x.numpy() if tf.is_tensor(x) else x, answers)

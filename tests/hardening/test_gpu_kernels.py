@@ -23,27 +23,15 @@ tfd = tfp.distributions
 _SHAPE = (4, 4, 2)
 
 
-def _paper():
-    options = {"num_scales": 2, "num_couplings": 1, "num_blocks": 1, "num_filters": 4}
-    return tfr.RealNVPImage(_SHAPE, num_classes=3, condition_dropout=0.1, **options)
-
-
-def _compact(num_scales):
-    return tfr.RealNVPImage.compact(_SHAPE, num_scales, num_filters=4, num_couplings=1)
-
-
-def _vector(transformer):
-    options = {"num_couplings": 1, "num_filters": 4, "transformer": transformer}
-    return tfr.RealNVPVector(3, conditional_event_shape=[2], **options)
-
-
+_COMPACT = {"num_filters": 4, "num_couplings": 1}
+_VECTOR = {"conditional_event_shape": [2], "num_couplings": 1, "num_filters": 4}
 _FLOWS = {
-    "paper": _paper,
-    "compact": lambda: _compact(2),
-    "one_scale": lambda: _compact(1),
+    "paper": lambda: ft.image_flow(_SHAPE, num_classes=3, condition_dropout=0.1),
+    "compact": lambda: tfr.RealNVPImage.compact(_SHAPE, 2, **_COMPACT),
+    "one_scale": lambda: tfr.RealNVPImage.compact(_SHAPE, 1, **_COMPACT),
     "jet": lambda: ft.jet(_SHAPE, [tfr.ChannelMask(), tfr.SpatialMask()]),
-    "splines": lambda: _vector("rational_quadratic_spline"),
-    "logistic_mixtures": lambda: _vector("logistic_mixture"),
+    "splines": lambda: ft.vector_flow(3, transformer="rational_quadratic_spline", **_VECTOR),
+    "logistic_mixtures": lambda: ft.vector_flow(3, transformer="logistic_mixture", **_VECTOR),
 }
 
 

@@ -307,22 +307,6 @@ class Calls(stateful.RuleBasedStateMachine):
         new_flow = self.new(Flow(flow.kind, new.distribution))
         return self.new(Model(new_flow, new, rate))
 
-    @stateful.rule(target=models, model=models, batch=st.integers(0, 1))
-    def load_what_a_fit_saves(self, model, batch):
-        path = self.path("model.keras")
-
-        class Save(keras.callbacks.Callback):
-            # With several steps an execution, not every step begins here.
-            def on_train_batch_begin(self, number, logs=None):
-                if number <= batch:
-                    self.model.save(path)
-
-        with self.changes(model):
-            fresh.fit(model.model, model.flow.kind, 0, False, False, [Save()])
-        new = keras.models.load_model(path)
-        new_flow = self.new(Flow(model.flow.kind, new.distribution))
-        return self.new(Model(new_flow, new, model.rate))
-
     # Interrupts.
 
     @stateful.rule(item=st.one_of(flows, models), at=PLACES)

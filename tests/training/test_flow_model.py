@@ -172,25 +172,6 @@ def test_gray_levels_in_a_call():
     assert np.isfinite(tfr.FlowModel(model.distribution, dequantize=False)(whole)).all()
 
 
-def test_one_step_of_sgd_by_hand():
-    # The loss with its penalty, by hand: sgd moves a variable by -rate times the gradient.
-    distribution = _distribution(normalization=None)
-    model = _model(distribution, optimizer=keras.optimizers.SGD(0.01), scale_l2=0.1)
-    values = tfr.dequantize(_IMAGES, seed=(0, 0))
-    variables = list(distribution.trainable_variables)
-    scales = [v for v in variables if v.name.split("/")[-1].startswith("scale")]
-    assert len(scales) == 4  # two convolutions, two couplings
-    with tf.GradientTape() as tape:
-        mean = tf.reduce_mean(distribution.log_prob(values))
-        loss = -mean + 0.1 * tf.add_n([tf.reduce_sum(scale**2) for scale in scales])
-    gradients = tape.gradient(loss, variables)
-    expected = [v - 0.01 * g for v, g in zip(variables, gradients, strict=True)]
-    history = model.fit(_IMAGES, batch_size=8, epochs=1, shuffle=False, verbose=0).history
-    ft.assert_close(variables, expected, rtol=1e-4, atol=1e-6)
-    # The metric has no penalty.
-    np.testing.assert_allclose(history["loss"], -mean, rtol=1e-5)
-
-
 # Seeds.
 
 

@@ -53,33 +53,13 @@ def _description(data):
     return type(data).__name__, signature, rows
 
 
-class _PlainModel(keras.Model):
-    """A Keras model that records the batches of its steps, and computes nothing."""
-
-    def start(self):
-        self.compile(run_eagerly=True)
-        self.built = True
-        self.records = []
-
-    def train_step(self, data):
-        self.records.append(("train", *_description(data)))
-        return {"loss": tf.zeros([])}
-
-    def test_step(self, data):
-        self.records.append(("test", *_description(data)))
-        return {"loss": tf.zeros([])}
-
-    def predict_step(self, data):
-        self.records.append(("predict", *_description(data)))
-        return tf.zeros(len(tf.nest.flatten(data)[0]))
-
-
-class _RecordingFlowModel(tfr.FlowModel):
-    """Records the batches of its steps."""
+class _Recording:
+    """Records the batches of the steps of a model."""
 
     def start(self):
         if not self.compiled:
             self.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+            self.built = True
         self.records = []
 
     def train_step(self, data):
@@ -93,6 +73,26 @@ class _RecordingFlowModel(tfr.FlowModel):
     def predict_step(self, data):
         self.records.append(("predict", *_description(data)))
         return super().predict_step(data)
+
+
+class _NoSteps(keras.Model):
+    """A Keras model that computes nothing."""
+
+    def train_step(self, data):
+        return {"loss": tf.zeros([])}
+
+    def predict_step(self, data):
+        return tf.zeros(len(tf.nest.flatten(data)[0]))
+
+    test_step = train_step
+
+
+class _PlainModel(_Recording, _NoSteps):
+    pass
+
+
+class _RecordingFlowModel(_Recording, tfr.FlowModel):
+    pass
 
 
 class _Epochs(keras.callbacks.Callback):

@@ -46,18 +46,6 @@ def test_names_in_a_file(tmp_path):
     assert sorted(names) == [f"{prefix}.loc", f"{prefix}.scale.pretransformed_input"]
 
 
-def test_variables_of_bijectors_belong_to_layers():
-    options = {"num_couplings": 1, "invertible_conv": True, "normalization": "actnorm"}
-    flow = tfr.RealNVPImage((8, 8, 1), 2, 0, 2, **options)
-    base = tfd.Sample(tfd.Normal(tf.Variable(0.0), 1.0), [8, 8, 1])
-    noise = tfr.VariationalDequantization((8, 8, 1), num_couplings=1, num_filters=2)
-    model = tfr.FlowModel(tfd.TransformedDistribution(base, flow), dequantizer=noise)
-    [variable] = model.other_variables.variables
-    assert variable.path == "distribution.distribution.distribution.loc"
-    of_parts = {id(v) for part in (flow, noise) for v in part.variables}
-    assert of_parts <= {id(variable.value) for variable in model.variables}
-
-
 @pytest.mark.parametrize("save", ["weights", "preset"])
 def test_a_file_without_a_variable(tmp_path, save):
     model, base = _model(_norm("norm", 1)), _base(scale=tf.Variable(2.0))

@@ -28,11 +28,9 @@ def _older_objects_are_not_scanned():
 
 
 def _distribution(recompute, wrap="flow"):
-    network = tfr.ConvResNet(2, 0, 2, checkerboard_parity=0)
-    network.build((None, None, None, 1))
-    coupling = tfr.AffineCoupling(tfr.CheckerboardMask(0), network)
-    norm = tfr.BatchNormalization(num_channels=1)
-    flow = tfr.FlowChain([tfr.PixelLogit(), coupling, norm], recompute=recompute)
+    parts = [tfr.PixelLogit(), ft.coupling(tfr.CheckerboardMask(0), 1)]
+    parts.append(tfr.BatchNormalization(num_channels=1))
+    flow = tfr.FlowChain(parts, recompute=recompute)
     return tfd.TransformedDistribution(ft.standard_normal(_SHAPE), _WRAPS[wrap](ft.randomize(flow)))
 
 
@@ -97,7 +95,7 @@ def test_after_keras(method, recompute, jit_compile):
     _assert_freed(references)
 
 
-def test_after_scores_and_fit_with_labels():
+def test_after_scores_latents_and_fit_with_labels():
     model = ft.compiled(ft.conditional_distribution("labels", "user", condition_dropout=0.1))
     embedding = model.distribution.bijector.condition_embedding
     references = _references(model.distribution)
@@ -108,16 +106,7 @@ def test_after_scores_and_fit_with_labels():
     tfr.log_prob(model, ft.grey_levels(4), labels)
     tfr.class_log_probs(model, ft.grey_levels(1), num_samples=1)
     tfr.log_prob_map(model, ft.grey_levels(4), labels)
+    tfr.latents.interpolate(model, *ft.grey_levels(2), 3, conditional_input=2)
     model.fit(ft.grey_levels(4), labels, batch_size=4, verbose=0)
     del model, embedding
-    _assert_freed(references)
-
-
-@pytest.mark.parametrize(("condition", "label"), [({}, None), ({"num_classes": 3}, 2)])
-def test_after_latents(condition, label):
-    flow = ft.randomize(tfr.RealNVPImage(_SHAPE, 1, 0, num_filters=2, **condition))
-    references = {part.name: weakref.ref(part) for part in [flow, *flow.submodules]}
-    first, second = ft.grey_levels(2)
-    tfr.latents.interpolate(flow, first, second, 3, conditional_input=label)
-    del flow
     _assert_freed(references)

@@ -24,13 +24,11 @@ _SETTINGS = {
 @pytest.fixture
 def messages(monkeypatch):
     """Returns the warnings that are logged, of a process that has logged none."""
-    found, advice = [], (execution.advise_onednn, execution.advise_no_xla)
+    found = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: found.append(text % args))
-    for each in advice:
-        each.cache_clear()
-    yield found
-    for each in advice:
-        each.cache_clear()
+    for advice in (execution.advise_onednn, execution.advise_no_xla):
+        advice.cache_clear()
+    return found
 
 
 def _model():

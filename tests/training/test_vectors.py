@@ -17,11 +17,6 @@ tfd = tfp.distributions
 _DATA = np.random.default_rng(0).normal(3.0, 2.0, [64, 3]).astype(np.float32)
 
 
-def _distribution(**kwargs):
-    options = {"num_couplings": 2, "num_blocks": 1, "num_filters": 8, **kwargs}
-    return tfd.TransformedDistribution(ft.standard_normal([3]), tfr.RealNVPVector(3, **options))
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 def test_losses_of_networks_belong_to_the_objective(recompute):
     regularizers = {"kernel_regularizer": "l2", "activity_regularizer": "l2"}
@@ -48,8 +43,7 @@ def test_accumulated_batches_are_one_of_the_whole(name):
 
     def trained(**options):
         keras.utils.set_random_seed(0)
-        model = tfr.FlowModel(_distribution(num_couplings=1, normalization=None))
-        ft.randomize(model.distribution)
+        model = tfr.FlowModel(ft.vector_distribution(3, num_couplings=1, normalization=None))
         model.compile(kind(0.01, global_clipnorm=100.0, **options))
         size = 64 // options.get("gradient_accumulation_steps", 1)
         model.fit(_DATA, batch_size=size, epochs=2, shuffle=False, verbose=0)

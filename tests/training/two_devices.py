@@ -110,22 +110,10 @@ class _Spread(tfr.FlowModel):
         return loss + 1000 + tf.reduce_mean(latents**2)
 
 
-class _OwnStep(tfr.FlowModel):
-    def train_step(self, data):
-        batch = self.unpack_batch(data)
-        with tf.GradientTape() as tape:
-            log_prob = self.training_log_prob(batch)
-            number = self.distribute_strategy.num_replicas_in_sync
-            loss = (self.penalty() - tf.reduce_mean(log_prob)) / number
-        gradients = tape.gradient(loss, [v.value for v in self.trainable_variables])
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return {"loss": loss * number}
-
-
 def hooks_of_a_subclass(two):
     images = ft.grey_levels(16)
     options = {"optimizer": lambda: keras.optimizers.SGD(1e-3), "dequantize": False}
-    for kind in (_OwnStep, _Spread):
+    for kind in (st.OwnStep, _Spread):
         models = [_fit(strategy, images, kind=kind, **options) for strategy in (_ONE, two)]
         _assert_same(*models)
     logs = [model.history.history for model in models]
