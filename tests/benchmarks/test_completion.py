@@ -26,6 +26,7 @@ def test_scores_of_different_samples():
 
 @pytest.mark.full
 @pytest.mark.usefixtures("no_graph_optimizer")
+@pytest.mark.filterwarnings("ignore:complete")
 def test_the_command(capsys):
     options = ["--num_digits=2", "--num_samples=40", "--epochs=2"]
     results = completion.main(options)
