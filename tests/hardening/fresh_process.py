@@ -6,6 +6,7 @@ it after `num_questions`. It is forked from a process that has imported the pack
 nothing.
 """
 
+import atexit
 import functools
 import pathlib
 import pickle
@@ -204,7 +205,9 @@ class NewProcess:
             threading.get_inter_op_parallelism_threads(),
         )
         questions = self._num_questions
-        return forked.context().Pool(1, _set_threads, threads, maxtasksperchild=questions)
+        pool = forked.context().Pool(1, _set_threads, threads, maxtasksperchild=questions)
+        atexit.register(pool.terminate)
+        return pool
 
     def ask(self, function, *arguments):
         """Returns `function(*arguments)` of the process, with arrays in place of tensors."""
