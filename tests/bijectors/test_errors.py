@@ -232,7 +232,7 @@ _BATCH_OF_2 = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), [4, 4, 1])
         (lambda: _MIXTURE(max_log_factor=0.0), ValueError, "positive max_log_factor, got 0.0"),
         (lambda: _image(transformer="cubic"), ValueError, "a transformer, one of .*, got 'cubic'"),
         (lambda: tfr.Coupling(tfr.ChannelMask(), len, "a"), TypeError, "a Transformer, got 'a'"),
-        (lambda: tfr.Coupling(_HALF, len, None), TypeError, "`tfr.real_nvp_coupling`, got None"),
+        (lambda: tfr.Coupling(_HALF, len, None), TypeError, "`tfr.BijectorCoupling`, got None"),
         (lambda: BijectorCoupling(_BOARD, len), ValueError, "without kept positions.*Checkerboard"),
         # Vectors.
         (lambda: _vector(0), ValueError, "event_size of at least 1, got 0"),

@@ -110,11 +110,6 @@ class FlowModel(SavableModel):
     # Whether the first batch of `fit` may initialize the normalizations before the first step.
     _may_initialize = False
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Raises `TypeError` for unknown keyword arguments."""
-        validation.known_keywords(cls, kwargs)
-        return super().__new__(cls, *args, **kwargs)
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
 

@@ -23,6 +23,12 @@ Model = TypeVar("Model", bound="SavableModel")
 class SavableModel(keras.Model):
     """A Keras model of a distribution that is saved completely or not at all."""
 
+    # In `FlowModel`, this method would hide the arguments of `__init__` from `inspect.signature`.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises `TypeError` for unknown keyword arguments."""
+        validation.known_keywords(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
         frozen = [i for i, layer in enumerate(self._all_layers()) if not layer.trainable]
