@@ -276,6 +276,17 @@ def a_loaded_model_has_the_same_scores_samples_and_next_step(c):
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
+@relation(quick=[{"base": "clusters"}, {"noise": "variational"}])
+def weights_load_into_the_same_construction(c):
+    model, same = cf.new_model(c), cf.new_model(c)
+    with cf.scope(c), tempfile.TemporaryDirectory() as folder:
+        for variable in same.trainable_variables:
+            variable.assign(tf.zeros_like(variable))
+        model.save_weights(f"{folder}/model.weights.h5")
+        same.load_weights(f"{folder}/model.weights.h5")
+    ft.assert_equal([*variables_of(same).values()], [*variables_of(model).values()])
+
+
 @relation(lambda c: c.replicas == 1, eagerly=False)
 def an_export_is_the_local_model(c):
     distribution, (x, y, _) = cf.new_distribution(c), cf.data_of(c)
