@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import routing
-from tfp_realnvp.distributions.clusters import ClusterMixture, flow_of
+from tfp_realnvp.distributions.clusters import flow_of
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import slices
 from tfp_realnvp.latents.sampling import stateless_seed
@@ -273,7 +273,7 @@ class _Target:
     ) -> None:
         self.support, self._flow, self._conditions = support, flow_of(flow), conditions
         self._is_mixture, log_weights = False, np.zeros([len(support.is_known), 1])
-        if isinstance(flow, ClusterMixture):
+        if self._flow is not flow:
             clusters, per_class = np.arange(flow.clusters.num_clusters), flow.clusters.num_per_class
             self._is_mixture, self._conditions = True, tf.constant(clusters, tf.int32)
             log_weights = log_weights + flow.clusters.log_frequencies(clusters).numpy()
