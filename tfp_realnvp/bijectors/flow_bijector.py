@@ -160,9 +160,10 @@ class FlowBijector(tfb.Bijector):
     _inverse_and_log_det(y, p) -> (x, ildj)   # data -> latent
     ```
 
-    where `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|`, in nats, have the leading shape of
-    the images [..., H, W, C], or of the vectors [..., D] if `event_ndims=1`. A log det that is
-    equal for all events may be a scalar. The `Pass` p holds the options of the call.
+    where `fldj = log |det dy/dx|` and `ildj = log |det dx/dy|` are in nats. Their shape is the
+    leading shape of the images [..., H, W, C] or, with `event_ndims=1`, of the vectors [..., D]. A
+    log det that is equal for all events may be a scalar. The `Pass` p holds the options of the
+    call.
 
     The base class derives all methods of `tfb.Bijector` from these two methods. A cache ensures
     that `log_prob` evaluates each network only once. All methods take two keyword arguments:
@@ -268,7 +269,7 @@ class FlowBijector(tfb.Bijector):
         return tf.TensorShape([None] * self.event_ndims)
 
     def _event_shape(self, shape: Any, inverse: bool) -> Any:
-        """Returns the output shape: a `tf.TensorShape` or a tensor, like the input shape."""
+        """Returns the output shape as a `tf.TensorShape` or a tensor, like the input shape."""
         if isinstance(shape, tf.TensorShape):
             if shape.rank == 0:
                 events = self._expected_shape(inverse)

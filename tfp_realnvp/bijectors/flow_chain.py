@@ -136,7 +136,7 @@ class FlowChain(FlowBijector):
 
 
 class ComposedFlow(FlowChain):
-    """A `FlowChain` whose subclasses construct the bijectors from arguments of their own."""
+    """A `FlowChain` whose subclasses construct the bijectors from their own arguments."""
 
     def __init__(
         self, bijectors: Any, event_ndims: int, name: str, options: Any, **attributes: Any

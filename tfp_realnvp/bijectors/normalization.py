@@ -63,7 +63,7 @@ class ChannelMap(FlowBijector):
         super().__init__(parameters=parameters, **options)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns constructor arguments that make an equal bijector with new variables."""
+        """Returns constructor arguments that create an equal bijector with new variables."""
         return {**super().get_config(), "num_channels": self._channels.num_channels}
 
     def _expected_shape(self, inverse: bool) -> tf.TensorShape:

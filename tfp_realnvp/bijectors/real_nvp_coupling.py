@@ -24,7 +24,7 @@ class BijectorCoupling(NetworkCoupling):
     ```
 
     with the mask `b`. The network can also return `(shift, log_scale)`, for
-    `x = z exp(log_scale) + shift`. A network that is a function also gets the number of changed
+    `x = z exp(log_scale) + shift`. A network that is a function also receives the number of changed
     channels; a Keras layer does not. `real_nvp_coupling` constructs such a coupling of vectors.
 
     #### Example
@@ -91,7 +91,7 @@ class BijectorCoupling(NetworkCoupling):
 
     def _bijector(self, kept: tf.Tensor, changed: tf.Tensor, p: Pass) -> tfb.Bijector:
         """Returns the network's bijector, or an affine bijector from its shift and log scale."""
-        # A Keras layer takes only tensors, so it does not get the number of channels.
+        # A Keras layer takes only tensors, so it does not receive the number of channels.
         others = [] if self.layers else [changed.shape[-1]]
         is_first = self._read_variables is None
         with tf.GradientTape() if is_first else contextlib.nullcontext() as tape:
@@ -154,7 +154,7 @@ def real_nvp_coupling(
       bijector_fn: instead of `shift_and_log_scale_fn`, a function that takes the same arguments and
         returns a `tfb.Bijector` on vectors [B, D - d].
       **options: `conditional_event_shape`, `dtype`, `validate_args` and `name`, as in `Coupling`.
-        The function gets the condition as its argument `conditional_input`.
+        The function receives the condition as its argument `conditional_input`.
 
     Raises:
       TypeError, ValueError: if an argument is out of range or not a function, or if both or neither

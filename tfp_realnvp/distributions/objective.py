@@ -28,8 +28,8 @@ def training_log_prob(
     """Returns the log densities that a training step maximizes, [B], in nats.
 
     These are the results of `distribution.training_log_prob(values, condition, drop)` if the
-    distribution has this method, and of `distribution.log_prob` otherwise. With labels of a
-    `ClassMixture`, returns [2, B]: log densities with and without the labels.
+    distribution has this method, and of `distribution.log_prob` otherwise. Given the labels of a
+    `ClassMixture`, returns the log densities with and without the labels, with shape [2, B].
     """
     method = getattr(distribution, "training_log_prob", None)
     if method is not None:

@@ -124,7 +124,7 @@ def find_num_values(distribution: tfd.Distribution) -> int | None:
 
 
 def checked_conditions(distribution: tfd.Distribution, value: Any, caller: str) -> Any:
-    """Checks the conditions of a batch of events and returns them, [B, ...], as array or tensor.
+    """Checks the conditions of a batch and returns them as an array or tensor of shape [B, ...].
 
     Returns `None` without a condition; raises `ValueError` if conditions are invalid.
     """

@@ -14,7 +14,7 @@ from tfp_realnvp.internal import validation
 
 
 class ImageFlow(ComposedFlow):
-    r"""A `FlowChain` between latents and images, with attributes for their shape and scales.
+    r"""A `FlowChain` that maps between latents and images, with attributes for shape and scales.
 
     `RealNVPImage` is a subclass; `multi_scale`, `patch_flow` and `RealNVPImage.jet` return an
     `ImageFlow`. Latents have the shape of the image; `split_latents` splits latents by scale.
@@ -130,7 +130,7 @@ def image_flow(
     name: str = "image_flow",
     **options: Any,
 ) -> ImageFlow:
-    """Composes a flow of images from layers, an embedding of the condition, and a map to pixels.
+    """Composes an image flow from layers, an embedding of the condition, and a map to pixels.
 
     Args:
       image_shape, num_scales, has_fixed_size: as in `ImageFlow`.

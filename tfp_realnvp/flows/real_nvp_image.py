@@ -191,7 +191,7 @@ class RealNVPImage(ImageFlow):
         num_couplings: int | None = None,
         **options: Any,
     ) -> ImageFlow:
-        """Returns a model that reaches low bits/dim after a short training on a small machine.
+        """Returns a model that reaches low bits/dim after brief training on a small machine.
 
         `compact` is a `RealNVPImage` with shallow networks that start at zero, split priors, and an
         `ActNorm` and an `InvertibleConv1x1` before each coupling. Each scale has 1.25 times as many

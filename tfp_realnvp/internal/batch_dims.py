@@ -1,4 +1,4 @@
-"""Flattens sample and batch dimensions to the single batch dimension that networks take."""
+"""Flattens the sample and batch dimensions into the single batch dimension that networks take."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -74,7 +74,7 @@ def unflatten_batch(batch: tf.Tensor, like: tf.Tensor, event_ndims: int = 3) -> 
 
 
 def may_be_empty(events: tf.Tensor, event_ndims: int) -> bool:
-    """Returns whether a batch is empty, or its size is unknown."""
+    """Returns whether a batch is empty or has an unknown size."""
     batch = _leading(events.shape, event_ndims)
     return not batch.is_fully_defined() or 0 in batch
 

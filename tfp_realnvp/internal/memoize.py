@@ -58,11 +58,11 @@ def call_traced(
 ) -> Any:
     """Returns `function(owner, *options, *tensors)`.
 
-    TensorFlow traces the stateless function once per owner and options, for any first dimension of
-    the tensors. The graph lives as long as the owner. With `jit_compile`, XLA compiles the graph
-    once per shape. In a `keras.StatelessScope` the function runs eagerly, because a graph would
-    keep the scope's values for later calls. The function runs outside of contexts such as
-    `call_options`, which a graph would keep, too.
+    TensorFlow traces the stateless function once per combination of owner and options, regardless
+    of the tensors' first dimension. The graph lives as long as the owner. With `jit_compile`, XLA
+    compiles the graph once per shape. In a `keras.StatelessScope` the function runs eagerly,
+    because a graph would keep the scope's values for later calls. The function runs outside of
+    contexts such as `call_options`, which a graph would keep, too.
     """
     if private_api.get_stateless_scope() is not None:
         return contextvars.Context().run(function, owner, *options, *tensors)
@@ -94,9 +94,9 @@ def traced_once(function: Callable[..., Any], any_shape: bool = False) -> Callab
     list of ranks and dtypes. Graphs that call `function` for many tensors of equal shapes, such as
     the kernels of equal couplings, are traced faster.
 
-    `function` must use no variables, get tensors of known shapes unless `any_shape` is true, and
-    create its constants itself. Otherwise XLA recompiles the gradient whenever a variable changes,
-    because the gradient takes shapes as inputs, which XLA compiles as constants.
+    `function` must not use variables, must receive tensors of known shapes unless `any_shape` is
+    true, and must create its own constants. Otherwise XLA recompiles the gradient whenever a
+    variable changes, because the gradient takes shapes as inputs, which XLA compiles as constants.
     """
 
     @functools.cache

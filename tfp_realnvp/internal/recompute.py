@@ -44,9 +44,10 @@ def recompute(
 ) -> tuple[Sequence[tf.Tensor], Any]:
     r"""Returns `function(*inputs)`. The gradient stores the inputs, not the activations.
 
-    The gradient calls the function again under a new tape, so memory holds the activations of one
-    such function at a time. The gradient consists of ordinary operations, so second derivatives are
-    correct. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
+    The gradient calls the function again under a new tape, so memory holds the activations of only
+    one such function at a time. The gradient consists of ordinary operations, so second derivatives
+    are correct. A tape outside of a `tf.function` gets the same gradients, but stores the
+    activations.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.

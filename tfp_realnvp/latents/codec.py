@@ -66,8 +66,8 @@ def encode(
     (10, 3, 4, 4, 1)
 
     Args:
-      flow: a flow of images or vectors, a `tfd.TransformedDistribution` with one, its `FlowModel`,
-        or the result of `tfr.condition`, which fixes the condition.
+      flow: a flow over images or vectors, a `tfd.TransformedDistribution` with one, its
+        `FlowModel`, or the result of `tfr.condition`, which fixes the condition.
       images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
         `encode` adds 0.5 to gray levels: level n becomes the center of the interval [n, n + 1).
       batch_size: number of images or vectors per batch.
@@ -80,7 +80,7 @@ def encode(
       Latents of the shape of the images or vectors, broadcast with the conditions.
 
     Raises:
-      TypeError: if `flow` contains no flow of images or vectors.
+      TypeError: if `flow` contains no flow over images or vectors.
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
@@ -174,7 +174,7 @@ def reconstruct(
     batch_size: int = 64,
     conditional_input: ArrayLike | None = None,
 ) -> Reconstruction:
-    """Encodes and decodes images or vectors, which restores them up to rounding (section 3.3).
+    """Encodes and then decodes images or vectors, recovering them up to rounding (section 3.3).
 
     #### Example
 

@@ -161,7 +161,7 @@ class ConvResNet(Conditioner):
     ) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C].
 
-        In training, normalizes by batch statistics, and updates the moving statistics.
+        During training, normalizes using batch statistics and updates the moving statistics.
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))

@@ -102,7 +102,7 @@ class VisionTransformer(Conditioner):
     def _stack(
         self, name: str, fan_in: int, fan_out: int, copies: int = 1
     ) -> tuple[keras.Variable, keras.Variable]:
-        """Returns stacked kernels and biases of one dense layer per block."""
+        """Returns the stacked kernels and stacked biases of one dense layer per block."""
         # Keras initializers would compute a wrong fan-in and fan-out for a stack of kernels.
         limit = math.sqrt(6 / (fan_in + fan_out))
         glorot, outputs = keras.initializers.RandomUniform(-limit, limit), copies * fan_out

@@ -151,7 +151,7 @@ class _Serializer:
         return {"class": name, "arguments": described}
 
     def _claim(self, variables: Sequence[tf.Variable | keras.Variable], path: str) -> None:
-        """Raises `TypeError` if two objects share a variable, which loading would duplicate."""
+        """Raises `TypeError` if objects share a variable, because loading would duplicate it."""
         ids = {id(v.value if isinstance(v, keras.Variable) else v) for v in variables}
         if ids & self._claimed_variables:
             raise TypeError(

@@ -41,13 +41,13 @@ def export_onnx(
 
     The models take continuous `images` and no noise in three cases: the flow lacks a `PixelLogit`,
     has more than 256 gray levels, or belongs to a `FlowModel` with `dequantize=False`. For a flow
-    of vectors [B, D], the input `x` replaces `images`, and there is no noise. If the flow declares
+    over vectors [B, D], the input `x` replaces `images`, and no noise is used. If the flow declares
     a condition, `conditional_input` is the last input, as in `export_saved_model`. For K clusters,
     `encode.onnx` also returns the nearest `clusters` [B], the last input of `decode.onnx`, and
     `log_prob.onnx` runs the flow on B K events at once.
 
-    The models accept any batch size, but one event shape. ONNX has no assertions, so pixel values
-    out of range give NaN. The export copies the weights, and uses the moving statistics of
+    The models accept any batch size but only one event shape. ONNX has no assertions, so pixel
+    values out of range give NaN. The export copies the weights, and uses the moving statistics of
     normalizations. An interrupted export leaves the old folder unchanged.
 
     onnxruntime supports convolutions in float32, but not in float64.

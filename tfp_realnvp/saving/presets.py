@@ -121,7 +121,7 @@ def read_preset(
 
 
 def _folder_of(handle: str) -> pathlib.Path:
-    """Returns the folder of a preset; downloads it if the handle names a hub."""
+    """Returns a preset's folder, downloading the preset if the handle names a hub."""
     hub, _, name = handle.rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]

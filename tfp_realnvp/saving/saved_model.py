@@ -69,11 +69,11 @@ def export_saved_model(
 
     The variants of a `FlowModel` add the model's noise and return the same densities as
     `tfr.log_prob`. With a `VariationalDequantization` q, the densities are log p(x + u) - log q(u |
-    x), and the variants accept only the image size of q. With `dequantize=False` there are no
+    x), and the variants accept only the image size of q. If `dequantize=False`, there are no
     variants. If you pass a distribution, the noise is uniform in [0, 1), so pass the model, not
     `model.distribution`.
 
-    `num_samples` and `seed` are int32. Samples equal
+    `num_samples` and `seed` are int32. The samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. If the base distribution is
     standard normal, `temperature` multiplies the latents, and values below 1 give more probable
     images. With any other base distribution, `temperature` must be 1.
@@ -83,14 +83,14 @@ def export_saved_model(
     sums over clusters, `sample` draws clusters, and `encode` also returns the nearest `clusters`
     [B], int32, which `decode` takes instead of a condition.
 
-    A flow of vectors [B, D] has the same functions except `bits_per_dim`. Inputs and outputs have
-    the name `x` instead of `images`, and there are no variants for uint8.
+    A flow of vectors [B, D] has the same functions except `bits_per_dim`. Inputs and outputs are
+    named `x` instead of `images`, and there are no uint8 variants.
 
     The functions accept any batch size of at least 1, and any height and width if the base is
     standard normal and the bijector is one of this package that accepts any size. Images of a size
     that the scales cannot halve, or with values out of range, raise an `InvalidArgumentError`. If
-    there are variants for uint8, `log_prob`, `bits_per_dim` and `classify` also raise this error
-    for gray levels without noise, a batch of whole numbers only.
+    there are uint8 variants, `log_prob`, `bits_per_dim` and `classify` also raise this error for
+    gray levels without noise, a batch of whole numbers only.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes all
     values that depend only on weights. Gradients of the functions ignore `tf.custom_gradient`. An

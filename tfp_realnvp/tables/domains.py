@@ -130,7 +130,7 @@ def wrapped(rows: np.ndarray, limits: Limits) -> np.ndarray:
 def checked_limits(
     bounds: Any, periods: Any, rows: np.ndarray, names: list[Any], categories: Any, caller: str
 ) -> Limits:
-    """Checks and merges `bounds` and `periods`, whose keys are names or positions of columns."""
+    """Checks and merges `bounds` and `periods`, whose keys are column names or positions."""
 
     def require(condition: bool, expected: str, value: Any) -> None:
         validation.require(condition, f"{caller}: expected {expected}", value)

@@ -93,7 +93,7 @@ class TableEstimator(Options, EstimatorWithGaps):
         self.noise_ = np.array([each["kept_noise"] for each in self.history_], float)
 
     def _limits(self, rows: np.ndarray, bounds: Any) -> tuple[np.ndarray, list[str], Limits]:
-        """Returns wrapped rows, names of the numeric columns, and their bounds and periods."""
+        """Returns the wrapped rows, and the names, bounds and periods of the numeric columns."""
         names = self._names
         limits = checked_limits(bounds, self.periods, rows, names, self._categories, self._name)
         numbers = [i for i in range(len(names)) if i not in self._categories]

@@ -66,7 +66,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
     The likelihood of rounded numbers has no upper bound: a density can have arbitrarily narrow
     peaks at the numbers. For coarsely rounded columns, the training of flows therefore adds uniform
     noise of the rounding width, and normal mixtures get the variance of this noise; see
-    `dequantize`. Component variances are at least 1e-6 of the variance of the (mapped) column. A
+    `dequantize`. Component variances are at least 1e-6 times the variance of the (mapped) column. A
     rounded column "takes few values" if at least 90% of its rows, not counting the most frequent
     value, have values that occur in at least five distinct rows. For such a column, `fit` also
     tries normal mixtures without the rounding variance, and issues a warning. `score_samples` then

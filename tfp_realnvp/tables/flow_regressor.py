@@ -44,11 +44,11 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         `HistGradientBoostingRegressor` learns the mean m(x) of y, and then the scale s(x) of
         held-out errors. Student t distributions and mixtures as above model (y - m(x)) / s(x) given
         m(x) and log s(x).
-    *   Flows conditioned on x. A flow starts as the linear regression or, with trees, as the
-        Student t density of the errors. The mixture has no flows if there are fewer than 150 rows,
-        or if the first flow improves the mean log density by at most one standard error, or with
-        trees by at most 0.01 nats. With trees and the default `num_flows`, flows need 2,000 rows:
-        in our measurements they added nothing on smaller tables.
+    *   Flows conditioned on x. Initially, a flow equals the linear regression or, if trees are
+        used, the Student t density of the errors. The mixture has no flows if there are fewer than
+        150 rows, or if the first flow improves the mean log density by at most one standard error,
+        or with trees by at most 0.01 nats. With trees and the default `num_flows`, flows need 2,000
+        rows: in our measurements they added nothing on smaller tables.
 
     Indicators replace categories in X, see `categorical_features`. Cosine and sine of the angle
     replace periodic columns. Equal rows are always in the same fold.
@@ -207,7 +207,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
         Args:
           X: rows [N, C].
-          quantiles: Q probabilities between 0 and 1; others raise a `ValueError`.
+          quantiles: Q probabilities between 0 and 1; other values raise a `ValueError`.
         """
         conditions = self._conditions(X)
         levels = np.asarray(quantiles, np.float64)

@@ -134,7 +134,7 @@ Options.__init__ = _checked(Options.__init__)  # type: ignore[method-assign]
 
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:
-    """Replaces `None` by defaults, which depend on the number of rows and modeled columns."""
+    """Replaces `None` with defaults that depend on the number of rows and modeled columns."""
     kind = ("affine", "rational_quadratic_spline")[is_one]
     values: dict[str, Any] = {"num_couplings": 2 if is_one else 8, "transformer": kind}
     values |= {name: pair[int(num_rows >= _MIN_MANY_ROWS)] for name, pair in _DEFAULTS.items()}

@@ -86,8 +86,8 @@ class StackFit:
     mixture on its held-out fold by more than one standard error.
 
     For a single y of `FlowRegressor`, boosted trees predict its mean and scale, and some densities
-    model the standardized errors. All densities get the predictions as two more conditions. The
-    trees that predict a row were fitted without its fold.
+    model the standardized errors. All densities receive the predictions as two additional
+    conditions. The trees that predict a row were fitted without its fold.
 
     Attributes:
       splits: pairs of training and held-out rows, with missing cells imputed.

@@ -98,7 +98,7 @@ class Rows(NamedTuple):
         return self.where(slice(None, None, -(-len(self.weights) // number)))
 
     def repeated(self) -> Rows:
-        """Splits heavy rows with missing cells into lighter copies, for several imputations.
+        """Splits heavy rows that have missing cells into lighter copies, for multiple imputations.
 
         Each copy gets about the weight of the lightest row. At most 10,000 copies are added.
         """

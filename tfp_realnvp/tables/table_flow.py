@@ -112,10 +112,11 @@ def fit_table_flow(
 ) -> Iterator[tuple[TableFlow, dict[str, Any]]]:
     """Trains a flow; after each validation on held-out rows, yields the best flow and the history.
 
-    The initial flow is `start` with randomly rotated latents. It is the best flow if a training
-    step is not finite, or if the best validation gains at most one standard error over it: the best
-    of many validations on few rows is high by chance. `widths`, [D], are the widths of uniform
-    noise for rounded columns, and `index` is the number of the flow in messages.
+    The initial flow is `start` with randomly rotated latents. It is chosen as the best flow if a
+    training step is not finite, or if the best validation result improves on it by at most one
+    standard error, because the best of many validations on a small number of rows is high by
+    chance. `widths`, [D], are the widths of uniform noise for rounded columns, and `index` is the
+    number of the flow in messages.
     """
     (num_conditions, size), (rows, held_out) = start.slopes.shape, split
     names = "num_couplings", "num_blocks", "num_filters", "transformer"

@@ -75,7 +75,7 @@ class FiniteRecord:
 
 
 class FiniteGuard:
-    """Prevents a non-finite training step from changing anything, and raises an error for it.
+    """Prevents non-finite training steps from changing anything, and raises an error if one occurs.
 
     A step calls `check(...)` after computing its gradients. Later, outside of the graph,
     `raise_failure(...)` raises the error.
@@ -101,9 +101,9 @@ class FiniteGuard:
     ) -> tf.Tensor:
         """Returns whether to apply the step: a scalar `bool`, equal on all replicas.
 
-        Stores the first non-finite step, and returns false for later steps of the execution too.
-        `are_finite` is the mean of `record.are_finite()` over replicas. The packed `gradients` and
-        the loss, `total`, are equal on all replicas.
+        Stores the first non-finite step and returns false for that step and all later steps of the
+        execution. `are_finite` is the mean of `record.are_finite()` over replicas. The packed
+        `gradients` and the loss, `total`, are equal on all replicas.
         """
         record_of_sums = FiniteRecord()
         record_of_sums.add(_GRADIENT, *gradients)

@@ -40,7 +40,7 @@ class ClassSeparation(keras.callbacks.Callback):
     """
 
     def __init__(self, spec: DataSpec, data: Any, budgets: list[Any]) -> None:
-        """Collects about 1,000 labeled events from the data of `fit`, balanced over the classes.
+        """Collects about 1,000 labeled events from data passed to `fit`, balanced across classes.
 
         Searches arrays for labels, and the first 100,000 events of a `tf.data.Dataset`, but no
         other types of data. `budgets` are callbacks whose `fraction` is the completed part of the

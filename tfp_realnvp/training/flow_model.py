@@ -476,7 +476,7 @@ class FlowModel(SavableModel):
 
         Raises:
           ValueError: if an argument does not apply to the model, or is out of range.
-          TypeError: if an argument is not a number, but must be one.
+          TypeError: if an argument that must be a number is not one.
 
         #### References
 

@@ -100,7 +100,7 @@ class SavableModel(keras.Model):
 
         Raises:
           ValueError: if `filepath` has another ending.
-          FileExistsError: if the file exists and not `overwrite`.
+          FileExistsError: if the file exists and `overwrite` is false.
           TypeError: if a part of the distribution cannot be serialized; the message names the part.
           OSError: if the file cannot be written.
         """
@@ -137,7 +137,7 @@ class SavableModel(keras.Model):
 
         Raises:
           ValueError: if `filepath` does not end in `.weights.h5`.
-          FileExistsError: if the file exists and not `overwrite`.
+          FileExistsError: if the file exists and `overwrite` is false.
           OSError: if the file cannot be written. The old file stays.
         """
         if "://" in os.fspath(filepath) or kwargs.get("max_shard_size") is not None:
