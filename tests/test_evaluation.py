@@ -303,6 +303,32 @@ def test_log_likelihood_with_a_dequantizer():
         evaluation.log_likelihood(density, zeros, dequantize=False, dequantizer=_Noise())
 
 
+def test_options_in_place_of_those_of_a_model(flow):
+    images = _IMAGES[:6]
+    noise = tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4)
+    ft.randomize(noise)
+    uniform, learned = tfr.FlowModel(flow, seed=1), tfr.FlowModel(flow, dequantizer=noise, seed=1)
+    scores = {}
+    for model, options, expected in (
+        (uniform, {}, uniform),
+        (uniform, {"seed": 2}, tfr.FlowModel(flow, seed=2)),
+        (uniform, {"dequantizer": noise}, learned),
+        (learned, {}, learned),
+    ):
+        mean = evaluation.bits_per_dim(model, images, **options).mean
+        log_probs = expected.predict(images, verbose=0)
+        np.testing.assert_allclose(mean, -log_probs.mean() / _DIMS / math.log(2), rtol=1e-5)
+        scores[round(mean, 7)] = options
+    assert len(scores) == 3
+    values = images + np.float32(0.5)
+    for model in (uniform, learned):
+        result = evaluation.log_likelihood(model, values, dequantize=False)
+        np.testing.assert_allclose(result.mean, np.mean(flow.log_prob(values)), rtol=1e-5)
+    with pytest.raises(ValueError, match="a dequantizer only with dequantize=True"):
+        continuous = tfr.FlowModel(flow, dequantize=False)
+        evaluation.log_likelihood(continuous, values, dequantizer=noise)
+
+
 def test_bits_per_dim_are_of_images():
     assert math.isnan(evaluation.bits_per_dim(_uniform(), _IMAGES[:1]).standard_error)
     images = np.zeros([5, *_SHAPE], np.uint8)

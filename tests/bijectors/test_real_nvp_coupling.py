@@ -8,7 +8,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-from tfp_realnvp.saving import keras_config
 
 pytestmark = pytest.mark.core
 
@@ -152,17 +151,6 @@ def test_a_declared_condition_broadcasts_and_is_saved(tmp_path):
     loaded = keras.models.load_model(tmp_path / "flow.keras").distribution
     actual = loaded.log_prob(x[0, 0], bijector_kwargs={"conditional_input": given})
     np.testing.assert_allclose(actual, log_prob[0, 0])
-
-
-def test_a_configuration_of_a_coupling_without_a_transformer_loads():
-    options = {"num_masked": 2, "shift_and_log_scale_fn": Conditioner(3)}
-    config = keras_config.serialize(tfr.real_nvp_coupling(**options), "bijector")
-    arguments = {"transformer": None, **config["arguments"]}
-    config = {**config, "class": "tfp_realnvp.Coupling", "arguments": arguments}
-    loaded = keras_config.deserialize(config, tfb.Bijector)
-    expected = tfb.RealNVP(num_masked=2, shift_and_log_scale_fn=lambda x, _: loaded.network(x))
-    x = ft.normal([4, _SIZE])
-    np.testing.assert_allclose(loaded.forward(x), expected.forward(x), rtol=1e-6)
 
 
 def test_a_bijector_fn():

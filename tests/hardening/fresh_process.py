@@ -1,18 +1,18 @@
-"""Small flows and models, and what they answer, here or in a new process.
+"""Small flows, models and tables, and what they answer, here or in a new process.
 
-The other process gets arrays and files alone, and loads them into new objects for each
+The other process gets arrays, files and pickles alone, and loads them into new objects for each
 question. What it keeps from one question to the next, such as the kernels of TensorFlow, goes with
 it after `num_questions`. It is forked from a process that has imported the packages, and has run
 nothing.
 """
 
-import atexit
 import functools
+import multiprocessing
 import pathlib
 import pickle
 import tempfile
+import traceback
 
-import forked
 import keras
 import numpy as np
 import tensorflow as tf
@@ -106,6 +106,40 @@ def answers_of_model(model, kind):
     }
 
 
+def answers_of_export(served, kind):
+    x, options = events_of(kind)
+    name = "images" if kind == "images" else "x"
+    latents = served.encode(x, **options)["latents"]
+    samples = served.sample(num_samples=NUM_SAMPLES, seed=SEED, temperature=1.0, **options)
+    return {
+        "log_prob": served.log_prob(x, **options)["log_prob"],
+        "latents": latents,
+        "decoded": served.decode(latents, **options)[name],
+        "sample": samples[name],
+    }
+
+
+def rows_of(seed, number=300):
+    """Returns rows of an x, and of two y on a curve, of which flows learn more than mixtures."""
+    rng = np.random.default_rng(seed)
+    y, noise, x = rng.normal(size=[3, number])
+    return np.stack([x, y, np.sin(2 * y) + 0.5 * y**2 + 0.05 * noise], axis=1)
+
+
+def answers_of_table(estimator):
+    x, y = np.split(rows_of(99, number=4), [1], axis=1)
+    if isinstance(estimator, tfr.FlowDensity):
+        return {
+            "score": estimator.score_samples(y),
+            "sample": estimator.sample(3, random_state=SEED),
+        }
+    return {
+        "score": estimator.score_samples(x, y),
+        "predicted": estimator.predict(x),
+        "sample": estimator.sample(x, 3, random_state=SEED),
+    }
+
+
 def train_by_loop(flow, kind, step):
     """Makes two steps of gradient descent of a user's own."""
     for seed in range(2):
@@ -136,7 +170,7 @@ class Rates(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
-def fit(model, kind, seed, as_dataset, budget):
+def fit(model, kind, seed, as_dataset, budget, callbacks=()):
     """Makes four steps, or three with a budget; returns their learning rates."""
     rates = Rates()
     budgets = [tfr.LearningRateBudget(1e-2, steps=3)] if budget else []
@@ -144,7 +178,8 @@ def fit(model, kind, seed, as_dataset, budget):
     options = {"batch_size": 8}
     if as_dataset:
         data, options = (tf.data.Dataset.from_tensor_slices(data).batch(8),), {}
-    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=[*budgets, rates], **options)
+    callbacks = [*budgets, rates, *callbacks]
+    model.fit(*data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks, **options)
     return rates.rates
 
 
@@ -183,6 +218,10 @@ def ask_loop(kind, arrays, flags, in_graph):
     return arrays_of(flow)
 
 
+def ask_table(pickled):
+    return answers_of_table(pickle.loads(pickled))
+
+
 def ask_fit(kind, archive, *arguments):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
@@ -195,33 +234,57 @@ class NewProcess:
     """Answers questions in a process that is replaced by a new one after `num_questions`."""
 
     def __init__(self, num_questions):
-        self._num_questions, self._known = num_questions, {}
-
-    @functools.cached_property
-    def _pool(self):
-        threading = tf.config.threading
-        threads = (
-            threading.get_intra_op_parallelism_threads(),
-            threading.get_inter_op_parallelism_threads(),
-        )
-        questions = self._num_questions
-        pool = forked.context().Pool(1, _set_threads, threads, maxtasksperchild=questions)
-        atexit.register(pool.terminate)
-        return pool
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["tfp_realnvp.tables"])
+        self._num_questions, self._left, self._process = num_questions, 0, None
+        self._known = {}
 
     def ask(self, function, *arguments):
         """Returns `function(*arguments)` of the process, with arrays in place of tensors."""
         question = pickle.dumps((function.__name__, arguments))
         if question not in self._known:
-            self._known[question] = self._pool.apply(_answer, (function, arguments))
+            if not self._left:
+                self._restart()
+            self._left -= 1
+            self._connection.send_bytes(question)
+            answer = self._connection.recv()
+            assert not isinstance(answer, str), answer
+            self._known[question] = answer
         return self._known[question]
 
+    def _restart(self):
+        self.close()
+        self._connection, other = self._context.Pipe()
+        threading = tf.config.threading
+        threads = (
+            threading.get_intra_op_parallelism_threads(),
+            threading.get_inter_op_parallelism_threads(),
+        )
+        self._process = self._context.Process(target=_serve, args=(other, *threads), daemon=True)
+        self._process.start()
+        other.close()
+        self._left = self._num_questions
 
-def _set_threads(intra_op_threads, inter_op_threads):
+    def close(self):
+        if self._process is not None:
+            self._connection.close()
+            self._process.join()
+            self._process = None
+
+
+def _serve(connection, intra_op_threads, inter_op_threads):
     tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
+    while True:
+        try:
+            name, arguments = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            connection.send(as_arrays(globals()[name](*arguments)))
+        except Exception:
+            connection.send(traceback.format_exc())
 
 
-def _answer(function, arguments):
-    answers = function(*arguments)
+def as_arrays(answers):
     return tf.nest.map_structure(lambda x: x.numpy() if tf.is_tensor(x) else x, answers)

@@ -1,14 +1,14 @@
 """An answer depends on the object and on what it is given, never on what the process did before.
 
 Calls of several objects follow each other in any order. After each one, every object answers as the
-same weights do in a new process, and what had no part in the call has not changed. Tables:
-`tests/tables/test_state.py`.
+same weights do in a new process, and what had no part in the call has not changed.
 """
 
 import contextlib
 import copy
 import itertools
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -123,8 +123,45 @@ class Model:
         assert float(self.model.optimizer.learning_rate) == np.float32(self.rate)
 
 
+class Table:
+    """A fitted estimator."""
+
+    variables = ()
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def __repr__(self):
+        return f"<{type(self.estimator).__name__}>"
+
+    def call(self):
+        return fresh.answers_of_table(self.estimator)
+
+    def check(self):
+        expected = PROCESS.ask(fresh.ask_table, pickle.dumps(self.estimator))
+        assert_same(self.call(), expected)
+
+
+class Export:
+    """A loaded SavedModel, and what its flow answered when it was exported."""
+
+    variables = ()
+
+    def __init__(self, flow, served):
+        self.kind, self.served = flow.kind, served
+        self.expected = PROCESS.ask(fresh.ask_flow, flow.kind, *flow.weights)
+
+    def call(self):
+        return fresh.answers_of_export(self.served, self.kind)
+
+    def check(self):
+        answers = self.call()
+        assert_same(answers, {name: self.expected[name] for name in answers})
+
+
 KINDS = st.sampled_from(list(fresh.BIJECTORS))
 SEEDS = st.integers(0, 3)
+SEEDS_OF_ROWS = st.integers(0, 1)
 BOOLS = st.booleans()
 PLACES = st.one_of(st.integers(0, 100), st.integers(0, 3000))
 
@@ -133,6 +170,7 @@ class Calls(stateful.RuleBasedStateMachine):
     """What a user can do in a process, in any order."""
 
     flows, models = stateful.Bundle("flows"), stateful.Bundle("models")
+    tables, exports = stateful.Bundle("tables"), stateful.Bundle("exports")
 
     def __init__(self):
         super().__init__()
@@ -156,9 +194,13 @@ class Calls(stateful.RuleBasedStateMachine):
         may_change = {id(v) for item in items for v in item.variables}
         others = [v for item in self.objects for v in item.variables if id(v) not in may_change]
         before = [v.numpy() for v in others]
+        tables = [t for t in self.objects if isinstance(t, Table) and t not in items]
+        pickles = [pickle.dumps(table.estimator) for table in tables]
         yield
         for variable, value in zip(others, before, strict=True):
             np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.name)
+        for table, pickled in zip(tables, pickles, strict=True):
+            assert pickle.dumps(table.estimator) == pickled
 
     @stateful.invariant()
     def answers(self):
@@ -219,6 +261,13 @@ class Calls(stateful.RuleBasedStateMachine):
         # A `copy` of the distribution would keep the old bijector, too, as where it came from.
         base = flow.distribution.distribution
         return self.new(Flow(flow.kind, tfp.distributions.TransformedDistribution(base, new)))
+
+    @stateful.rule(target=exports, flow=flows)
+    def export(self, flow):
+        path = self.path("1")
+        with self.changes():
+            tfr.export_saved_model(flow.distribution, path)
+        return self.new(Export(flow, tf.saved_model.load(path)))
 
     @stateful.rule(flow=flows)
     def refused_calls(self, flow):
@@ -307,9 +356,25 @@ class Calls(stateful.RuleBasedStateMachine):
         new_flow = self.new(Flow(flow.kind, new.distribution))
         return self.new(Model(new_flow, new, rate))
 
+    @stateful.rule(target=models, model=models, batch=st.integers(0, 1))
+    def load_what_a_fit_saves(self, model, batch):
+        path = self.path("model.keras")
+
+        class Save(keras.callbacks.Callback):
+            # With several steps an execution, not every step begins here.
+            def on_train_batch_begin(self, number, logs=None):
+                if number <= batch:
+                    self.model.save(path)
+
+        with self.changes(model):
+            fresh.fit(model.model, model.flow.kind, 0, False, False, [Save()])
+        new = keras.models.load_model(path)
+        new_flow = self.new(Flow(model.flow.kind, new.distribution))
+        return self.new(Model(new_flow, new, model.rate))
+
     # Interrupts.
 
-    @stateful.rule(item=st.one_of(flows, models), at=PLACES)
+    @stateful.rule(item=st.one_of(flows, models, tables, exports), at=PLACES)
     def interrupted_call(self, item, at):
         with self.changes(), interrupted(at):
             item.call()
@@ -324,6 +389,49 @@ class Calls(stateful.RuleBasedStateMachine):
         path = self.path("model.keras")
         with self.changes(), interrupted(at):
             model.model.save(path)
+
+    @stateful.rule(table=tables, at=st.integers(0, 10_000), seed=SEEDS_OF_ROWS)
+    def interrupted_table_fit(self, table, at, seed):
+        before = pickle.dumps(table.estimator)
+        rows = fresh.rows_of(seed)
+        with self.changes(table), interrupted(at):
+            _fit(table.estimator, rows)
+            return
+        assert pickle.dumps(table.estimator) == before
+
+    # Tables.
+
+    @stateful.rule(target=tables, is_density=BOOLS, seed=SEEDS_OF_ROWS)
+    def new_table(self, is_density, seed):
+        options = {"num_flows": 2, "max_steps": 150, "num_couplings": 4, "num_filters": 8}
+        options |= {"learning_rate": 5e-3, "random_state": 0, "verbose": 0}
+        kind = tfr.FlowDensity if is_density else tfr.FlowRegressor
+        with self.changes():
+            estimator = _fit(kind(**options), fresh.rows_of(seed))
+        if estimator.flow_gain_[0] <= 0:  # Without flows, its scores test nothing here.
+            return stateful.multiple()
+        return self.new(Table(estimator))
+
+    @stateful.rule(table=tables, seed=SEEDS_OF_ROWS)
+    def refit(self, table, seed):
+        with self.changes(table):
+            _fit(table.estimator, fresh.rows_of(seed))
+
+    @stateful.rule(table=tables)
+    def refused_table_fits(self, table):
+        for fault in ("inf", "weights"):
+            rows, weights = fresh.rows_of(0), np.ones(300)
+            rows[5, 1] = np.inf if fault == "inf" else 0.0
+            weights[5] = -1.0 if fault == "weights" else 1.0
+            with self.changes(), pytest.raises(ValueError):
+                _fit(table.estimator, rows, weights)
+
+    @stateful.rule(target=tables, table=tables, how=st.sampled_from(["pickle", "deepcopy", "copy"]))
+    def copy_table(self, table, how):
+        old = table.estimator
+        with self.changes():
+            new = pickle.loads(pickle.dumps(old)) if how == "pickle" else getattr(copy, how)(old)
+        return self.new(Table(new))
 
 
 def _wrong_data(kind, fault):
@@ -344,6 +452,13 @@ def _wrong_data(kind, fault):
         weights[:] = np.nan
     data = {"image": x, "label": y, "sample_weight": weights}
     return {name: value for name, value in data.items() if value is not None}
+
+
+def _fit(estimator, rows, weights=None):
+    x, y = np.split(rows, [1], axis=1)
+    if isinstance(estimator, tfr.FlowDensity):
+        return estimator.fit(y, sample_weight=weights)
+    return estimator.fit(x, y, sample_weight=weights)
 
 
 TestCalls = pytest.mark.slow(Calls.TestCase)

@@ -125,6 +125,7 @@ def test_an_interrupt_keeps_finished_flows_and_the_best_weights_of_the_next(numb
     test = _curve(2_000, seed=1)
     assert density.flow_gain_[0] > 0.1
     assert whole.score(test) > density.score(test) > density.score_start_ + 0.1
+    assert density.score(test) == pytest.approx(density.score_held_out_, abs=0.3)
     assert np.isfinite(density.sample(100, random_state=0)).all()
     again = pickle.loads(pickle.dumps(density))
     np.testing.assert_array_equal(again.score_samples(test), density.score_samples(test))

@@ -25,6 +25,13 @@ def _vector_model(optimizer=None, **options):
     return ft.compiled(flow, optimizer or keras.optimizers.SGD(0.05), seed=0)
 
 
+def _image_model(**options):
+    keras.utils.set_random_seed(0)
+    options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4, **options}
+    flow = ft.flow_distribution((4, 4, 1), **options)
+    return ft.compiled(flow, keras.optimizers.SGD(0.01), dequantize=False)
+
+
 def _trained(model, data, **options):
     """Returns the variables after two steps with the whole data, and the losses."""
     options = {"epochs": 2, "shuffle": False, "verbose": 0, **options}
@@ -35,6 +42,10 @@ def _trained(model, data, **options):
 def _assert_same(actual, expected, atol=1e-6):
     ft.assert_close(actual[0], expected[0], rtol=1e-5, atol=atol)
     np.testing.assert_allclose(actual[1], expected[1], rtol=1e-5)
+
+
+def _dataset(*parts):
+    return tf.data.Dataset.from_tensor_slices(parts).batch(6)
 
 
 def _weighted(x, weight):
@@ -52,7 +63,7 @@ _FORMS = {
     "pandas": lambda: (pd.DataFrame(_X), {"sample_weight": pd.Series(_WEIGHTS)}),
     "tuple": lambda: ((_X, None, _WEIGHTS), {}),
     "dictionary": lambda: (_DICT, {}),
-    "dataset": lambda: (ft.dataset((_X, _WEIGHTS), 6).map(_weighted), {}),
+    "dataset": lambda: (_dataset(_X, _WEIGHTS).map(_weighted), {}),
     "dataset of dictionaries": lambda: (tf.data.Dataset.from_tensors(_DICT), {}),
     "generator": lambda: (((_DICT,) for _ in range(2)), {"steps_per_epoch": 1}),
 }
@@ -77,18 +88,41 @@ def test_weights_in_each_form_of_data(form, repeated):
     _assert_same(_trained(_vector_model(), data, **options), repeated)
 
 
-@pytest.mark.full
 @pytest.mark.graph
-def test_the_first_statistics_are_weighted():
-    images, states = ft.pixels([6, 4, 4, 1]).numpy(), []
+@pytest.mark.parametrize(
+    ("normalization", "recompute"),
+    [("batch", False), *ft.full(("batch", True), ("actnorm", False))],
+)
+def test_batch_statistics_are_weighted(normalization, recompute):
+    # Those of the networks, too.
+    images = ft.pixels([6, 4, 4, 1]).numpy()
+    options = {"normalization": normalization, "recompute": recompute}
+    if normalization == "batch":
+        options["network_fn"] = None
+    states = []
     for data, weights in ((images, _WEIGHTS), (np.repeat(images, _WEIGHTS, axis=0), None)):
-        keras.utils.set_random_seed(0)
-        options = {"num_scales": 1, "num_couplings": 1, "network_fn": ft.convolution}
-        flow = ft.flow_distribution((4, 4, 1), normalization="actnorm", **options)
-        ft.unset(flow)
-        model = ft.compiled(flow, keras.optimizers.SGD(0.01), dequantize=False)
+        model = _image_model(**options)
+        for variable in model.distribution.variables:
+            if "is_set" in variable.name:
+                variable.assign(0.0)
         states.append(_trained(model, data, sample_weight=weights, batch_size=8))
     _assert_same(*states, atol=2e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1 / 6, 50.0])
+def test_a_factor_on_all_weights_changes_nothing(factor):
+    images = ft.pixels([6, 4, 4, 1]).numpy()
+    options = {"normalization": "batch", "network_fn": None}
+    states = []
+    for weights in (_WEIGHTS, factor * _WEIGHTS):
+        model = _image_model(**options)
+        states.append(_trained(model, images, sample_weight=weights))
+        states[-1][1].append(model.evaluate(images, sample_weight=weights, verbose=0)[0])
+    _assert_same(*states, atol=2e-5)
+    # Weights of 1 are no weights.
+    for weights in (np.full(6, factor), None):
+        states.append(_trained(_image_model(**options), images, sample_weight=weights))
+    _assert_same(*states[2:], atol=2e-5)
 
 
 @pytest.mark.graph
@@ -109,7 +143,7 @@ def test_metrics_are_weighted_means():
         options = {"batch_size": batch_size, "verbose": 0}
         loss = model.evaluate(_X, sample_weight=_WEIGHTS, **options)
         assert loss == pytest.approx(expected, rel=1e-5)
-    dataset = ft.dataset((_X, _WEIGHTS), 6).map(_weighted).unbatch().batch(4)
+    dataset = _dataset(_X, _WEIGHTS).map(_weighted).unbatch().batch(4)
     assert model.evaluate(dataset, verbose=0) == pytest.approx(expected, rel=1e-5)
     # Images, with noise.
     images = ft.grey_levels(6, (4, 4, 1))
@@ -143,9 +177,7 @@ def test_class_weights():
     expected = _trained(_vector_model(**options), _X, y=_LABELS, sample_weight=weights)
     actual = _trained(_vector_model(**options), _X, y=_LABELS, class_weight=class_weight)
     _assert_same(actual, expected)
-    dataset = _trained(
-        _vector_model(**options), ft.dataset((_X, _LABELS), 6), class_weight=class_weight
-    )
+    dataset = _trained(_vector_model(**options), _dataset(_X, _LABELS), class_weight=class_weight)
     _assert_same(dataset, expected)
     model = _vector_model(**options)
     losses = []
@@ -192,6 +224,6 @@ def test_bad_weights(method, weights):
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("weights", [-_WEIGHTS, np.ones([6, 2])], ids=["negative", "shape"])
 def test_bad_weights_in_a_dataset(weights, method):
-    dataset = ft.dataset((_X, weights), 6).map(_weighted)
+    dataset = _dataset(_X, weights).map(_weighted)
     with pytest.raises(ValueError, match="expected finite sample weights of at least 0"):
         getattr(_vector_model(), method)(dataset, verbose=0)

@@ -96,9 +96,11 @@ def spec_of(model: keras.Model | tfd.Distribution, caller: str, **options: Any) 
     """
     distribution = distribution_of(model, caller)
     names = ["dequantize", "seed", *(["dequantizer"] * (options.get("dequantize") is not False))]
-    options = {name: getattr(model, name, None) for name in names} | {
-        name: value for name, value in options.items() if value is not None
-    }
+    own = {name: getattr(model, name, None) for name in names}
+    options = own | {name: value for name, value in options.items() if value is not None}
+    known = getattr(model, "data_spec", None)
+    if known is not None and all(getattr(known, k) is v for k, v in options.items()):
+        return known
     spec = DataSpec(distribution, **{k: v for k, v in options.items() if v is not None})
     spec.build_networks()
     return spec

@@ -206,10 +206,6 @@ class _Deserializer:
     def _object(self, config: dict[str, Any]) -> Any:
         found = find_class(config["class"])
         arguments = {name: self.restore(value) for name, value in config["arguments"].items()}
-        if found is bijectors.Coupling and arguments["transformer"] is None:
-            # Older configurations describe a `BijectorCoupling` this way.
-            found = bijectors.BijectorCoupling
-            del arguments["transformer"]
         return found.from_config(arguments) if hasattr(found, "from_config") else found(**arguments)
 
 

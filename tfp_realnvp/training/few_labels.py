@@ -129,7 +129,8 @@ class ClassSeparation(keras.callbacks.Callback):
         events, labels, num_searched = [], np.zeros([0], int), 0
         self._weights = np.zeros([0])
         for data_of_batch in batches:
-            batch = self._spec.batch(data_of_batch)
+            with tf.device("CPU"):  # arrays may be larger than the memory of a GPU
+                batch = self._spec.batch(data_of_batch)
             values, number = batch.events, len(batch.events)
             if batch.condition is not None:
                 weights = np.ones(number) if batch.weights is None else batch.weights.numpy()

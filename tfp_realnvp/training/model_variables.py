@@ -164,6 +164,6 @@ def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
     return not couplings or not all(
         type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv, VisionTransformer)
         and getattr(coupling.network, "attention", None) is None
-        and isinstance(getattr(coupling, "transformer", None), (Affine, SigmoidAffine))
+        and isinstance(coupling.transformer, (Affine, SigmoidAffine))
         for coupling in couplings
     )
