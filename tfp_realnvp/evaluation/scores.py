@@ -98,10 +98,11 @@ def spec_of(model: keras.Model | tfd.Distribution, caller: str, **options: Any) 
     names = ["dequantize", "seed", *(["dequantizer"] * (options.get("dequantize") is not False))]
     own = {name: getattr(model, name, None) for name in names}
     options = own | {name: value for name, value in options.items() if value is not None}
+    options["distribution"] = distribution
     known = getattr(model, "data_spec", None)
     if known is not None and all(getattr(known, k) is v for k, v in options.items()):
         return known
-    spec = DataSpec(distribution, **{k: v for k, v in options.items() if v is not None})
+    spec = DataSpec(**{k: v for k, v in options.items() if v is not None})
     spec.build_networks()
     return spec
 

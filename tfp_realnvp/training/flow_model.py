@@ -163,7 +163,7 @@ class FlowModel(SavableModel):
         super().__init__(name=name, dtype=distribution.dtype.name)
         self.data_spec = spec
         self.distribution, self.dequantizer = distribution, dequantizer
-        self._scored = distribution
+        self._approximate: Any = None
         self.event_ndims, self.dequantize = spec.event_ndims, spec.dequantize
         self.seed, self.noise = spec.seed, spec.noise
         self.takes_condition, self.condition_spec = spec.takes_condition, spec.condition_spec
@@ -416,17 +416,17 @@ class FlowModel(SavableModel):
 
         Each of the two has its own graph.
         """
-        exact, approximate = self._scored, objective.approximation_of(self.distribution)
-        if exact is approximate:
+        approximate = objective.approximation_of(self.distribution)
+        if approximate is self.distribution:
             yield
             return
-        exact_function = self.test_function
-        self._scored, self.test_function = approximate, self._approximate_test_function
+        exact_function, self.test_function = self.test_function, self._approximate_test_function
+        self._approximate = approximate
         try:
             yield
         finally:
             self._approximate_test_function = self.test_function
-            self._scored, self.test_function = exact, exact_function
+            self._approximate, self.test_function = None, exact_function
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns log p in nats for each image, [N]; see `fit` for `x` and errors.
@@ -756,7 +756,8 @@ class FlowModel(SavableModel):
             shares = record.are_finite() / replicas.num_replicas()
             [are_finite] = replicas.sum_over_replicas([shares])
             self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
-        options = self._scored, self.noise, None, False
+        distribution = self.distribution if self._approximate is None else self._approximate
+        options = distribution, self.noise, None, False
         return scorer.score(*options, batch.events, self.seed, condition=batch.condition)
 
     def call(self, images: Any, training: bool = False) -> tf.Tensor:
