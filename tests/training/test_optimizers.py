@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training import fused_adam
-from tfp_realnvp.training.packing import apply_if, packing_of
+from tfp_realnvp.training.optimizers import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 

@@ -23,11 +23,9 @@ from tfp_realnvp.internal import private_api, replicas, validation
 from tfp_realnvp.training import execution, model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
-from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import arguments_for_keras, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
-from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.packing import apply_if, packing_of
+from tfp_realnvp.training.optimizers import FusedAdam, Muon, apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
 
 # Default learning rates, by the rank of an event.
