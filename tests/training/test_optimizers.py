@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training import fused_adam
+from tfp_realnvp.training import optimizers
 from tfp_realnvp.training.optimizers import apply_if, packing_of
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
@@ -20,7 +20,7 @@ each_mode = pytest.mark.parametrize("mode", ft.MODES)
 @pytest.fixture
 def alone(monkeypatch):
     """Updates variables of two elements or more alone, as large ones."""
-    monkeypatch.setattr(fused_adam, "_LARGE", 2)
+    monkeypatch.setattr(optimizers, "_LARGE", 2)
 
 
 def _values(seed, dtype="float32"):
@@ -164,7 +164,7 @@ def test_rows_of_a_table():
 
 @pytest.mark.parametrize("large", [2**16, 2], ids=["packed", "alone"])
 def test_a_variable_without_a_gradient_keeps_its_value(large, monkeypatch):
-    monkeypatch.setattr(fused_adam, "_LARGE", large)
+    monkeypatch.setattr(optimizers, "_LARGE", large)
     variables = [keras.Variable(value) for value in _values(0)]
     optimizer = tfr.FusedAdam(1e-1, weight_decay=0.1)
     optimizer.build(variables)

@@ -8,8 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 import tfp_realnvp as tfr
-from tfp_realnvp.internal import private_api
-from tfp_realnvp.training import execution
+from tfp_realnvp.internal import private_api, runtime
 
 _VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 _SETTINGS = {
@@ -26,7 +25,7 @@ def messages(monkeypatch):
     """Returns the warnings that are logged, of a process that has logged none."""
     found = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: found.append(text % args))
-    for advice in (execution.advise_onednn, execution.advise_no_xla):
+    for advice in (runtime.advise_onednn, runtime.advise_no_xla):
         advice.cache_clear()
     return found
 
@@ -50,7 +49,7 @@ def test_fit_names_the_setting_once(setting, messages, monkeypatch):
         for _ in range(2):
             model.fit(ft.grey_levels(4, (4, 4, 1)), batch_size=4, verbose=0)
     else:
-        execution.advise_onednn()
+        runtime.advise_onednn()
     assert len(messages) == (setting == "off")
     assert not messages or f"{_VARIABLE}=1" in messages[0]
 

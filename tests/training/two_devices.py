@@ -16,7 +16,7 @@ import strategy_testing as st
 import tensorflow as tf
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training import fused_adam
+from tfp_realnvp.training.optimizers import _LARGE
 
 _ONE = tf.distribute.get_strategy()
 
@@ -55,13 +55,13 @@ def optimizers(two):
     # Clipped to a norm that each gradient exceeds, also that of a half batch. A large ε keeps Adam
     # from making a step of each rounding error. Muon is `FusedAdam` for all but kernels.
     for make, large in (
-        (lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2), fused_adam._LARGE),
-        (lambda: tfr.Muon(1e-2, epsilon=1e-2, global_clipnorm=1e-2), fused_adam._LARGE),
+        (lambda: keras.optimizers.SGD(1.0, momentum=0.5, global_clipnorm=1e-2), _LARGE),
+        (lambda: tfr.Muon(1e-2, epsilon=1e-2, global_clipnorm=1e-2), _LARGE),
         # Large variables are updated in place. Here each of two elements or more is large.
         (lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, weight_decay=0.1), 2),
     ):
         options = {"optimizer": make, "network_fn": ft.convolution}
-        with mock.patch.object(fused_adam, "_LARGE", large):
+        with mock.patch("tfp_realnvp.training.optimizers._LARGE", large):
             actual, expected = (_fit(s, ft.grey_levels(24), **options) for s in (two, _ONE))
         _assert_same(actual, expected)
     assert any(len(v.shape) == 4 for v in actual.optimizer.variables)

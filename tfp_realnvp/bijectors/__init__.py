@@ -1,9 +1,8 @@
 """Bijectors of flows, with the interface of `tfb.Bijector`. `forward` maps latents to data."""
 
 from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling
-from tfp_realnvp.bijectors.factor_out import FactorOut
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass, call_options
-from tfp_realnvp.bijectors.flow_chain import ConditionalBijector, FlowChain
+from tfp_realnvp.bijectors.flow_chain import ConditionalBijector, FactorOut, FlowChain
 from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
 from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
 from tfp_realnvp.bijectors.masks import ChannelMask, CheckerboardMask, Mask, SpatialMask

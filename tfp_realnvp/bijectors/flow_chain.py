@@ -1,4 +1,4 @@
-"""Compositions of bijectors of this package and of TFP, and a flow that embeds its condition."""
+"""Bijectors that apply other bijectors, of this package or of TFP: in a chain, or to one half."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -222,6 +222,63 @@ class ConditionalBijector(FlowChain):
         missing = tf.broadcast_to(self.embedding.no_condition, tf.shape(embedded))
         missing = tf.ensure_shape(missing, embedded.shape)
         return p.but(no_condition=missing, recompute=False)
+
+
+class FactorOut(FlowBijector):
+    r"""Applies a bijector to the first half of the channels. The second half stays unchanged.
+
+    ```
+    (h, z) = split(image);    inverse: concat(bijector.inverse(h), z)
+                              forward: concat(bijector.forward(h), z)
+    ildj = ildj of the inner bijector at h
+    ```
+
+    After `Squeeze(order='factor_out')` the first half of the channels holds a checkerboard of the
+    image's pixels. The inner bijector must keep the shape of its input.
+
+    #### Example
+
+    >>> import tensorflow as tf, tensorflow_probability as tfp, tfp_realnvp as tfr
+    >>> y = tfr.FactorOut(tfp.bijectors.Scale(10.)).forward(tf.ones([1, 1, 4]))
+    >>> y.numpy().ravel().tolist()
+    [10.0, 10.0, 1.0, 1.0]
+
+    #### References
+
+    Dinh, Sohl-Dickstein, Bengio: Density estimation using Real NVP, section 3.6, eq. 13 to 16.
+    """
+
+    def __init__(
+        self,
+        bijector: tfb.Bijector,
+        *,
+        dtype: Any = tf.float32,
+        validate_args: bool = False,
+        name: str = "factor_out",
+    ) -> None:
+        """Constructs the bijector.
+
+        Args:
+          bijector: bijector on the first half, [..., H, W, C/2], that keeps the shape.
+          dtype, validate_args, name: as in `FlowBijector`.
+        """
+        parameters = dict(locals())
+        self.bijector = bijector
+        self._condition_spec = condition_spec_of(bijector)
+        self.accepts_conditional_input = accepts_conditional_input(bijector)
+        super().__init__(is_constant_jacobian=bijector.is_constant_jacobian, parameters=parameters)
+
+    def _check_event_shape(self, shape: tf.TensorShape, inverse: bool) -> None:
+        if shape[-1] is None or shape[-1] % 2:
+            raise ValueError(f"{self.name}: expected an even number of channels, got {shape}.")
+
+    def _pass(self, value: tf.Tensor, p: Pass, inverse: bool) -> Mapped:
+        h, z = tf.split(value, 2, axis=-1)
+        h, log_det = call_part(self.bijector, h, p, inverse, self.event_ndims)
+        return tf.concat([h, z], axis=-1), log_det
+
+    _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
+    _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
 
 
 def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.internal.runtime import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 
 def batches(

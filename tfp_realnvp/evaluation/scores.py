@@ -16,7 +16,7 @@ from tfp_realnvp.distributions.routing import distribution_of
 from tfp_realnvp.distributions.scorer import scores
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.tf_data import without_autotune
+from tfp_realnvp.internal.runtime import without_autotune
 
 
 def log_prob(

@@ -15,8 +15,8 @@ from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
 from tfp_realnvp.internal.memoize import call_traced
+from tfp_realnvp.internal.runtime import few_graph_rewrites
 
 Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 

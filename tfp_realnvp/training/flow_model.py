@@ -19,11 +19,11 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import objective, routing, sampler, scorer
 from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
 from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
-from tfp_realnvp.internal import private_api, replicas, validation
-from tfp_realnvp.training import execution, model_variables
+from tfp_realnvp.internal import private_api, replicas, runtime, validation
+from tfp_realnvp.training import model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
-from tfp_realnvp.training.input_data import arguments_for_keras, checked_batch
+from tfp_realnvp.training.input_data import RequireBatch, arguments_for_keras, checked_batch
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.optimizers import FusedAdam, Muon, apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
@@ -251,7 +251,7 @@ class FlowModel(SavableModel):
             self._approximate_test_function: Any = None
             self._loss_tracker = self._own_loss_tracker()
         if self.jit_compile:
-            execution.advise_no_xla()
+            runtime.advise_no_xla()
         self._is_annealed = is_annealed
         self.scale_l2 = scale_l2
         self.global_statistics = global_statistics
@@ -303,23 +303,25 @@ class FlowModel(SavableModel):
             with self.distribute_strategy.scope():
                 self.rate_factors = RateFactors(self.steps_per_execution)
             super().make_train_function(force)
-            self.train_function = execution.made_faster(
-                self, self.train_function, self.train_step, is_training=True
-            )
+            # Check one step late: reading the result of a step waits for the step to end.
+            options = self.gains_from_rewrites, self.train_step, self.raise_failure
+            self.train_function = runtime.made_faster(self, self.train_function, *options)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = execution.made_faster(self, self.test_function, self.test_step)
+            options = self.gains_from_rewrites, self.test_step
+            self.test_function = runtime.made_faster(self, self.test_function, *options)
         return self.test_function
 
     def make_predict_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            self.predict_function = execution.made_faster(self, self.predict_function)
+            options = self.predict_function, self.gains_from_rewrites
+            self.predict_function = runtime.made_faster(self, *options)
         return self.predict_function
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -343,7 +345,7 @@ class FlowModel(SavableModel):
         self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
         if self.event_ndims == 3:
-            execution.advise_onednn()
+            runtime.advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
@@ -433,7 +435,7 @@ class FlowModel(SavableModel):
         """
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
-        arguments["callbacks"] = [*callbacks, execution.RequireBatch()]
+        arguments["callbacks"] = [*callbacks, RequireBatch()]
         self._evaluation_guard.reset()
         log_prob = super().predict(**arguments)
         self._evaluation_guard.raise_failure()

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfp_realnvp.distributions.data_spec import as_arrays, parse
 from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.tf_data import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.internal.runtime import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -145,3 +145,18 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
         return keras.tree.map_structure(lambda x: None if x is None else x[rows], data)
 
     return part(slice(first)), part(slice(first, None))
+
+
+class RequireBatch(keras.callbacks.Callback):
+    """Raises a clear error if `predict` got no batches, before Keras fails."""
+
+    num_batches = 0
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the batch."""
+        self.num_batches += 1
+
+    def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Raises the error."""
+        if not self.num_batches:
+            raise ValueError("FlowModel.predict: expected data, got an empty dataset.")

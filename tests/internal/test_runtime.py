@@ -6,7 +6,7 @@ import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
-from tfp_realnvp.internal.graph_rewrites import few_graph_rewrites
+from tfp_realnvp.internal.runtime import few_graph_rewrites
 
 tfd = tfp.distributions
 
