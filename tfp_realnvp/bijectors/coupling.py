@@ -307,8 +307,7 @@ class AffineCoupling(Coupling):
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal bijector with new variables."""
-        scale = self.transformer.get_config().get("scale")
-        return {**super().get_config(), "scale": scale}
+        return {**super().get_config(), "scale": self.transformer.get_config().get("scale")}
 
     @property
     def scale(self) -> keras.Variable | None:

@@ -8,7 +8,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass, surround_with
-from tfp_realnvp.bijectors.invertible_conv1x1 import joined
+from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1, NormalizedConv1x1
+from tfp_realnvp.bijectors.normalization import ActNorm
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.internal import private_api, validation
 from tfp_realnvp.networks import ConditionEmbedding
@@ -100,7 +101,7 @@ class FlowChain(FlowBijector):
         # One `add_n` is faster than many additions and their gradients, but requires equal shapes.
         # A log det that is equal for all events is a scalar.
         kinds: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
-        for part in self._in_order(joined(self._bijectors, p.training), inverse):
+        for part in self._in_order(_joined(self._bijectors, p.training), inverse):
             value, log_det = call_part(part, value, p, inverse, self.event_ndims)
             kinds[log_det.shape.rank == 0].append(log_det)
         if not any(kinds):
@@ -279,6 +280,21 @@ class FactorOut(FlowBijector):
 
     _forward_and_log_det = functools.partialmethod(_pass, inverse=False)
     _inverse_and_log_det = functools.partialmethod(_pass, inverse=True)
+
+
+def _joined(bijectors: Sequence[Any], training: bool) -> list[Any]:
+    """Joins each `ActNorm` with the `InvertibleConv1x1` that directly follows it in `bijectors`.
+
+    In training, an `ActNorm` that this batch may initialize stays alone.
+    """
+    parts: list[Any] = []
+    for bijector in bijectors:
+        if parts and type(parts[-1]) is ActNorm and type(bijector) is InvertibleConv1x1:
+            is_ready = not training or parts[-1].learned.is_known_to_be_set
+            if is_ready and not (parts[-1].validate_args or bijector.validate_args):
+                bijector = NormalizedConv1x1(parts.pop(), bijector)
+        parts.append(bijector)
+    return parts
 
 
 def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:

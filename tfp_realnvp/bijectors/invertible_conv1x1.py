@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -129,21 +128,6 @@ class NormalizedConv1x1:
         total = tf.reduce_sum(log_scale + factors.log_scale.value)
         value = conv.multiply(value, matrix, bias=learned.shift.value)
         return value, conv._log_det_of_positions(value, -total, p)
-
-
-def joined(bijectors: Sequence[Any], training: bool = False) -> list[Any]:
-    """Joins each `ActNorm` with the `InvertibleConv1x1` that directly follows it in `bijectors`.
-
-    In training, an `ActNorm` that this batch may initialize stays alone.
-    """
-    parts: list[Any] = []
-    for bijector in bijectors:
-        if parts and type(parts[-1]) is ActNorm and type(bijector) is InvertibleConv1x1:
-            is_ready = not training or parts[-1].learned.is_known_to_be_set
-            if is_ready and not (parts[-1].validate_args or bijector.validate_args):
-                bijector = NormalizedConv1x1(parts.pop(), bijector)
-        parts.append(bijector)
-    return parts
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")

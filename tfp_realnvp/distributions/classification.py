@@ -115,18 +115,11 @@ def class_log_joint(
 
 
 def log_joint_of(
-    distribution: tfd.Distribution,
-    noise: Any,
-    events: tf.Tensor,
-    log_prior: tf.Tensor,
-    *,
-    num_samples: int,
-    **options: Any,
+    distribution: Any, noise: Any, events: tf.Tensor, log_prior: tf.Tensor, **options: Any
 ) -> tf.Tensor:
     """Returns `class_log_joint` of a batch of events, [B, K]; see `scores` for the arguments."""
-    options |= {"num_samples": num_samples, "num_classes": log_prior.shape[0]}
-    by_sample = scores(distribution, noise, events, **options)
-    return tf.reduce_logsumexp(by_sample, axis=0) - math.log(num_samples) + log_prior
+    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
+    return tf.reduce_logsumexp(by_sample, axis=0) - math.log(by_sample.shape[0]) + log_prior
 
 
 def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Tensor:

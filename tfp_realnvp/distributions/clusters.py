@@ -286,8 +286,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
 
     def _labels(self, conditional_input: Any) -> tf.Tensor | None:
         spec, when = self.condition_spec, "if the clusters have classes"
-        name = "conditional_input"
-        validation.only(conditional_input, name, spec is not None, when, self.name)
+        validation.only(conditional_input, "conditional_input", spec is not None, when, self.name)
         if spec is None:
             return None
         return spec.as_tensor(given_or_surrounding(conditional_input), self.name)

@@ -44,12 +44,8 @@ def parse(data: Any) -> Batch:
     if not isinstance(data, (tuple, list)):
         return Batch(data)
     inner, rest = parse(data[0]), data[1 : 3 if isinstance(data, tuple) else 2]
-    condition, weights = [*rest, None, None][:2]
-    return Batch(
-        inner.events,
-        inner.condition if condition is None else condition,
-        inner.weights if weights is None else weights,
-    )
+    parts = zip(("condition", "weights"), rest, strict=False)
+    return inner._replace(**{name: part for name, part in parts if part is not None})
 
 
 def as_arrays(data: Any) -> Any:
@@ -108,10 +104,9 @@ class DataSpec:
         validation.only(dequantizer, "a dequantizer", self.dequantize, when, "FlowModel")
         self.num_values = routing.find_num_values(distribution)
         if dequantizer is not None and self.num_values is not None:
-            expected = "FlowModel: expected a dequantizer of num_values="
+            expected = f"FlowModel: expected a dequantizer of num_values={self.num_values}"
             fits = dequantizer.num_values == self.num_values
-            expected += f"{self.num_values}, the flow's"
-            validation.require(fits, expected, dequantizer.num_values)
+            validation.require(fits, f"{expected}, the flow's", dequantizer.num_values)
         expected = "FlowModel: expected an int32 seed"
         self.seed = validation.integer(seed, -(2**31), expected, 2**31)
         uniform = pixels.UniformNoise if self.dequantize else pixels.NoNoise
@@ -325,10 +320,7 @@ class DataSpec:
         if shape.rank != 1 + event_shape.rank or not shape[1:].is_compatible_with(event_shape):
             advice = ""
             if shape.is_compatible_with(event_shape):
-                advice = (
-                    f" `np.stack({name})` makes a batch of a list, `dataset.batch(32)` of a "
-                    "dataset."
-                )
+                advice = f" `np.stack({name})` batches a list, and `dataset.batch(32)` a dataset."
             elif shape.rank == 3:
                 advice = " For images of one channel, add the channel axis: `images[..., None]`."
             raise ValueError(

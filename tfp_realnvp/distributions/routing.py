@@ -32,8 +32,7 @@ def check_distribution(distribution: Any, expected: str, model: Any) -> None:
         f"{expected}, such as `tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), shape), "
         "flow)`"
     )
-    is_distribution = isinstance(distribution, tfd.Distribution)
-    validation.require(is_distribution, advice, model, TypeError)
+    validation.require(isinstance(distribution, tfd.Distribution), advice, model, TypeError)
     is_tensor = isinstance(distribution.event_shape, tf.TensorShape)
     advice = f"{expected} whose events are one tensor, not several parts"
     validation.require(is_tensor, advice, distribution.event_shape, TypeError)
@@ -107,10 +106,9 @@ def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
 
 @memoized
 def _has_flows_in_bijectors_of_tfp(distribution: tfd.Distribution) -> bool:
-    bijectors = outermost_parts(distribution, tfb.Bijector)
     return any(
         isinstance(part, FlowBijector)
-        for bijector in bijectors
+        for bijector in outermost_parts(distribution, tfb.Bijector)
         if not isinstance(bijector, FlowBijector)
         for part in bijector.submodules
     )

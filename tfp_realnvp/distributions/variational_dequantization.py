@@ -78,7 +78,7 @@ class VariationalDequantization(tf.Module):
         self.dtype = validation.float_dtype(dtype, name)
         of_g: dict[str, Any] = {"num_scales": num_scales, "num_couplings": num_couplings}
         of_g |= {"num_filters": num_filters, "network_dtype": network_dtype}
-        of_g |= {"recompute": recompute or None}
+        of_g["recompute"] = recompute or None
         for option, value in of_g.items():
             validation.only(value, option, bijector is None, "without a bijector", name)
         if bijector is None:

@@ -95,9 +95,8 @@ def _map(
 ) -> tf.Tensor:
     terms: list[tf.Tensor] = []
     height, width = tf.shape(images)[1], tf.shape(images)[2]
-    noise_fn = functools.partial(pixels.event_noise, seed=seed)
     with surround_with(terms=terms):
-        values, _ = noise.add_noise(images, noise_fn)
+        values, _ = noise.add_noise(images, functools.partial(pixels.event_noise, seed=seed))
         split_latents = log_probs = None
         condition = condition_of_events(distribution, values, condition)
         distribution = flow_of(distribution)

@@ -126,7 +126,8 @@ def bits_per_dim(
     spec = scores.spec_of(model, caller, dequantizer=dequantizer, seed=seed)
     expected = "bits_per_dim: expected images (log_likelihood evaluates vectors, in nats)"
     validation.require(spec.event_ndims == 3, expected, spec.distribution.event_shape)
-    return _evaluated(caller, model, spec, data, num_samples, batch_size, "bits/dim")
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    return _evaluated(caller, model, spec, data, "bits/dim", **options)
 
 
 def log_likelihood(
@@ -175,7 +176,8 @@ def log_likelihood(
     caller = "log_likelihood"
     noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
     spec = scores.spec_of(model, caller, **noise)
-    return _evaluated(caller, model, spec, data, num_samples, batch_size, "nats")
+    options = {"num_samples": num_samples, "batch_size": batch_size}
+    return _evaluated(caller, model, spec, data, "nats", **options)
 
 
 def classification(
@@ -267,16 +269,9 @@ def classification(
 
 
 def _evaluated(
-    caller: str,
-    model: Any,
-    spec: DataSpec,
-    data: Any,
-    num_samples: int,
-    batch_size: int,
-    unit: str,
+    caller: str, model: Any, spec: DataSpec, data: Any, unit: str, **options: Any
 ) -> Evaluation:
     scores.check_no_weights(data, caller)
-    options: dict[str, Any] = {"num_samples": num_samples, "batch_size": batch_size}
     options["jit_compile"] = getattr(model, "jit_compile", False)
     log_prob, sizes = scores.sampled_log_probs(caller, spec, data, **options)
     log_prob = log_prob.astype(np.float64)
@@ -288,7 +283,7 @@ def _evaluated(
         *_mean_and_error(log_prob.mean(axis=1) / scale),
         *_mean_and_error(scores.log_mean_exp(log_prob) / scale),
         num_events=len(log_prob),
-        num_samples=int(num_samples),
+        num_samples=log_prob.shape[1],
         unit=unit,
     )
 

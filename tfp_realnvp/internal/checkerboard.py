@@ -3,18 +3,16 @@
 A checkerboard coupling keeps the positions where the board is 1, and changes the others.
 """
 
-import numbers
-
 import numpy as np
 import tensorflow as tf
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.batch_dims import sides
 
 
 def check_parity(parity: int) -> int:
     """Returns 0 or 1, or raises `ValueError`."""
-    if not (isinstance(parity, numbers.Real) and parity in (0, 1)):
-        raise ValueError(f"parity: expected 0 or 1, got {parity!r}.")
+    validation.require(parity in (0, 1), "parity: expected 0 or 1", parity)
     return int(parity)
 
 

@@ -232,14 +232,10 @@ def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape
     try:
         is_known = np.broadcast_to(is_known, events.shape)
     except ValueError:
+        advice = ": pass a mask of pixels as `is_known[..., np.newaxis]`" * (events.ndim == 4)
         raise ValueError(
-            f"complete: expected is_known that broadcasts to the shape of the events, "
-            f"{events.shape}, got {is_known.shape}"
-            + (
-                ": pass a mask of pixels as `is_known[..., np.newaxis]`."
-                if events.ndim == 4
-                else "."
-            )
+            "complete: expected is_known that broadcasts to the shape of the events, "
+            f"{events.shape}, got {is_known.shape}{advice}."
         ) from None
     if is_known.all() or not is_known.any():
         raise ValueError(
@@ -481,14 +477,13 @@ def _next_temperature(beta: np.ndarray, log_ratios: np.ndarray) -> np.ndarray:
 
 def _warn_unless_equal(r_hat: np.ndarray, spread: np.ndarray) -> None:
     is_equal = (r_hat <= _LARGEST_R_HAT) & (spread <= _LARGEST_SPREAD)
-    if is_equal.all():
-        return
-    warnings.warn(
-        f"complete: the populations of {np.count_nonzero(~is_equal)} of {len(is_equal)} events "
-        f"differ: R-hat is up to {r_hat.max():.2f}, and should be at most {_LARGEST_R_HAT}; the "
-        f"log evidence of an event differs by up to {spread.max():.1f}, and should differ by at "
-        f"most {_LARGEST_SPREAD} (standard deviation over populations). Each sample of these "
-        "events is a plausible completion, but shares of modes, means and intervals are not "
-        "reliable. More samples will not help populations that have found different modes.",
-        stacklevel=3,
-    )
+    if not is_equal.all():
+        warnings.warn(
+            f"complete: the populations of {np.count_nonzero(~is_equal)} of {len(is_equal)} events "
+            f"differ: R-hat is up to {r_hat.max():.2f}, and should be at most {_LARGEST_R_HAT}; "
+            f"the log evidence of an event differs by up to {spread.max():.1f}, and should differ "
+            f"by at most {_LARGEST_SPREAD} (standard deviation over populations). Each sample of "
+            "these events is a plausible completion, but shares of modes, means and intervals are "
+            "not reliable. More samples will not help populations that have found different modes.",
+            stacklevel=3,
+        )

@@ -91,8 +91,7 @@ def read_preset(
     with expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
     # `get_registered_name` also returns names for classes that are not registered.
-    own_name = keras.saving.get_registered_name(cls)
-    custom_objects = {own_name: cls, **(custom_objects or {})}
+    custom_objects = {keras.saving.get_registered_name(cls): cls, **(custom_objects or {})}
     with keras.saving.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
@@ -101,9 +100,8 @@ def read_preset(
             cls = saved_class
         elif not (is_class and issubclass(cls, saved_class)):
             raise ValueError(
-                f"from_preset: expected the configuration of a {cls.__name__}, or of one "
-                f"of its base classes, in {_CONFIG}, got {name!r:.80}; call from_preset of that "
-                "class."
+                f"from_preset: expected the configuration of a {cls.__name__}, or of one of its "
+                f"base classes, in {_CONFIG}, got {name!r:.80}; call from_preset of that class."
             )
         preset_checks.check_names(config["config"])
         if network_dtype is not None:

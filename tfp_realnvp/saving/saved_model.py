@@ -222,8 +222,7 @@ class ServedFlow:
             f"{caller}: expected image_shape {event_shape}, because the base distribution or the "
             "bijector has a fixed size"
         )
-        fits = self._has_any_size or image_shape == event_shape
-        validation.require(fits, expected, image_shape)
+        validation.require(self._has_any_size or image_shape == event_shape, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
         # The name of events among the inputs and outputs.
         self._name = "images" if is_image else "x"

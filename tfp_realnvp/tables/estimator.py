@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
@@ -25,6 +26,11 @@ _STACK_LEVEL = 5
 
 class EstimatorWithGaps(BaseEstimator):
     """A scikit-learn estimator that accepts missing cells in X."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raises `TypeError` for unknown keyword arguments."""
+        validation.known_keywords(cls, kwargs)
+        return super().__new__(cls)
 
     def __sklearn_tags__(self) -> Any:
         """See scikit-learn."""

@@ -1,9 +1,7 @@
 """Arguments of the table estimators: defaults, checks, and the values that replace `None`."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -118,19 +116,7 @@ class Options:
         validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
 
 
-def _checked(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Wraps the constructor, so that errors for unknown arguments name the estimator."""
-
-    @functools.wraps(constructor)
-    def construct(self: Options, *args: Any, **kwargs: Any) -> None:
-        validation.known_keywords(type(self), kwargs)
-        constructor(self, *args, **kwargs)
-
-    construct.__doc__ = Options.__doc__
-    return construct
-
-
-Options.__init__ = _checked(Options.__init__)  # type: ignore[method-assign]
+Options.__init__.__doc__ = Options.__doc__
 
 
 def resolved(options: Options, num_rows: float, is_one: bool) -> Options:

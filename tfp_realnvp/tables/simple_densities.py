@@ -67,8 +67,7 @@ class StudentT(NamedTuple):
         matrix[number:, number:] = np.linalg.inv(self.matrix)
         matrix[:number, number:] = self.slopes
         means = mixture.means @ matrix + np.append(np.zeros(number), self.mean)
-        covariances = matrix.T @ mixture.covariances @ matrix
-        return NormalMixture(mixture.log_weights, means, covariances)
+        return NormalMixture(mixture.log_weights, means, matrix.T @ mixture.covariances @ matrix)
 
     def events(self, latents: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Maps latents to events [N, D] given conditions; the inverse of `latents`."""

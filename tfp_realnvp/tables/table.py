@@ -235,8 +235,7 @@ class Columns(NamedTuple):
             if isinstance(domain, Interval):
                 straight = columns._mapped(i, domain.straight(center[i], scale[i]), rows)
                 # In a column of few values, a curved map would change the heights of the peaks.
-                is_affine = i in few or (grid and widths[i])
-                choices = [straight] if is_affine else [columns, straight]
+                choices = [straight] if i in few or (grid and widths[i]) else [columns, straight]
                 columns = max(choices, key=lambda each: each._normal_score(some))
         return columns
 

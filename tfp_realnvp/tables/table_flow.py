@@ -94,9 +94,8 @@ class TableFlow(NamedTuple):
     def _call(self, name: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Calls a method of the flow with values [N, D] and the conditions of rows."""
         function = _functions(*self.start.slopes.shape, self.start.df, self.options)[1][name]
-        conditions = rows[:, : len(self.start.slopes)]
         with np.errstate(over="ignore"):
-            chunks = slices(_CHUNK_SIZE, values, conditions)
+            chunks = slices(_CHUNK_SIZE, values, rows[:, : len(self.start.slopes)])
             results = [function(self.weights, *_float32(*chunk)).numpy() for chunk in chunks]
         return np.concatenate(results).astype(np.float64)
 
@@ -177,8 +176,7 @@ def fit_table_flow(
             )
         if lead > best_lead:
             best_lead, kept = lead, number
-            of_kept = {"kept_step": step, "kept_noise": noise}
-            best = (trained, of_kept) if lead > error else initial
+            best = (trained, {"kept_step": step, "kept_noise": noise}) if lead > error else initial
         yield best[0], history | best[1]
         if number - kept >= options.patience:
             return

@@ -104,7 +104,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._best_path = self._folder / best_weights
         self._save_seconds = save_seconds
         self._patience = patience
-        self._last_save = 0.0
         model.build_optimizer()
         self._state = tf.train.Checkpoint(
             distribution=model.distribution,

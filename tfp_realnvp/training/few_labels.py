@@ -101,9 +101,8 @@ class ClassSeparation(keras.callbacks.Callback):
         errors = self._num_errors()
         if not (errors or self._starting_errors):
             return
-        at_start = ""
-        if self._starting_errors:
-            at_start = f" ({self._starting_errors} with the initial class means)"
+        at_start = f" ({self._starting_errors} with the initial class means)"
+        at_start *= self._starting_errors > 0
         equal = "" if self._starts_equal else _EQUAL_MEANS
         warnings.warn(
             f"FlowModel.fit: {errors} of {self._labels.size} labeled events are classified as "

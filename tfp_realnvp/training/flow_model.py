@@ -360,8 +360,7 @@ class FlowModel(SavableModel):
             separation = ClassSeparation(self.data_spec, data, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
-        has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
-        if self._is_annealed and not has_schedule:
+        if self._is_annealed and not any(isinstance(callback, schedules) for callback in callbacks):
             # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
             power = 0.5 if self.event_ndims == 1 else 0.0
             made = max([getattr(c, "made_batches", (0, 0)) for c in callbacks], default=(0, 0))
@@ -400,8 +399,7 @@ class FlowModel(SavableModel):
             with self.averaged_weights(), self._approximation():
                 results = super().evaluate(x, *args, **kwargs)
         else:
-            arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
-            results = super().evaluate(**arguments)
+            results = super().evaluate(**arguments_for_keras(self, "evaluate", x, *args, **kwargs))
         self._evaluation_guard.raise_failure()
         if not self._loss_tracker.count.numpy():
             raise ValueError(
@@ -504,10 +502,9 @@ class FlowModel(SavableModel):
         self._check_trainable()
         data = checked_batch(self, (x, y, sample_weight), class_weight)
         self._guard.reset()
-        options = {"class_weight": class_weight, "return_dict": return_dict}
         self._may_initialize = True
         try:
-            logs = super().train_on_batch(*data, **options)
+            logs = super().train_on_batch(*data, class_weight, return_dict)
         finally:
             self._may_initialize = False
         self.raise_failure()
@@ -545,8 +542,7 @@ class FlowModel(SavableModel):
         `penalty`; the schedules of the learning rate apply to it.
         """
         batch = self.unpack_batch(data)
-        checks = self.data_spec.value_checks(batch)
-        record = FiniteRecord(checks)
+        record = FiniteRecord(self.data_spec.value_checks(batch))
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
         replicas.assert_not_empty(batch.events, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
@@ -563,8 +559,7 @@ class FlowModel(SavableModel):
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         mean = objective.part_of_mean(log_prob, batch.weights, part.total)
-        name = f"the log density of {self.distribution.name}, after its bijectors"
-        record.add(name, log_prob)
+        record.add(f"the log density of {self.distribution.name}, after its bijectors", log_prob)
         packing = packing_of(self.optimizer, variables)
         are_finite = record.are_finite() / replicas.num_replicas()
         shared = [mean, loss, are_finite, *packing.pack(gradients)]
@@ -656,8 +651,7 @@ class FlowModel(SavableModel):
         seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
         drop = functools.partial(objective.drop_conditions, seed=seed, first=first)
-        statistics = replicas.Statistics(self.global_statistics, batch.weights)
-        with surround_with(statistics=statistics):
+        with surround_with(statistics=replicas.Statistics(self.global_statistics, batch.weights)):
             values, log_noise = self.noise.add_noise(batch.events, noise_fn, training=True)
             record.add("the data", values)
             spec = self.condition_spec

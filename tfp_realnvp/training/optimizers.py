@@ -74,8 +74,7 @@ class Packing:
         """Returns all tensors, given the packed tensor of each group."""
         tensors: dict[int, tf.Tensor] = {}
         for group, tensor in enumerate(packed):
-            parts = self.unpack_group(group, tensor)
-            tensors |= zip(self.indices[group], parts, strict=True)
+            tensors |= zip(self.indices[group], self.unpack_group(group, tensor), strict=True)
         return [tensors[i] for i in range(len(tensors))]
 
     def unpack_group(self, group: int, packed: tf.Tensor) -> list[tf.Tensor]:
