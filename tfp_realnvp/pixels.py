@@ -101,10 +101,8 @@ def gray_level_conditions(
         conditions.append((is_valid, "expected gray levels 0, 1, 2, … and no fractions", advice))
     if num_values is not None:
         expected = f"expected gray levels 0 to {num_values - 1}, the levels of the model"
-        advice = (
-            "`num_values` of RealNVPImage and PixelLogit is the number of levels; `tfr.to_uint8` "
-            "clips samples to them."
-        )
+        advice = "`num_values` of RealNVPImage and PixelLogit is the number of levels; "
+        advice += "`tfr.to_uint8` clips samples to them."
         conditions.append(((high < num_values) & (low >= 0), expected, advice))
     return conditions
 

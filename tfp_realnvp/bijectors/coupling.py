@@ -30,9 +30,9 @@ class NetworkCoupling(FlowBijector):
     ) -> None:
         """Constructs the base; `shape` is the `conditional_event_shape`."""
         expected = (
-            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or an instance of a "
-            "subclass of `tfr.Mask` with the methods split, restrict, merge and changed_channels"
+            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or a subclass of "
         )
+        expected += "`tfr.Mask` with the methods split, restrict, merge and changed_channels"
         validation.require(isinstance(mask, Mask), expected, mask, TypeError)
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")
@@ -201,8 +201,7 @@ class Coupling(NetworkCoupling):
         if output.shape.rank != 1 + self.event_ndims or output.shape[-1] != number:
             raise ValueError(
                 f"{self.name}: expected {number} channels from the network, [batch, {positions}"
-                f"{number}], for {changed.shape[-1]} changed channels, got shape {output.shape} "
-                f"for events of shape {changed.shape}."
+                f"{number}], got shape {output.shape} for changed halves of shape {changed.shape}."
             )
         return unflatten_batch(tf.cast(output, self.dtype), changed, self.event_ndims)
 
@@ -352,10 +351,8 @@ def _declared_condition(
     declared = getattr(network, "conditional_event_shape", None)
     if (shape := declared if shape is None else shape) is None:
         return None
-    expected = (
-        f"{name}: expected a network with an argument `conditional_input`, for "
-        f"conditional_event_shape={shape}"
-    )
+    expected = f"{name}: expected a network with an argument `conditional_input`, for "
+    expected += f"conditional_event_shape={shape}"
     validation.require(takes_condition(network), expected, network)
     spec = _NetworkCondition(shape)
     if declared is not None:

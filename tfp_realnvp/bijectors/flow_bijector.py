@@ -472,11 +472,7 @@ class FlowBijector(tfb.Bijector):
         kwargs, surrounding = dict(kwargs), surrounding_pass()
         training = kwargs.pop("training", None)
         condition = kwargs.pop("conditional_input", None)
-        if kwargs:
-            raise TypeError(
-                f"{self.name}: expected the keyword arguments `training` and `conditional_input`, "
-                f"got {sorted(kwargs)}."
-            )
+        validation.known_options(kwargs, ("training", "conditional_input"), self.name)
         training = surrounding.training if training is None else training
         expected = f"{self.name}: expected a Python bool as `training`"
         key = {
@@ -514,12 +510,10 @@ class FlowBijector(tfb.Bijector):
 
         `has_events=True` promises that the batch is not empty, which saves operations.
         """
-        if training and value.shape.rank is not None and 0 in value.shape:
-            # An empty batch has no moments.
-            raise ValueError(
-                f"{self.name}: expected at least one event for training=True, got shape "
-                f"{value.shape}."
-            )
+        # An empty batch has no moments.
+        is_empty = value.shape.rank is not None and 0 in value.shape
+        expected = f"{self.name}: expected at least one event for training=True"
+        validation.require(not (training and is_empty), expected, value.shape)
         spec, condition = self._condition_spec, conditional_input
         if isinstance(condition, _Array):
             condition = np.frombuffer(condition.data, condition.dtype).reshape(condition.shape)

@@ -139,9 +139,7 @@ class Affine(Transformer):
         """
         super().__init__(name="affine")
         dtype = validation.float_dtype(dtype, "Affine")
-        expected = (
-            f"Affine: expected a finite number or a scalar {dtype.name} keras.Variable as scale"
-        )
+        expected = f"Affine: expected a number or a scalar {dtype.name} keras.Variable as scale"
         if not isinstance(scale, keras.Variable):
             validation.real(scale, lambda number: abs(number) <= dtype.max, expected)
             options = {"dtype": dtype.name, "autocast": False, "aggregation": "mean"}

@@ -68,10 +68,8 @@ class ConditionedDistribution(tfd.Distribution):
                 condition = spec.as_tensor(conditional_input, "condition", distribution.dtype)
             else:
                 condition = tf.convert_to_tensor(conditional_input)
-                expected = (
-                    "condition: expected couplings with a conditional_event_shape, which tells the "
-                    f"batch shape of a conditional_input of shape {condition.shape}"
-                )
+                expected = "condition: expected couplings with a conditional_event_shape, which "
+                expected += f"tells the batch shape of a condition of shape {condition.shape}"
                 validation.require(is_made, expected, distribution)
             base = base.given(condition) if is_made else base
             if spec is None:

@@ -28,10 +28,8 @@ def distribution_of(model: Any, caller: str) -> tfd.Distribution:
 
 def check_distribution(distribution: Any, expected: str, model: Any) -> None:
     """Raises `TypeError` for `model` if it has no distribution, or a joint distribution."""
-    advice = (
-        f"{expected}, such as `tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), shape), "
-        "flow)`"
-    )
+    advice = f"{expected}, such as `tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), "
+    advice += "shape), flow)`"
     validation.require(isinstance(distribution, tfd.Distribution), advice, model, TypeError)
     is_tensor = isinstance(distribution.event_shape, tf.TensorShape)
     advice = f"{expected} whose events are one tensor, not several parts"
@@ -87,11 +85,9 @@ def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
         raise ValueError(f"expected {distribution} to declare one condition, got {specs}.")
     spec = specs.pop() if specs else None
     dropout = None if spec is None else spec.dropout
-    if dropout is not None and any(isinstance(part, ConditionalBase) for part in parts):
-        raise ValueError(
-            f"{distribution.name}: expected a flow without condition_dropout, because the function "
-            f"of a ConditionalBase needs a condition, got condition_dropout={dropout}."
-        )
+    applies = not any(isinstance(part, ConditionalBase) for part in parts)
+    when = "without a ConditionalBase, whose function needs a condition"
+    validation.only(dropout, "condition_dropout", applies, when, distribution.name)
     return spec
 
 

@@ -38,9 +38,9 @@ def sample(
     condition = _conditions(distribution, conditional_input, num_samples)
     if guidance:
         expected = (
-            f"{_CALLER}: expected guidance only for a flow that was trained with and without its "
-            "condition, such as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
+            f"{_CALLER}: expected guidance only for a flow that was trained with and without "
         )
+        expected += "its condition, as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
         validation.require(has_dropout(flow_of(distribution)), expected, guidance)
         has_condition = condition is not None or flow_of(distribution) is not distribution
         expected = f"{_CALLER}: expected a conditional_input with guidance={guidance}"
@@ -95,10 +95,8 @@ def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) ->
     spec = find_condition_spec(distribution)
     if value is None and (spec is None or spec.may_be_missing):
         return None
-    expected = (
-        f"{_CALLER}: expected no conditional_input, because the distribution declares none; a "
-        "flow with `RealNVPImage(..., num_classes=10)` does"
-    )
+    expected = f"{_CALLER}: expected no conditional_input, because the distribution declares none; "
+    expected += "a flow with `RealNVPImage(..., num_classes=10)` does"
     validation.require(spec is not None, expected, value)
     condition = spec.as_tensor(value, _CALLER, distribution.dtype)
     batch = condition.shape[: condition.shape.rank - spec.event_ndims]

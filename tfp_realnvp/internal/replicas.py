@@ -97,10 +97,8 @@ def part_of_batch(number: tf.Tensor, weights: tf.Tensor | None = None) -> BatchP
 def assert_not_empty(values: tf.Tensor, caller: str) -> None:
     """Asserts that no replica's part of a batch is empty."""
     if num_replicas() > 1:
-        message = (
-            f"{caller}: expected images for each replica, got a batch with fewer images than "
-            "replicas; drop a smaller last batch by drop_remainder=True."
-        )
+        message = f"{caller}: expected images for each replica, got a batch with fewer images than "
+        message += "replicas; drop a smaller last batch by drop_remainder=True."
         tf.debugging.assert_positive(tf.shape(values)[0], message)
 
 

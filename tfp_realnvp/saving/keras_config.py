@@ -212,10 +212,8 @@ class _Deserializer:
 def find_class(path: Any) -> type:
     """Returns the class for a name in a configuration, such as `tfp_realnvp.ImageFlow`."""
     found = _CLASSES.get(str(path)) or keras.saving.get_registered_object(str(path))
-    expected = (
-        "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
-        "tfp_realnvp, or a class that is registered with Keras"
-    )
+    expected = "expected a public distribution or bijector of tfp.distributions, tfp.bijectors or "
+    expected += "tfp_realnvp, or a class that is registered with Keras"
     validation.require(isinstance(found, type) and issubclass(found, _PARTS), expected, path)
     return found
 

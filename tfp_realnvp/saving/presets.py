@@ -82,10 +82,8 @@ def read_preset(
         if not path.is_file():
             raise ValueError(f"from_preset: expected {names} in {folder}, got no file {path.name}.")
     version = preset_checks.read_json(metadata).get("format_version")
-    expected = (
-        f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, which this version "
-        "of tfp_realnvp reads"
-    )
+    expected = f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, which this "
+    expected += "version of tfp_realnvp reads"
     validation.require(version == _FORMAT_VERSION, expected, version)
     config = preset_checks.read_json(config_file)
     with expecting(f"plain HDF5 arrays in {weights}"):
@@ -127,10 +125,8 @@ def _folder_of(handle: str) -> pathlib.Path:
         return pathlib.Path(download(name, **options))
     bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
     folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
-    expected = (
-        f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or a "
-        "handle hf://user/repo or kaggle://user/model/keras/variation"
-    )
+    expected = f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
+    expected += "a handle hf://user/repo or kaggle://user/model/keras/variation"
     validation.require(folder.is_dir(), expected, handle)
     return folder
 

@@ -148,10 +148,8 @@ def export_saved_model(
 def check_folder(path: str | os.PathLike[str], caller: str) -> None:
     """Raises `ValueError` for the name of an ONNX file: an export is a folder of functions."""
     stem, ending = os.path.splitext(os.fspath(path))
-    expected = (
-        f"{caller}: expected a folder, such as {stem!r}, in which format='onnx' writes "
-        "log_prob.onnx, encode.onnx and decode.onnx"
-    )
+    expected = f"{caller}: expected a folder, such as {stem!r}, in which format='onnx' writes "
+    expected += "log_prob.onnx, encode.onnx and decode.onnx"
     validation.require(ending != ".onnx", expected, os.fspath(path))
 
 
@@ -183,10 +181,8 @@ class ServedFlow:
         is_flow = isinstance(flow, private_api.TransformedDistribution)
         validation.require(is_flow, expected, distribution, TypeError)
         event_shape = distribution.event_shape
-        expected = (
-            f"{caller}: expected events that are images [height, width, channels] or vectors "
-            "[size], of known shape"
-        )
+        expected = f"{caller}: expected images [height, width, channels] or vectors [size]"
+        expected += ", of known shape"
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
         self._base, self._bijector = flow.distribution, flow.bijector
@@ -194,9 +190,7 @@ class ServedFlow:
         # condition is the cluster.
         self._spec = routing.find_condition_spec(distribution)
         self._given_spec = routing.find_condition_spec(flow)
-        expected = (
-            f"{caller}: expected a condition that num_classes or conditional_event_shape declares"
-        )
+        expected = f"{caller}: expected num_classes or conditional_event_shape for the condition"
         is_declared = self._spec is not None or not routing.takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
@@ -218,10 +212,8 @@ class ServedFlow:
         shape = [*sizes, event_shape[-1]]
         shape = shape if image_shape is None else checked_image_shape(image_shape, caller)
         image_shape = tf.TensorShape(shape)
-        expected = (
-            f"{caller}: expected image_shape {event_shape}, because the base distribution or the "
-            "bijector has a fixed size"
-        )
+        expected = f"{caller}: expected image_shape {event_shape}, because the base distribution "
+        expected += "or the bijector has a fixed size"
         validation.require(self._has_any_size or image_shape == event_shape, expected, image_shape)
         latent_shape = self._bijector.inverse_event_shape(image_shape)
         # The name of events among the inputs and outputs.

@@ -17,10 +17,8 @@ _MAX_LABELED = 1_000  # labeled events that are kept in memory
 _MAX_SEARCHED = 100_000  # events of a dataset that are searched for labels
 _DISTANCE = 6.0  # mean distance of two class means, in standard deviations of a component
 _SHARE = 0.5  # share of the training in which the means move apart
-_EQUAL_MEANS = (
-    ", or start with equal class means, `tf.Variable(tf.zeros([K, D]))`, which `fit` places at the "
-    "labeled events"
-)
+_EQUAL_MEANS = ", or start with equal class means, `tf.Variable(tf.zeros([K, D]))`, which `fit` "
+_EQUAL_MEANS += "places at the labeled events"
 
 
 class ClassSeparation(keras.callbacks.Callback):

@@ -115,10 +115,8 @@ class FlowModel(SavableModel):
           TypeError: if the class overrides `call`, which no step uses.
         """
         super().__init_subclass__(**kwargs)
-        expected = (
-            f"{cls.__name__}: expected no `call`, because steps evaluate the distribution; "
-            "override `compute_loss`, `compute_metrics`, `train_step` or `test_step`"
-        )
+        expected = f"{cls.__name__}: expected no `call`, because steps evaluate the distribution; "
+        expected += "override `compute_loss`, `compute_metrics`, `train_step` or `test_step`"
         validation.require(cls.call is FlowModel.call, expected, cls.call, TypeError)
         if cls.train_step is not FlowModel.train_step:
             setattr(cls, "train_step", _with_scheduled_rate(cls.train_step))  # noqa: B010
@@ -228,10 +226,8 @@ class FlowModel(SavableModel):
         """
         kwargs["loss"] = loss
         given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
-        expected = (
-            "FlowModel.compile: expected no loss and no metrics: the loss is the negative log "
-            "density. A subclass can override `compute_loss` and `compute_metrics`"
-        )
+        expected = "FlowModel.compile: expected no loss and no metrics: the loss is the negative "
+        expected += "log density. A subclass can override `compute_loss` and `compute_metrics`"
         validation.require(not given, expected, given)
         if any(layer.compute_dtype == "float16" for layer in self.networks):
             raise ValueError(
