@@ -30,9 +30,9 @@ class NetworkCoupling(FlowBijector):
     ) -> None:
         """Constructs the base; `shape` is the `conditional_event_shape`."""
         expected = (
-            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or a subclass of "
+            f"{name}: expected a mask, for example `tfr.CheckerboardMask()`, or an instance of a "
+            "subclass of `tfr.Mask` with the methods split, restrict, merge and changed_channels"
         )
-        expected += "`tfr.Mask` with the methods split, restrict, merge and changed_channels"
         validation.require(isinstance(mask, Mask), expected, mask, TypeError)
         if event_ndims == 1 and isinstance(mask, (CheckerboardMask, SpatialMask)):
             raise ValueError(f"{name}: expected a ChannelMask for vectors, got {mask}.")

@@ -37,9 +37,7 @@ def sample(
     validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
     condition = _conditions(distribution, conditional_input, num_samples)
     if guidance:
-        expected = (
-            f"{_CALLER}: expected guidance only for a flow that was trained with and without "
-        )
+        expected = f"{_CALLER}: expected guidance only for a flow trained with and without "
         expected += "its condition, as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
         validation.require(has_dropout(flow_of(distribution)), expected, guidance)
         has_condition = condition is not None or flow_of(distribution) is not distribution

@@ -181,8 +181,8 @@ class ServedFlow:
         is_flow = isinstance(flow, private_api.TransformedDistribution)
         validation.require(is_flow, expected, distribution, TypeError)
         event_shape = distribution.event_shape
-        expected = f"{caller}: expected images [height, width, channels] or vectors [size]"
-        expected += ", of known shape"
+        expected = f"{caller}: expected events that are images [height, width, channels] or "
+        expected += "vectors [size], of known shape"
         is_known = event_shape.is_fully_defined() and event_shape.rank in (1, 3)
         validation.require(is_known, expected, event_shape)
         self._base, self._bijector = flow.distribution, flow.bijector
