@@ -1,7 +1,5 @@
 """Coupling layers: a mask, a network (the conditioner), and a transformer."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +21,7 @@ class NetworkCoupling(FlowBijector):
     """The base of couplings: a mask, and a network that sees the kept half and the condition."""
 
     transformer: Transformer | None = None
-    _condition_spec: _NetworkCondition | None = None
+    _condition_spec: "_NetworkCondition | None" = None
 
     def __init__(
         self, mask: Mask, network: Any, shape: Any, event_ndims: int, parameters: Any, name: str

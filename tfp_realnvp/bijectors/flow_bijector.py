@@ -1,7 +1,5 @@
 """`FlowBijector`, the base class of this package's bijectors, and `Pass`, a call's options."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import contextvars
@@ -70,7 +68,7 @@ class Pass:
     def __hash__(self) -> int:
         return hash(self._ids())
 
-    def but(self, **fields: Any) -> Pass:
+    def but(self, **fields: Any) -> "Pass":
         """Returns a copy with some fields replaced."""
         return dataclasses.replace(self, **fields)
 

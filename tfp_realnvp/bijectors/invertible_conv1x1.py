@@ -1,7 +1,5 @@
 """An invertible 1×1 convolution: a learned linear map of the channels at each position."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -48,7 +46,7 @@ class InvertibleConv1x1(ChannelMap):
         self,
         num_channels: int,
         *,
-        factors: PLUFactors | None = None,
+        factors: "PLUFactors | None" = None,
         event_ndims: int = 3,
         dtype: Any = tf.float32,
         validate_args: bool = False,

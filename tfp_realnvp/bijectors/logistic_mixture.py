@@ -1,7 +1,5 @@
 """A transformer based on the CDF of a logistic mixture."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -88,7 +86,7 @@ class LogisticMixture(Transformer):
         _, log_slope = mixture.logit(x)
         return x, -log_slope - log_factor
 
-    def _split(self, parameters: tf.Tensor) -> tuple[_Mixture, tf.Tensor, tf.Tensor]:
+    def _split(self, parameters: tf.Tensor) -> tuple["_Mixture", tf.Tensor, tf.Tensor]:
         """Returns the mixture, and a and b, [..., c]."""
         k = self.num_components
         channels = parameters.shape[-1] // self.num_parameters
@@ -102,7 +100,7 @@ class LogisticMixture(Transformer):
         mixture = _Mixture(*(tf.split(group, k, axis=-1) for group in groups))
         return mixture, _bounded(log_factor, self.max_log_factor), shift
 
-    def _solve(self, logit: tf.Tensor, mixture: _Mixture) -> tf.Tensor:
+    def _solve(self, logit: tf.Tensor, mixture: "_Mixture") -> tf.Tensor:
         # The mixture's quantile lies between the quantiles of its components.
         components = zip(mixture.means, mixture.scales, strict=True)
         quantiles = [mean + scale * logit for mean, scale in components]

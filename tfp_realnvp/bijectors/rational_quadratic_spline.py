@@ -1,7 +1,5 @@
 """A transformer that is a monotone rational-quadratic spline."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Sequence
@@ -112,7 +110,7 @@ class RationalQuadraticSpline(Transformer):
         is_inside = tf.abs(value) < self.bound
         return is_inside, tf.where(is_inside, value, 0)
 
-    def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> _Bins:
+    def _bins(self, value: tf.Tensor, parameters: tf.Tensor, is_data: bool) -> "_Bins":
         """Returns the bins that contain `value`: data x if `is_data`, otherwise latents z."""
         k = self.num_bins
         # Operations on lists of small tensors are faster than stacking, broadcasting and sums along

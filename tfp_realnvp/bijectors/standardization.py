@@ -1,7 +1,5 @@
 """Standardization of vectors by fixed moments."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +66,7 @@ class Standardization(FlowBijector):
         super().__init__(event_ndims=1, is_constant_jacobian=True, parameters=parameters)
 
     @classmethod
-    def of(cls, data: np.ndarray, **kwargs: Any) -> Standardization:
+    def of(cls, data: np.ndarray, **kwargs: Any) -> "Standardization":
         """Returns the bijector with the moments of `data`. For constant columns, `stddev` is 1.
 
         Args:

@@ -1,7 +1,5 @@
 """Loads images as arrays: by name, from NumPy files, and from folders of PNG and JPEG files."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import dataclasses
 import functools
@@ -66,7 +64,7 @@ class ImageArrays:
         """The shape `(H, W, C)` of one image."""
         return self.train.shape[1:]
 
-    def hold_out(self, num_images: int) -> ImageArrays:
+    def hold_out(self, num_images: int) -> "ImageArrays":
         """Moves random training images, the same on every call, to the validation split.
 
         Patches of `photos` overlap, so their validation split resembles the training split.

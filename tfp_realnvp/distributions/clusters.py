@@ -1,7 +1,5 @@
 """A mixture of flows p(x | cluster) over clusters that k-means finds without labels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +81,7 @@ class Clusters(keras.layers.Layer):
     @classmethod
     def of(
         cls, events: Any, labels: Any = None, *, num_clusters: int | None = None, seed: int = 0
-    ) -> Clusters:
+    ) -> "Clusters":
         """Finds clusters of events with scikit-learn's k-means.
 
         Args:
@@ -322,7 +320,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
             log_prob = flow.log_prob(unseen(flow, value))
         return log_prob + tf.cast(self.clusters.log_frequencies(clusters), log_prob.dtype)
 
-    def approximation(self) -> ClusterMixture:
+    def approximation(self) -> "ClusterMixture":
         """Returns a copy that sums over the four nearest clusters only, for validation in `fit`."""
         limit = min(_NUM_VALIDATION_TERMS, self.clusters.num_per_class)
         number = self.num_terms or self.clusters.num_per_class

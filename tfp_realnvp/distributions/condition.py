@@ -1,7 +1,5 @@
 """A distribution with a fixed condition."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import tensorflow as tf
@@ -17,7 +15,7 @@ tfd = tfp.distributions
 
 def condition(
     distribution: tfd.Distribution, conditional_input: Any, *, name: str | None = None
-) -> ConditionedDistribution:
+) -> "ConditionedDistribution":
     r"""Returns p(x | c) for a fixed condition c. The leading shape of c is the batch shape.
 
     #### Example

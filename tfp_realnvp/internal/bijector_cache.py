@@ -1,7 +1,5 @@
 """TFP's bijector cache, for bijectors with weights."""
 
-from __future__ import annotations
-
 import threading
 import weakref
 from typing import Any
@@ -33,11 +31,11 @@ class OnePassCache(private_api.BijectorCacheWithGreedyAttrs):
     `'ildj'`, the log |det| of the inverse's Jacobian per event.
     """
 
-    def __get__(self, bijector: Any, bijector_class: Any = None) -> OnePassCache:
+    def __get__(self, bijector: Any, bijector_class: Any = None) -> "OnePassCache":
         names = self._forward_name, self._inverse_name
         return type(self)(*names, bijector, bijector_class, self._storage_here())
 
-    def _storage_here(self) -> _Storage:
+    def _storage_here(self) -> "_Storage":
         # Each graph owns the storage of its results. A global storage would keep graphs alive.
         owner = _thread if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         if not hasattr(owner, _STORAGES):

@@ -1,7 +1,5 @@
 """Progress lines of calls that can take long."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Exports a distribution as a SavedModel that TensorFlow alone can serve."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A scikit-learn estimator of the density of table rows."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -134,7 +132,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         tags.target_tags.required = False
         return tags
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "FlowDensity":
         """Estimates p(x), or with labels p(x | y) and p(y).
 
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows

@@ -1,7 +1,5 @@
 """A scikit-learn outlier detector for tables: outliers are rows of low density."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -52,7 +50,7 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         self.density = density
         self.contamination = contamination
 
-    def fit(self, X: Any, y: Any = None) -> FlowOutlierDetector:
+    def fit(self, X: Any, y: Any = None) -> "FlowOutlierDetector":
         """Fits the density to rows X [N, D], as in `FlowDensity.fit`; ignores `y`.
 
         Raises:

@@ -1,7 +1,5 @@
 """A scikit-learn estimator of p(y | x), the distribution of numbers y given features x."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -91,7 +89,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     _is_density = False
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FlowRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "FlowRegressor":
         """Estimates p(y | x).
 
         A row of weight two counts twice, and a row of weight zero is ignored. The order of the rows

@@ -1,7 +1,5 @@
 """Trains a distribution as a Keras model, by maximum likelihood."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math
