@@ -26,8 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import optional_packages, validation
 
 __all__ = ["committee", "complexity_corrected", "p_values", "typicality"]
 
@@ -258,7 +257,7 @@ def _log_probs(caller: str, log_probs: Any, shape: str) -> np.ndarray:
 
 
 def _png(image: np.ndarray) -> bytes:
-    pillow = optional_module("PIL.Image", "`complexity_corrected` of images", "pillow")
+    pillow = optional_packages.load("PIL.Image", "`complexity_corrected` of images", "pillow")
     file = io.BytesIO()
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     pillow.fromarray(pixels).save(file, "png", optimize=True)

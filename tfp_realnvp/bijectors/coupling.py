@@ -12,9 +12,7 @@ from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Mapped, Pass
 from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask, SpatialMask
 from tfp_realnvp.bijectors.transformers import Additive, Affine, Transformer
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
-from tfp_realnvp.internal.recompute import recompute_layers
+from tfp_realnvp.internal import batch_dims, recompute, validation
 
 
 class NetworkCoupling(FlowBijector):
@@ -67,11 +65,11 @@ class NetworkCoupling(FlowBijector):
             # Move the condition to the positions of the network's input.
             condition = self.mask.arrange(condition) if spec.event_ndims == 3 else condition
         if kept.shape[-1] != 0:
-            inputs = flatten_batch(kept, ndims)
+            inputs = batch_dims.flatten_batch(kept, ndims)
         elif spec is not None and spec.event_ndims == ndims:
             inputs = condition
         else:
-            inputs = flatten_batch(tf.ones_like(changed[..., :1]), ndims)
+            inputs = batch_dims.flatten_batch(tf.ones_like(changed[..., :1]), ndims)
         options = {"training": p.training, "statistics": p.statistics}
         if self.accepts_conditional_input and condition is not None:
             options["conditional_input"] = condition
@@ -201,7 +199,7 @@ class Coupling(NetworkCoupling):
                 f"{self.name}: expected {number} channels from the network, [batch, {positions}"
                 f"{number}], got shape {output.shape} for changed halves of shape {changed.shape}."
             )
-        return unflatten_batch(tf.cast(output, self.dtype), changed, self.event_ndims)
+        return batch_dims.unflatten_batch(tf.cast(output, self.dtype), changed, self.event_ndims)
 
     def _transformed(self, values: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Any:
         """Applies the transformer to the changed half, and checks the shapes that it returns."""
@@ -232,7 +230,7 @@ class Coupling(NetworkCoupling):
         def function(event: tf.Tensor, condition: Any = p.condition) -> Mapped:
             return self._pass(event, p.but(condition=condition, recompute=False), inverse)
 
-        return recompute_layers(function, inputs, self.layers)
+        return recompute.recompute_layers(function, inputs, self.layers)
 
 
 class AffineCoupling(Coupling):
@@ -337,7 +335,7 @@ class _NetworkCondition(ConditionSpec):
 
     def of_network(self, condition: tf.Tensor) -> tf.Tensor:
         """Squeezes the condition to the network's channels; flattens its leading shape to [B]."""
-        condition = flatten_batch(condition, self.event_ndims)
+        condition = batch_dims.flatten_batch(condition, self.event_ndims)
         while self.event_ndims == 3 and condition.shape[-1] < self.event_shape[-1]:
             condition = tf.nn.space_to_depth(condition, 2)
         return condition

@@ -14,10 +14,8 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.internal import batch_dims, validation
+from tfp_realnvp.internal import batch_dims, layer_variables, replicas, validation
 from tfp_realnvp.internal.bijector_cache import OnePassCache
-from tfp_realnvp.internal.layer_variables import LayerVariables, is_built
-from tfp_realnvp.internal.replicas import LOCAL_STATISTICS, Statistics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class Pass:
     training: bool = False
     condition: Any = None
     recompute: bool = False
-    statistics: Statistics = LOCAL_STATISTICS
+    statistics: replicas.Statistics = replicas.LOCAL_STATISTICS
     observer: Callable[[tfb.Bijector, tf.Tensor, tf.Tensor], None] | None = None
     guidance: tf.Tensor | float | None = None
     no_condition: tf.Tensor | None = None
@@ -294,7 +292,7 @@ class FlowBijector(tfb.Bijector):
     def _track_layers(self, *layers: keras.layers.Layer) -> None:
         """Adds the variables of Keras layers to this bijector. Call before `__init__`."""
         self._layers = self._no_dependency(layers)
-        self._layer_variables = LayerVariables(self._layers)
+        self._layer_variables = layer_variables.LayerVariables(self._layers)
 
     def _trackable_children(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         # `tf.train.Checkpoint` silently skips some variables of Keras 3 layers, for example the
@@ -305,7 +303,7 @@ class FlowBijector(tfb.Bijector):
     @property
     def is_built(self) -> bool:
         """Whether the variables of this bijector exist, excluding nested bijectors."""
-        return all(map(is_built, self.layers))
+        return all(map(layer_variables.is_built, self.layers))
 
     @property
     def variables_set_in_training(self) -> tuple[tf.Variable, ...]:

@@ -8,9 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import Mapped, Pass
 from tfp_realnvp.bijectors.normalization import ActNorm, ChannelMap, ChannelVariables
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.initial_seeds import initial_seed
-from tfp_realnvp.internal.memoize import traced_once
+from tfp_realnvp.internal import initial_seeds, memoize, validation
 
 
 class InvertibleConv1x1(ChannelMap):
@@ -135,7 +133,7 @@ class PLUFactors(ChannelVariables):
     def build(self, input_shape: Any) -> None:
         """Creates the variables."""
         super().build(input_shape)
-        initializer = keras.initializers.Orthogonal(seed=initial_seed())
+        initializer = keras.initializers.Orthogonal(seed=initial_seeds.initial_seed())
         rotation = initializer((self.num_channels, self.num_channels), "float32")
         factors, permutation = tf.linalg.lu(tf.cast(rotation, tf.float64))
         diagonal = tf.linalg.diag_part(factors)
@@ -182,13 +180,13 @@ def _triangular(
     return off_diagonal * below + identity, off_diagonal * above + diagonal * identity
 
 
-@traced_once
+@memoize.traced_once
 def _product(*factors: tf.Tensor) -> tf.Tensor:
     *triangles, order = factors
     return tf.gather(tf.matmul(*_triangular(*triangles)), order)
 
 
-@traced_once
+@memoize.traced_once
 def _normalized_product(
     shift: tf.Tensor, norm_log_scale: tf.Tensor, *factors: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

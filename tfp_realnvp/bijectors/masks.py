@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import configurable, validation
 from tfp_realnvp.internal.batch_dims import flatten_batch, sides, unflatten_batch
 from tfp_realnvp.internal.checkerboard import check_parity, checkerboard
-from tfp_realnvp.internal.configurable import Configurable
 
 PATTERNS = ("checkerboard", "vertical_stripes", "horizontal_stripes")
 
 
-class Mask(Configurable, abc.ABC):
+class Mask(configurable.Configurable, abc.ABC):
     r"""Splits an event into a half that a coupling keeps and a half that the coupling transforms.
 
     | method | takes | returns |

@@ -11,11 +11,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.configurable import Configurable
+from tfp_realnvp.internal import configurable, validation
 
 
-class Transformer(Configurable, keras.layers.Layer, abc.ABC):
+class Transformer(configurable.Configurable, keras.layers.Layer, abc.ABC):
     r"""An elementwise bijection x = f(z; θ) from latents to data, with P parameters per element.
 
     For c transformed channels, the coupling's network outputs `P c` channels: the first parameter

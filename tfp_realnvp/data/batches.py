@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.runtime import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.internal import runtime, validation
 
 
 def batches(
@@ -73,5 +72,5 @@ def batches(
             parts[0] = augment(parts[0], tf.random.experimental.stateless_fold_in(order_seed, part))
         return parts[0] if condition is None else tuple(parts)
 
-    dataset = tf.data.Dataset.counter(step).map(batch, num_parallel_calls=PARALLEL_CALLS)
-    return without_autotune(dataset.prefetch(PREFETCHED_BATCHES))
+    dataset = tf.data.Dataset.counter(step).map(batch, num_parallel_calls=runtime.PARALLEL_CALLS)
+    return runtime.without_autotune(dataset.prefetch(runtime.PREFETCHED_BATCHES))

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import optional_packages, validation
 
 # Maps a split's name to images [N, H, W, C], and labels [N] or `None`.
 _Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]
@@ -204,7 +203,7 @@ _EMBEDDED = {"digits": _digits, "photos": _photos}
 
 
 def _scikit_learn(name: str) -> Any:
-    return optional_module("sklearn.datasets", f"The dataset {name!r}", "scikit-learn")
+    return optional_packages.load("sklearn.datasets", f"The dataset {name!r}", "scikit-learn")
 
 
 def _held_out(num_images: int, num_held_out: int) -> tuple[np.ndarray, np.ndarray]:
@@ -329,8 +328,8 @@ def _read_folder(folder: pathlib.Path, image_size: int | None) -> _Splits:
 
 def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
     """Reads an image file as `uint8` [h, w, 1] or [h, w, 3], or `uint16` [h, w, 1]."""
-    pillow = optional_module("PIL.Image", "A folder of images", "pillow")
-    operations = optional_module("PIL.ImageOps", "A folder of images", "pillow")
+    pillow = optional_packages.load("PIL.Image", "A folder of images", "pillow")
+    operations = optional_packages.load("PIL.ImageOps", "A folder of images", "pillow")
     try:
         with pillow.open(path) as image:
             if image.mode != "I;16" and "16B" in str(image.tile):

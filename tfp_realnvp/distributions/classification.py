@@ -11,8 +11,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.distributions import routing
 from tfp_realnvp.distributions.conditional_bases import ClassMixture
 from tfp_realnvp.distributions.scorer import scores
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import flatten_batch, unflatten_batch
+from tfp_realnvp.internal import batch_dims, validation
 
 
 def class_log_probs(
@@ -107,11 +106,11 @@ def class_log_joint(
     elif event_ndims == 3:
         expected = f"{caller}: expected continuous pixel values, or num_samples=1 for gray levels"
         validation.require(not x.dtype.is_integer, expected, x.dtype.name)
-    events = flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
+    events = batch_dims.flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     options["jit_compile"] = getattr(model, "jit_compile", False)
     log_joint = log_joint_of(distribution, noise, events, log_prior, **options)
-    return unflatten_batch(log_joint, x, event_ndims)
+    return batch_dims.unflatten_batch(log_joint, x, event_ndims)
 
 
 def log_joint_of(

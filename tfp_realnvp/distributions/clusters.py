@@ -10,14 +10,9 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.conditional_bases import (
-    ConditionalDistribution,
-    given_or_surrounding,
-)
+from tfp_realnvp.distributions import conditional_bases
 from tfp_realnvp.distributions.routing import find_condition_spec, unseen
-from tfp_realnvp.internal import batch_dims, validation
-from tfp_realnvp.internal.layer_variables import LayerVariables
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import batch_dims, layer_variables, optional_packages, validation
 
 tfd = tfp.distributions
 
@@ -115,7 +110,7 @@ class Clusters(keras.layers.Layer):
         num_clusters = validation.count(num_clusters, "num_clusters", 1, "Clusters.of")
         expected = f"Clusters.of: expected at least num_clusters={num_clusters} events (per class)"
         validation.require(least >= num_clusters, expected, least)
-        cluster = optional_module("sklearn.cluster", "Clusters.of", "scikit-learn")
+        cluster = optional_packages.load("sklearn.cluster", "Clusters.of", "scikit-learn")
         options = {"n_clusters": num_clusters, "n_init": 3, "random_state": seed}
         found = [cluster.KMeans(**options).fit(group) for group in groups]
         clusters = cls(values.shape[1:], num_clusters * len(groups), num_classes)
@@ -164,7 +159,7 @@ class Clusters(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-class ClusterMixture(ConditionalDistribution, tfd.Distribution):
+class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution):
     r"""A mixture of flows p(x | k) over unobserved clusters k.
 
     ```
@@ -244,7 +239,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         self.num_terms = num_terms
         self.accepts_conditional_input = classes is not None
         self.condition_spec = None if classes is None else ConditionSpec(num_classes=classes)
-        self._layer_variables = LayerVariables((clusters,))
+        self._layer_variables = layer_variables.LayerVariables((clusters,))
         dtype, kind, nan_stats = components_distribution.dtype, tfd.NOT_REPARAMETERIZED, True
         with tf.name_scope(name) as name:
             super().__init__(dtype, kind, validate_args, nan_stats, parameters, name=name)
@@ -287,7 +282,7 @@ class ClusterMixture(ConditionalDistribution, tfd.Distribution):
         validation.only(conditional_input, "conditional_input", spec is not None, when, self.name)
         if spec is None:
             return None
-        return spec.as_tensor(given_or_surrounding(conditional_input), self.name)
+        return spec.as_tensor(conditional_bases.given_or_surrounding(conditional_input), self.name)
 
     def _log_prob(self, value: tf.Tensor, conditional_input: Any = None) -> tf.Tensor:
         def log_prob(events: tf.Tensor, clusters: tf.Tensor) -> tf.Tensor:

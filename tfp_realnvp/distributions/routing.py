@@ -7,16 +7,10 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.bijectors import FlowBijector, PixelLogit
-from tfp_realnvp.bijectors.flow_chain import (
-    accepts_conditional_input,
-    condition_spec_of,
-    outermost_parts,
-)
+from tfp_realnvp.bijectors import FlowBijector, PixelLogit, flow_chain
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.memoize import memoized
+from tfp_realnvp.internal import memoize, private_api, validation
 
 
 def distribution_of(model: Any, caller: str) -> tfd.Distribution:
@@ -57,7 +51,7 @@ def _conditional_parts(distribution: tfd.Distribution) -> list[Any]:
     return [part for each in inner for part in _conditional_parts(each)]
 
 
-@memoized
+@memoize.memoized
 def takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a part of the distribution takes `conditional_input`."""
     return bijector_takes_condition(distribution) or any(
@@ -66,20 +60,21 @@ def takes_condition(distribution: tfd.Distribution) -> bool:
     )
 
 
-@memoized
+@memoize.memoized
 def bijector_takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a bijector of the distribution takes `conditional_input`."""
     parts = _conditional_parts(distribution)
-    return any(accepts_conditional_input(part) for part in parts if isinstance(part, tfb.Bijector))
+    bijectors = [part for part in parts if isinstance(part, tfb.Bijector)]
+    return any(map(flow_chain.accepts_conditional_input, bijectors))
 
 
-@memoized
+@memoize.memoized
 def find_condition_spec(distribution: tfd.Distribution) -> ConditionSpec | None:
     """Returns the declared condition or `None`; raises `ValueError` if declarations differ."""
     parts = _conditional_parts(distribution)
     specs = {
-        condition_spec_of(part) if isinstance(part, tfb.Bijector) else part.condition_spec
-        for part in parts
+        flow_chain.condition_spec_of(p) if isinstance(p, tfb.Bijector) else p.condition_spec
+        for p in parts
     } - {None}
     if len(specs) > 1:
         raise ValueError(f"expected {distribution} to declare one condition, got {specs}.")
@@ -100,17 +95,17 @@ def unseen(distribution: tfd.Distribution, value: tf.Tensor) -> tf.Tensor:
     return tf.identity(value) if _has_flows_in_bijectors_of_tfp(distribution) else value
 
 
-@memoized
+@memoize.memoized
 def _has_flows_in_bijectors_of_tfp(distribution: tfd.Distribution) -> bool:
     return any(
         isinstance(part, FlowBijector)
-        for bijector in outermost_parts(distribution, tfb.Bijector)
+        for bijector in flow_chain.outermost_parts(distribution, tfb.Bijector)
         if not isinstance(bijector, FlowBijector)
         for part in bijector.submodules
     )
 
 
-@memoized
+@memoize.memoized
 def find_num_values(distribution: tfd.Distribution) -> int | None:
     """Returns the number of gray levels of a distribution's `PixelLogit`, or `None`."""
     logit = find_part(distribution, PixelLogit)

@@ -12,8 +12,7 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.bijectors.flow_chain import condition_spec_of
 from tfp_realnvp.distributions.clusters import condition_of_samples, flow_of
 from tfp_realnvp.distributions.routing import find_condition_spec
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.memoize import call_traced
+from tfp_realnvp.internal import memoize, private_api, validation
 
 tfd = tfp.distributions
 
@@ -47,7 +46,7 @@ def sample(
     tensors = [tf.constant(num_samples), *tf.unstack(tfp.random.sanitize_seed(seed))]
     tensors += [tf.constant(weight, distribution.dtype) for weight in (temperature, guidance)]
     tensors += [] if condition is None else [condition]
-    return call_traced(_sample, distribution, (bool(guidance),), *tensors)
+    return memoize.call_traced(_sample, distribution, (bool(guidance),), *tensors)
 
 
 def _sample(

@@ -14,8 +14,7 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import ConditionalBase
 from tfp_realnvp.distributions.clusters import condition_of_events, flow_of
 from tfp_realnvp.evaluation.scores import map_batches, spec_of
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.memoize import call_traced
+from tfp_realnvp.internal import memoize, private_api, validation
 
 
 def log_prob_map(
@@ -81,7 +80,7 @@ def log_prob_map(
         data = (data, conditional_input)
     arguments = _map, spec.distribution, (spec.noise, bool(log_dets)), tf.constant(spec.seed)
     jit_compile = getattr(model, "jit_compile", False)
-    map_of = functools.partial(call_traced, *arguments, jit_compile=jit_compile)
+    map_of = functools.partial(memoize.call_traced, *arguments, jit_compile=jit_compile)
     return map_batches(map_of, spec, caller, data, **kwargs)
 
 

@@ -11,12 +11,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp.distributions import routing, scorer
 from tfp_realnvp.distributions.data_spec import DataSpec, as_arrays, parse
-from tfp_realnvp.distributions.routing import distribution_of
-from tfp_realnvp.distributions.scorer import scores
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.runtime import without_autotune
+from tfp_realnvp.internal import batch_dims, private_api, runtime, validation
 
 
 def log_prob(
@@ -94,7 +91,7 @@ def spec_of(model: keras.Model | tfd.Distribution, caller: str, **options: Any) 
 
     Options override the model's `dequantize`, `dequantizer` and `seed`, unless they are `None`.
     """
-    distribution = distribution_of(model, caller)
+    distribution = routing.distribution_of(model, caller)
     names = ["dequantize", "seed", *(["dequantizer"] * (options.get("dequantize") is not False))]
     own = {name: getattr(model, name, None) for name in names}
     options = own | {name: value for name, value in options.items() if value is not None}
@@ -115,7 +112,7 @@ def sampled_log_probs(
     options |= {"seed": spec.seed, "jit_compile": jit_compile}
 
     def score(events: tf.Tensor, *condition: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        by_sample = scores(spec.distribution, spec.noise, events, *condition, **options)
+        by_sample = scorer.scores(spec.distribution, spec.noise, events, *condition, **options)
         return by_sample.numpy().T, np.full(len(events), math.prod(events.shape[1:]))
 
     return map_batches(score, spec, caller, data, **kwargs)
@@ -150,7 +147,7 @@ def map_batches(
     parts = parse(data)
     is_array = hasattr(parts.events, "__array__")
     if is_array:
-        batches: Iterable[Any] = slices(batch_size, parts.events, parts.condition)
+        batches: Iterable[Any] = batch_dims.slices(batch_size, parts.events, parts.condition)
         steps = steps or -(-len(parts.events) // batch_size)
     else:
         batches = _batches_of(data, caller, steps)
@@ -174,7 +171,7 @@ def _batches_of(data: Any, caller: str, steps: int | None) -> Iterable[Any]:
         return data
     if steps is None and data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"{caller}: expected a finite dataset, or `steps`.")
-    return without_autotune(data)
+    return runtime.without_autotune(data)
 
 
 def check_no_weights(data: Any, caller: str) -> None:

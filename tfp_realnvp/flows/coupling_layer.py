@@ -9,22 +9,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors.coupling import AffineCoupling, Coupling, takes_condition
-from tfp_realnvp.bijectors.flow_bijector import Pass
-from tfp_realnvp.bijectors.invertible_conv1x1 import InvertibleConv1x1
-from tfp_realnvp.bijectors.logistic_mixture import LogisticMixture
-from tfp_realnvp.bijectors.masks import CheckerboardMask, Mask
-from tfp_realnvp.bijectors.normalization import ActNorm, BatchNormalization
-from tfp_realnvp.bijectors.rational_quadratic_spline import RationalQuadraticSpline
-from tfp_realnvp.bijectors.transformers import (
-    Additive,
-    Affine,
-    SigmoidAffine,
-    Transformer,
-    TransformerFn,
-)
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.initial_seeds import initial_seed
+from tfp_realnvp import bijectors
+from tfp_realnvp.bijectors import Coupling, Mask, Transformer
+from tfp_realnvp.bijectors.coupling import takes_condition
+from tfp_realnvp.bijectors.transformers import TransformerFn
+from tfp_realnvp.internal import initial_seeds, validation
 from tfp_realnvp.internal.layer_variables import has_build
 
 ConditionShape = tuple[int | None, ...] | None
@@ -32,11 +21,11 @@ NetworkFn = Callable[..., Callable[..., tf.Tensor]]
 Layer = Callable[..., list[tfb.Bijector]]
 
 _TRANSFORMERS: dict[str, TransformerFn] = {
-    "affine": Affine,
-    "sigmoid_affine": SigmoidAffine,
-    "additive": Additive,
-    "rational_quadratic_spline": RationalQuadraticSpline,
-    "logistic_mixture": LogisticMixture,
+    "affine": bijectors.Affine,
+    "sigmoid_affine": bijectors.SigmoidAffine,
+    "additive": bijectors.Additive,
+    "rational_quadratic_spline": bijectors.RationalQuadraticSpline,
+    "logistic_mixture": bijectors.LogisticMixture,
 }
 
 
@@ -127,7 +116,7 @@ def coupling_layer(
             is_input = condition_shape is not None and len(condition_shape) == ndims
             input_channels = condition_shape[-1] if is_input else 1
         # For the couplings of the paper and of NICE, `AffineCoupling` makes the transformer.
-        is_affine = transformer_fn in (Affine, Additive)
+        is_affine = transformer_fn in (bijectors.Affine, bijectors.Additive)
         new_transformer: Any = transformer_fn if is_affine else transformer_fn()
         is_transformer = is_affine or isinstance(new_transformer, Transformer)
         validation.require(is_transformer, expected, new_transformer, TypeError)
@@ -150,26 +139,26 @@ def coupling_layer(
         of_coupling = {"conditional_event_shape": shape, "name": f"{name}_coupling", **options}
         coupling: Coupling
         if is_affine:
-            use_scale = transformer_fn is Affine
-            coupling = AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)
+            use_scale = transformer_fn is bijectors.Affine
+            coupling = bijectors.AffineCoupling(mask, network, use_scale=use_scale, **of_coupling)
         else:
             coupling = Coupling(mask, network, new_transformer, **of_coupling)
         _build(coupling, event_shape)
-        bijectors: list[tfb.Bijector] = [coupling]
+        parts: list[tfb.Bijector] = [coupling]
         options["num_channels"] = channels
         if mixing == "lu":
-            bijectors.insert(0, InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
+            parts.insert(0, bijectors.InvertibleConv1x1(**options, name=f"{name}_conv1x1"))
         elif mixing == "permutation":
             # Every process gets the same permutation: NumPy never changes `RandomState`.
-            seed = initial_seed() or zlib.crc32(name.encode())
+            seed = initial_seeds.initial_seed() or zlib.crc32(name.encode())
             order = np.random.RandomState(seed).permutation(channels).tolist()
-            bijectors.insert(0, tfb.Permute(order, name=f"{name}_permute"))
+            parts.insert(0, tfb.Permute(order, name=f"{name}_permute"))
         if normalization == "actnorm":
-            bijectors.insert(0, ActNorm(**options, name=f"{name}_norm"))
+            parts.insert(0, bijectors.ActNorm(**options, name=f"{name}_norm"))
         elif normalization == "batch":
             rate = 0.9 if momentum is None else momentum
-            bijectors.append(BatchNormalization(rate, **options, name=f"{name}_norm"))
-        return bijectors
+            parts.append(bijectors.BatchNormalization(rate, **options, name=f"{name}_norm"))
+        return parts
 
     return layer
 
@@ -186,7 +175,7 @@ def _build(coupling: Coupling, event_shape: Sequence[int | None]) -> None:
 
     @tf.function(autograph=False)
     def call(event: tf.Tensor, condition: tf.Tensor | None = None) -> None:
-        coupling._inverse_and_log_det(event, Pass(condition=condition))
+        coupling._inverse_and_log_det(event, bijectors.Pass(condition=condition))
 
     # Keras creates the variables at the end of this scope, outside of the graph.
     with keras.StatelessScope(collect_losses=True):
@@ -212,7 +201,7 @@ def network_of(network_class: type[keras.layers.Layer], **options: Any) -> Netwo
     def network_fn(
         *, mask: Mask, output_channels: int, input_channels: int | None = None, **kwargs: Any
     ) -> keras.layers.Layer:
-        if isinstance(mask, CheckerboardMask):
+        if isinstance(mask, bijectors.CheckerboardMask):
             kwargs["checkerboard_parity"] = mask.parity
         return network_class(output_channels, **{**options, **kwargs})
 

@@ -11,8 +11,7 @@ from tfp_realnvp.bijectors.flow_chain import ComposedFlow
 from tfp_realnvp.bijectors.transformers import TransformerFn
 from tfp_realnvp.flows.conditional_flow import check_options, conditional_flow
 from tfp_realnvp.flows.coupling_layer import ConditionShape, NetworkFn, coupling_layer, network_of
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.initial_seeds import initial_seeds_from
+from tfp_realnvp.internal import initial_seeds, validation
 from tfp_realnvp.networks import DenseResNet
 
 _NAME = "RealNVPVector"
@@ -170,6 +169,6 @@ class RealNVPVector(VectorFlow):
             return bijectors
 
         options |= {"event_size": size, "dtype": dtype, "name": name}
-        with initial_seeds_from(seed):
+        with initial_seeds.initial_seeds_from(seed):
             flow = conditional_flow(VectorFlow, layers, standardization, **options)
         super().__init__(**flow.parameters)

@@ -6,8 +6,7 @@ A checkerboard coupling keeps the positions where the board is 1, and changes th
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import sides
+from tfp_realnvp.internal import batch_dims, validation
 
 
 def check_parity(parity: int) -> int:
@@ -18,7 +17,7 @@ def check_parity(parity: int) -> int:
 
 def checkerboard(image: tf.Tensor, parity: int) -> tf.Tensor:
     """Returns [H, W, 1] with 1 where `row + column + parity` is odd, else 0."""
-    height, width = sides(image)
+    height, width = batch_dims.sides(image)
     if tf.is_tensor(height):
         rows, columns = tf.range(height)[:, tf.newaxis, tf.newaxis], tf.range(width)[:, tf.newaxis]
         return tf.cast((rows + columns + parity) % 2, image.dtype)

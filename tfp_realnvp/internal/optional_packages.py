@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 
-def optional_module(name: str, needed_by: str, *requirements: str) -> Any:
+def load(name: str, needed_by: str, *requirements: str) -> Any:
     """Imports a module; if it is missing, the `ImportError` says how to install `requirements`."""
     try:
         return importlib.import_module(name)

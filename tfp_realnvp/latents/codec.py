@@ -13,10 +13,7 @@ from tfp_realnvp.distributions import ConditionedDistribution
 from tfp_realnvp.distributions.clusters import condition_of_events, flow_of
 from tfp_realnvp.distributions.routing import distribution_of, takes_condition
 from tfp_realnvp.flows import ImageFlow, VectorFlow
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.batch_dims import slices
-from tfp_realnvp.internal.memoize import call_traced
-from tfp_realnvp.internal.runtime import few_graph_rewrites
+from tfp_realnvp.internal import batch_dims, memoize, private_api, runtime, validation
 
 Flow: TypeAlias = ImageFlow | VectorFlow | tfd.Distribution | keras.Model
 
@@ -137,10 +134,10 @@ def transformed(
         flat.append(np.broadcast_to(array, (*batch_shape, *event_shape)).reshape(-1, *event_shape))
     options = direction, condition is not None and condition.are_embedded
     results = [flat[0][:0]]  # an empty result if there are no events
-    with few_graph_rewrites():
-        for batch in slices(batch_size, *flat):
+    with runtime.few_graph_rewrites():
+        for batch in batch_dims.slices(batch_size, *flat):
             tensors = map(tf.convert_to_tensor, batch)
-            results.append(call_traced(_mapped, bijector, options, *tensors).numpy())
+            results.append(memoize.call_traced(_mapped, bijector, options, *tensors).numpy())
     result = np.concatenate(results).reshape(*batch_shape, *flat[0].shape[1:])
     if not (np.isfinite(events).all() and np.isfinite(result).all()):
         names = {1: "vectors", 3: "images"}

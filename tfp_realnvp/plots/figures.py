@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.atomic_files import atomic_replace
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import atomic_files, optional_packages, validation
 
 
 def matplotlib_module(name: str) -> Any:
     """Returns a module of Matplotlib; raises `ImportError` with the command that installs it."""
-    return optional_module(f"matplotlib.{name}", "A figure", "matplotlib")
+    return optional_packages.load(f"matplotlib.{name}", "A figure", "matplotlib")
 
 
 def new_figure(size: tuple[float, float], dpi: int) -> Any:
@@ -25,7 +23,7 @@ def new_figure(size: tuple[float, float], dpi: int) -> Any:
 
 def save_figure(figure: Any, path: str | os.PathLike[str], **options: Any) -> pathlib.Path:
     """Writes a figure to a PNG file, with options of `savefig`, and returns its path."""
-    with atomic_replace(path) as new:
+    with atomic_files.atomic_replace(path) as new:
         figure.savefig(new, format="png", **options)
     return pathlib.Path(path)
 

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.atomic_files import atomic_replace
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import atomic_files, optional_packages, validation
 from tfp_realnvp.plots.figures import matplotlib_module, new_figure, save_figure
 
 _MIN_TILE_SIZE = 64  # output pixels; smaller images are enlarged to about this size
@@ -91,11 +89,11 @@ def save_image_grid(
     ...     plots.save_image_grid(f"{folder}/black.png", np.zeros([4, 8, 8, 1], np.uint8)).name
     'black.png'
     """
-    pillow = optional_module("PIL.Image", "An image file", "pillow")
+    pillow = optional_packages.load("PIL.Image", "An image file", "pillow")
     grid = image_grid(images, columns, padding, num_values)
     upscale = upscale or max(1, _MIN_TILE_SIZE // max(np.shape(images)[1:3]))
     grid = grid.repeat(upscale, axis=0).repeat(upscale, axis=1)
-    with atomic_replace(path) as new:
+    with atomic_files.atomic_replace(path) as new:
         pillow.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid).save(new, format="PNG")
     return pathlib.Path(path)
 

@@ -14,8 +14,7 @@ from tfp_realnvp import bijectors, distributions, flows
 from tfp_realnvp.bijectors import FlowBijector, Transformer
 from tfp_realnvp.bijectors.masks import Mask
 from tfp_realnvp.distributions import VariationalDequantization
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.layer_variables import has_build
+from tfp_realnvp.internal import layer_variables, validation
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -243,7 +242,7 @@ def _keras_config(value: Any, path: str) -> Any:
         config = keras.saving.serialize_keras_object(value)
     except (NotImplementedError, TypeError) as error:
         raise TypeError(f"{path} cannot be saved: Keras does not serialize it: {error}") from error
-    if isinstance(value, keras.layers.Layer) and not has_build(value):
+    if isinstance(value, keras.layers.Layer) and not layer_variables.has_build(value):
         # Loading would call `keras.Layer.build`, which sets `built`, but creates no variables.
         config.pop("build_config", None)
     for part in parts(config):

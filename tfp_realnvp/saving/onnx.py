@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_realnvp.internal import atomic_files, private_api
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import atomic_files, optional_packages, private_api
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.saving.saved_model import ServedFlow, check_folder
 
@@ -108,8 +107,8 @@ class _OnnxFlow(ServedFlow):
 
 def _write(path: pathlib.Path, function: Any) -> None:
     """Writes the ONNX model of a concrete function with named outputs."""
-    onnx = optional_module("onnx", "export_onnx", "tf2onnx")
-    tf2onnx = optional_module("tf2onnx", "export_onnx", "tf2onnx")
+    onnx = optional_packages.load("onnx", "export_onnx", "tf2onnx")
+    tf2onnx = optional_packages.load("tf2onnx", "export_onnx", "tf2onnx")
     # `tf2onnx.convert.from_function` would turn captured tensors into inputs.
     frozen = private_api.convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True

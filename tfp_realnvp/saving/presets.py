@@ -13,10 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files, validation
-from tfp_realnvp.internal.optional_packages import optional_module
+from tfp_realnvp.internal import atomic_files, optional_packages, validation
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
-from tfp_realnvp.saving.preset_checks import expecting
 
 _FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
 _CONFIG, _METADATA, _WEIGHTS, _CARD = _FILES
@@ -86,7 +84,7 @@ def read_preset(
     expected += "version of tfp_realnvp reads"
     validation.require(version == _FORMAT_VERSION, expected, version)
     config = preset_checks.read_json(config_file)
-    with expecting(f"plain HDF5 arrays in {weights}"):
+    with preset_checks.expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
     # `get_registered_name` also returns names for classes that are not registered.
     custom_objects = {keras.saving.get_registered_name(cls): cls, **(custom_objects or {})}
@@ -106,11 +104,11 @@ def read_preset(
             _replace_network_dtype(config, network_dtype)
         num_elements = sum(math.prod(shape) for _, shape in arrays.values())
         with (
-            expecting(f"a {_CONFIG} from which a model can be constructed"),
+            preset_checks.expecting(f"a {_CONFIG} from which a model can be constructed"),
             preset_checks.limited_variables(num_elements),
         ):
             model = cls.from_config(config["config"], custom_objects)
-    with expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
+    with preset_checks.expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
         weights_file.load_weights(model, weights, arrays)
     preset_checks.check_parameters(model)
     return model
@@ -121,7 +119,9 @@ def _folder_of(handle: str) -> pathlib.Path:
     hub, _, name = handle.rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]
-        download = getattr(optional_module(package, f"The preset {handle!r}", package), function)
+        download = getattr(
+            optional_packages.load(package, f"The preset {handle!r}", package), function
+        )
         return pathlib.Path(download(name, **options))
     bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
     folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))

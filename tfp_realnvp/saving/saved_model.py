@@ -13,14 +13,11 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions import VariationalDequantization, routing
-from tfp_realnvp.distributions.classification import class_log_prior
+from tfp_realnvp.distributions import VariationalDequantization, classification, routing, sampler
 from tfp_realnvp.distributions.clusters import condition_of_events, condition_of_samples, flow_of
-from tfp_realnvp.distributions.sampler import has_dropout, is_standard_normal
 from tfp_realnvp.flows import ImageFlow
 from tfp_realnvp.flows.image_flow import checked_image_shape
-from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.internal.memoize import traced
+from tfp_realnvp.internal import atomic_files, memoize, private_api, validation
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.saving.folded_graph import folded
 
@@ -192,7 +189,7 @@ class ServedFlow:
         is_declared = self._spec is not None or not routing.takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
-        self._is_standard_normal = is_standard_normal(self._base)
+        self._is_standard_normal = sampler.is_standard_normal(self._base)
         self._event_ndims = event_shape.rank
         bijectors = [self._bijector, *self._bijector.submodules]
         flows = [part for part in bijectors if isinstance(part, ImageFlow)]
@@ -241,7 +238,7 @@ class ServedFlow:
         progress("tracing the forward pass")
         self._forward = self._as_folded(self._forward_pass, self._latents, *conditions)
         self._guidance = []
-        if has_dropout(flow):
+        if sampler.has_dropout(flow):
             self._guidance = [tf.TensorSpec([], self._dtype, "guidance")]
             inputs = self._latents, *conditions, *self._guidance
             self._guided = self._as_folded(self._forward_pass, *inputs)
@@ -277,7 +274,7 @@ class ServedFlow:
             for name in {"log_prob", "bits_per_dim", "classify"} & {*table}:
                 function, inputs = table[name]
                 table[name] = functools.partial(_of_continuous, name, function), inputs
-        return {name: traced(*row, seed=self._seed) for name, row in table.items()}
+        return {name: memoize.traced(*row, seed=self._seed) for name, row in table.items()}
 
     def noise_source(self, noise: tf.TensorSpec) -> tf.TensorSpec:
         """Returns the input of functions of gray levels that `noise_from` makes noise from."""
@@ -288,10 +285,10 @@ class ServedFlow:
         return pixels.event_noise(images, source)
 
     def _as_folded(self, function: Callable[..., Any], *inputs: tf.TensorSpec) -> Any:
-        graph = traced(function, inputs).get_concrete_function()
+        graph = memoize.traced(function, inputs).get_concrete_function()
         if sum(v.dtype.size * v.shape.num_elements() for v in graph.variables) > _MAX_FOLDED_BYTES:
             return graph
-        return traced(folded(graph, self._folded), inputs).get_concrete_function()
+        return memoize.traced(folded(graph, self._folded), inputs).get_concrete_function()
 
     # If the flow declares no condition, the signatures have no input `condition`.
 
@@ -379,7 +376,7 @@ class ServedFlow:
             latents, ildj = (tf.repeat(part, num_classes // num_passes, axis=0) for part in encoded)
             log_prob = self._base_log_prob(latents, labels) + ildj
         log_prob = tf.reshape(log_prob, [batch_size, num_classes])
-        log_probs = tf.nn.log_softmax(log_prob + class_log_prior(self.distribution))
+        log_probs = tf.nn.log_softmax(log_prob + classification.class_log_prior(self.distribution))
         labels = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
         return {"log_probs": log_probs, "labels": labels}
 

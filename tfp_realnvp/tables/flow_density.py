@@ -12,8 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
@@ -375,7 +374,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)
             num_copies = len(self._copies(mixture, encoded[indices[:1]])[0])
             num_copies *= num_proposals if is_event.any() else 1
-            for (chosen,) in slices(max(1, _CHUNK_SIZE // num_copies), indices):
+            for (chosen,) in batch_dims.slices(max(1, _CHUNK_SIZE // num_copies), indices):
                 copies, factors = self._copies(mixture, encoded[chosen])
                 indicators, numbers = np.split(np.concatenate(copies), [num_indicators], axis=1)
                 rows = np.column_stack([self._conditions_of(indicators), numbers])

@@ -11,8 +11,7 @@ from scipy.stats import qmc
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from tfp_realnvp.internal import validation
-from tfp_realnvp.internal.batch_dims import slices
+from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import checked_limits
 from tfp_realnvp.tables.estimator import TableEstimator, generator
@@ -310,7 +309,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
     def _points(self, conditions: np.ndarray, number: int) -> Iterator[np.ndarray]:
         """Yields quasi-random samples of p(y | x) for n rows at a time, [number, n, C + D]."""
         points = qmc.Halton(2 + self._size, rng=0).random(number)
-        for (chunk,) in slices(max(1, _CHUNK_SIZE // number), conditions):
+        for (chunk,) in batch_dims.slices(max(1, _CHUNK_SIZE // number), conditions):
             uniforms = np.repeat(points, len(chunk), axis=0)
             chunk = np.tile(chunk, [number, 1])
             rows = np.concatenate([chunk, self._stack.sample(chunk, uniforms)], axis=1)

@@ -12,8 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import replicas, validation
-from tfp_realnvp.internal.atomic_files import folder_lock
+from tfp_realnvp.internal import atomic_files, replicas, validation
 from tfp_realnvp.training.flow_model import FlowModel
 from tfp_realnvp.training.learning_rate import LearningRateBudget, step_of
 
@@ -131,7 +130,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """
         latest = self._manager.latest_checkpoint
         if latest is not None:
-            lock = folder_lock(self._folder, "TrainingCheckpoint.restore")
+            lock = atomic_files.folder_lock(self._folder, "TrainingCheckpoint.restore")
             with lock if self._writes else contextlib.nullcontext():
                 self._state.restore(latest).assert_existing_objects_matched()
         strategy = self.model.distribute_strategy
@@ -189,7 +188,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
         if self._writes:
             lock = contextlib.ExitStack()
-            lock.enter_context(folder_lock(self._folder, "TrainingCheckpoint"))
+            lock.enter_context(atomic_files.folder_lock(self._folder, "TrainingCheckpoint"))
             self.model.call_after_fit(lock.close)
         self._last_save = time.monotonic()
         # The next `fit` begins with a whole epoch, unless `restore` is called again.

@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.distributions.data_spec import as_arrays, parse
-from tfp_realnvp.internal import private_api, validation
-from tfp_realnvp.internal.runtime import PARALLEL_CALLS, PREFETCHED_BATCHES, without_autotune
+from tfp_realnvp.internal import private_api, runtime, validation
 
 
 def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -114,8 +113,8 @@ class ArrayBatches(private_api.ArrayDataAdapter):
             # graph would contain copies.
             tensors = tf.data.Dataset.from_tensors(tensors).repeat()
             dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
-            dataset = dataset.map(batch, num_parallel_calls=PARALLEL_CALLS)
-            return without_autotune(dataset.prefetch(PREFETCHED_BATCHES))
+            dataset = dataset.map(batch, num_parallel_calls=runtime.PARALLEL_CALLS)
+            return runtime.without_autotune(dataset.prefetch(runtime.PREFETCHED_BATCHES))
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
@@ -129,7 +128,7 @@ def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: 
             sample_weight = None
         return ArrayBatches(x, y, sample_weight, dtype=dtype, **options)
     if isinstance(x, tf.data.Dataset):
-        x = without_autotune(x)
+        x = runtime.without_autotune(x)
     return x if y is None and sample_weight is None else (x, y, sample_weight)
 
 

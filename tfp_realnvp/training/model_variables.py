@@ -9,17 +9,10 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import (
-    Affine,
-    BatchNormalization,
-    Coupling,
-    FlowBijector,
-    SigmoidAffine,
-)
+from tfp_realnvp.bijectors import Affine, BatchNormalization, Coupling, FlowBijector, SigmoidAffine
 from tfp_realnvp.bijectors.coupling import NetworkCoupling
 from tfp_realnvp.bijectors.flow_chain import outermost_parts
-from tfp_realnvp.internal import private_api
-from tfp_realnvp.internal.layer_variables import link_trainable
+from tfp_realnvp.internal import layer_variables, private_api
 from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
 
 tfd = tfp.distributions
@@ -46,7 +39,7 @@ class TrackedVariables(keras.layers.Layer):
             for key, v in variables.items()
         ]
         for variable in self.wrapped:
-            link_trainable(variable)
+            layer_variables.link_trainable(variable)
         self.built = True
 
     def save_own_variables(self, store: Any) -> None:

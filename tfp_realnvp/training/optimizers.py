@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import private_api, replicas
-from tfp_realnvp.internal.memoize import traced_once
+from tfp_realnvp.internal import memoize, private_api, replicas
 
 # Variables with at least this many elements are not packed: copying them would cost more time than
 # packing saves.
@@ -475,7 +474,7 @@ def _orthogonalized(matrices: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matrix_transpose(x) if is_tall else x
 
 
-@functools.partial(traced_once, any_shape=True)
+@functools.partial(memoize.traced_once, any_shape=True)
 def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     a, b, c = _COEFFICIENTS
     x = _normalized(x)
@@ -485,7 +484,7 @@ def _newton_schulz(x: tf.Tensor) -> tf.Tensor:
     return x
 
 
-@functools.partial(traced_once, any_shape=True)
+@functools.partial(memoize.traced_once, any_shape=True)
 def _newton_schulz_by_rows(x: tf.Tensor) -> tf.Tensor:
     """Computes `_newton_schulz` with only two products that involve x.
 

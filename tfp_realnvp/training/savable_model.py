@@ -12,10 +12,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.saving import presets, weights_file
+from tfp_realnvp.saving import onnx, presets, saved_model, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
-from tfp_realnvp.saving.onnx import export_onnx
-from tfp_realnvp.saving.saved_model import export_saved_model
 
 Model = TypeVar("Model", bound="SavableModel")
 
@@ -190,7 +188,7 @@ class SavableModel(keras.Model):
         Raises:
           ValueError: if `format` or `input_signature` is invalid, or the export is impossible.
         """
-        exporters = {"tf_saved_model": export_saved_model, "onnx": export_onnx}
+        exporters = {"tf_saved_model": saved_model.export_saved_model, "onnx": onnx.export_onnx}
         validation.choice(format, tuple(exporters), "FlowModel.export: expected a format")
         expected = "FlowModel.export: expected no input_signature; image_shape sets the image size"
         validation.require(input_signature is None, expected, input_signature)
