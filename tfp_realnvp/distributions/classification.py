@@ -8,9 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
-from tfp_realnvp.distributions import routing
-from tfp_realnvp.distributions.conditional_bases import ClassMixture
-from tfp_realnvp.distributions.scorer import scores
+from tfp_realnvp.distributions import conditional_bases, routing, scorer
 from tfp_realnvp.internal import batch_dims, validation
 
 
@@ -117,7 +115,8 @@ def log_joint_of(
     distribution: Any, noise: Any, events: tf.Tensor, log_prior: tf.Tensor, **options: Any
 ) -> tf.Tensor:
     """Returns `class_log_joint` of a batch of events, [B, K]; see `scores` for the arguments."""
-    by_sample = scores(distribution, noise, events, num_classes=log_prior.shape[0], **options)
+    options["num_classes"] = log_prior.shape[0]
+    by_sample = scorer.scores(distribution, noise, events, **options)
     return tf.reduce_logsumexp(by_sample, axis=0) - math.log(by_sample.shape[0]) + log_prior
 
 
@@ -128,7 +127,7 @@ def class_log_prior(distribution: tfd.Distribution, prior: Any = None) -> tf.Ten
     if prior is None:
         expected = "expected a distribution with num_classes, or a prior of the classes"
         validation.require(num_classes is not None, expected, distribution)
-        mixture = routing.find_part(distribution, ClassMixture)
+        mixture = routing.find_part(distribution, conditional_bases.ClassMixture)
         if mixture is not None:
             return mixture.log_weights()
         prior = np.full(num_classes, 1 / num_classes)

@@ -6,8 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.distributions import routing
-from tfp_realnvp.distributions.conditional_bases import ConditionalBase
+from tfp_realnvp.distributions import conditional_bases, routing
 from tfp_realnvp.internal import private_api, validation
 
 tfd = tfp.distributions
@@ -61,7 +60,7 @@ class ConditionedDistribution(tfd.Distribution):
             spec, base = routing.find_condition_spec(distribution), distribution
             while isinstance(base, (private_api.TransformedDistribution, private_api.Independent)):
                 base = base.distribution
-            is_made = isinstance(base, ConditionalBase)
+            is_made = isinstance(base, conditional_bases.ConditionalBase)
             if spec is not None:
                 condition = spec.as_tensor(conditional_input, "condition", distribution.dtype)
             else:

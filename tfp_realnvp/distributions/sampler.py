@@ -10,8 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.bijectors.flow_chain import condition_spec_of
-from tfp_realnvp.distributions.clusters import condition_of_samples, flow_of
-from tfp_realnvp.distributions.routing import find_condition_spec
+from tfp_realnvp.distributions import clusters, routing
 from tfp_realnvp.internal import memoize, private_api, validation
 
 tfd = tfp.distributions
@@ -38,8 +37,8 @@ def sample(
     if guidance:
         expected = f"{_CALLER}: expected guidance only for a flow trained with and without "
         expected += "its condition, as `RealNVPImage(..., num_classes=10, condition_dropout=0.1)`"
-        validation.require(has_dropout(flow_of(distribution)), expected, guidance)
-        has_condition = condition is not None or flow_of(distribution) is not distribution
+        validation.require(has_dropout(clusters.flow_of(distribution)), expected, guidance)
+        has_condition = condition is not None or clusters.flow_of(distribution) is not distribution
         expected = f"{_CALLER}: expected a conditional_input with guidance={guidance}"
         validation.require(has_condition, expected, condition)
     seed = (seed, 0) if isinstance(seed, (int, np.integer)) else seed
@@ -54,8 +53,8 @@ def _sample(
 ) -> tf.Tensor:
     *seeds, temperature, guidance = tensors[:4]
     seed, condition = tf.stack(seeds), tensors[4] if len(tensors) > 4 else None
-    seed, condition = condition_of_samples(distribution, [num_samples], seed, condition)
-    distribution = flow_of(distribution)
+    seed, condition = clusters.condition_of_samples(distribution, [num_samples], seed, condition)
+    distribution = clusters.flow_of(distribution)
     guidance = guidance if is_guided else None
     with surround_with(guidance=guidance, condition=condition, training=False):
         if not _is_tempered(distribution):
@@ -83,13 +82,13 @@ def is_standard_normal(base: tfd.Distribution) -> bool:
 
 def _is_tempered(distribution: tfd.Distribution) -> bool:
     """Returns whether a distribution is a flow whose base is a fixed standard normal."""
-    flow = flow_of(distribution)
+    flow = clusters.flow_of(distribution)
     is_flow = isinstance(flow, private_api.TransformedDistribution)
     return is_flow and is_standard_normal(flow.distribution)
 
 
 def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) -> tf.Tensor | None:
-    spec = find_condition_spec(distribution)
+    spec = routing.find_condition_spec(distribution)
     if value is None and (spec is None or spec.may_be_missing):
         return None
     expected = f"{_CALLER}: expected no conditional_input, because the distribution declares none; "

@@ -6,8 +6,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 
-from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FactorOut, FlowChain, Squeeze
-from tfp_realnvp.bijectors.masks import Mask
+from tfp_realnvp.bijectors import ChannelMask, CheckerboardMask, FactorOut, FlowChain, Mask, Squeeze
 from tfp_realnvp.flows.coupling_layer import ConditionShape, Layer
 from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape, image_flow
 from tfp_realnvp.internal import validation

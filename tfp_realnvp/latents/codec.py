@@ -9,9 +9,7 @@ from numpy.typing import ArrayLike
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
-from tfp_realnvp.distributions import ConditionedDistribution
-from tfp_realnvp.distributions.clusters import condition_of_events, flow_of
-from tfp_realnvp.distributions.routing import distribution_of, takes_condition
+from tfp_realnvp.distributions import ConditionedDistribution, clusters, routing
 from tfp_realnvp.flows import ImageFlow, VectorFlow
 from tfp_realnvp.internal import batch_dims, memoize, private_api, runtime, validation
 
@@ -198,7 +196,7 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
     """Returns the bijector of a flow; raises `TypeError` if its type is not in `kinds`."""
     (flow, _), kinds = unwrapped(flow), kinds or (ImageFlow, VectorFlow)
     bijector = flow.bijector if isinstance(flow, private_api.TransformedDistribution) else flow
-    if flow_of(flow) is not flow:
+    if clusters.flow_of(flow) is not flow:
         raise TypeError(
             "expected a flow, got a ClusterMixture; pass its `components_distribution`, and "
             "`conditional_input=clusters.nearest(images)`."
@@ -211,7 +209,7 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
 
 def unwrapped(flow: Flow, condition: ArrayLike | None = None) -> tuple[Flow, ArrayLike | None]:
     """Returns a flow without `FlowModel` and `tfr.condition`, and the condition that these fix."""
-    flow = distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
+    flow = routing.distribution_of(flow, "latents") if isinstance(flow, keras.Model) else flow
     if not isinstance(flow, ConditionedDistribution):
         return flow, condition
     when = "if `tfr.condition` has not fixed it"
@@ -230,7 +228,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
             return None  # The bijector makes a missing image of the size of the events.
         values = spec.as_tensor(conditional_input, bijector.name, dtype).numpy()
         return ConditionArray(values, spec.event_ndims)
-    applies = flow is not bijector and takes_condition(flow.distribution)
+    applies = flow is not bijector and routing.takes_condition(flow.distribution)
     when = "for a flow with num_classes or a conditional_event_shape"
     validation.only(conditional_input, "conditional_input", applies, when, bijector.name)
     return None
@@ -241,7 +239,7 @@ def in_nearest_cluster(
 ) -> tuple[Flow, ArrayLike | None]:
     """Replaces a `ClusterMixture` by its flow, and the condition by the clusters of `images`."""
     mixture, conditional_input = unwrapped(flow, conditional_input)
-    flow = flow_of(mixture)
+    flow = clusters.flow_of(mixture)
     if flow is mixture:
         return mixture, conditional_input
     spec = mixture.condition_spec
@@ -256,7 +254,7 @@ def in_nearest_cluster(
         batch = np.broadcast_shapes(batch, labels.shape)
         labels = np.broadcast_to(labels, batch).reshape(-1)
     values = np.broadcast_to(values, (*batch, *flow.event_shape))
-    return flow, np.reshape(condition_of_events(mixture, values, labels), batch)
+    return flow, np.reshape(clusters.condition_of_events(mixture, values, labels), batch)
 
 
 def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:

@@ -11,14 +11,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import bijectors, distributions, flows
-from tfp_realnvp.bijectors import FlowBijector, Transformer
-from tfp_realnvp.bijectors.masks import Mask
-from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import layer_variables, validation
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-_PARTS = (tfd.Distribution, tfb.Bijector, Mask, Transformer, VariationalDequantization)
+_PARTS = (tfd.Distribution, tfb.Bijector, bijectors.Mask, bijectors.Transformer)
+_PARTS += (distributions.VariationalDequantization,)
 # Public classes, keyed by their names in configurations. Loading constructs only these classes and
 # classes that the user has registered with Keras.
 _CLASSES = {
@@ -130,7 +128,7 @@ class _Serializer:
         if (name := _NAMES.get(type(value))) is None:
             name = keras.saving.get_registered_name(type(value))
             _check_registered(name, arguments, path)
-        if isinstance(value, FlowBijector):
+        if isinstance(value, bijectors.FlowBijector):
             for key, argument in value.parameters.items():
                 is_described = argument is arguments.get(key)
                 if isinstance(argument, keras.Variable):

@@ -14,9 +14,8 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm, FlowBijector
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.distributions import objective, routing, sampler, scorer
+from tfp_realnvp.distributions import VariationalDequantization, objective, routing, sampler, scorer
 from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
-from tfp_realnvp.distributions.variational_dequantization import VariationalDequantization
 from tfp_realnvp.internal import private_api, replicas, runtime, validation
 from tfp_realnvp.training import model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
