@@ -214,7 +214,8 @@ class ConditionalBijector(FlowChain):
             if not sides.is_compatible_with(expected):
                 raise ValueError(
                     f"{self.name}: expected a condition with the height and width of the images, "
-                    f"{expected}, got {sides}; use `tf.image.resize(condition, {list(expected)})`."
+                    f"{expected}, got {sides}; "
+                    f"`tf.image.resize(condition, {list(expected)})` resizes it."
                 )
         p = p.but(condition=embedded)
         if p.guidance is None:

@@ -201,9 +201,10 @@ def bijector_of(flow: Flow, *kinds: type) -> Any:
             "expected a flow, got a ClusterMixture; pass its `components_distribution`, and "
             "`conditional_input=clusters.nearest(images)`."
         )
-    names = " or ".join(kind.__name__ for kind in kinds)
-    expected = f"expected an {names}, or a FlowModel or tfd.TransformedDistribution with one"
-    validation.require(isinstance(bijector, kinds), expected, type(flow).__name__, TypeError)
+    if not isinstance(bijector, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        expected = f"expected an {names}, or a FlowModel or tfd.TransformedDistribution with one"
+        raise TypeError(f"{expected}, got {type(flow).__name__}.")
     return bijector
 
 
