@@ -14,10 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.internal.progress import Progress
-from tfp_realnvp.tables import frames
+from tfp_realnvp.tables import frames, missing
 from tfp_realnvp.tables.categories import CategoryMixture, fit_category_mixture
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.missing import given, patterns
 from tfp_realnvp.tables.table import Rows, checked_weights, codes_of
 
 # More distinct numeric labels than this, with few rows each, are measurements, not classes.
@@ -280,9 +279,9 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         groups = [*range(len(self._stacks))] if y is None else [self._class_index(y)]
         prior, samples = self.class_prior_[groups], []
         for group, n in zip(groups, rng.multinomial(n_samples, prior / prior.sum()), strict=True):
-            missing = np.full([n, sum(self._sizes)], np.nan)
+            unknown = np.full([n, sum(self._sizes)], np.nan)
             uniforms = rng.random([n, 1 + len(self._sizes)])
-            indicators = self._category_mixtures[group].sample(missing, uniforms)
+            indicators = self._category_mixtures[group].sample(unknown, uniforms)
             uniforms = rng.random([n, 2 + len(self._columns.center)])
             numbers = self._stacks[group].sample(self._conditions_of(indicators), uniforms)
             samples.append(np.column_stack([indicators, numbers]))
@@ -370,7 +369,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
         """
         progress, done, num_indicators = Progress("", self.verbose), 0, sum(self._sizes)
         mixture = CategoryMixture.of(self._category_mixtures, self.class_prior_)
-        for is_missing, indices in patterns(encoded):
+        for is_missing, indices in missing.patterns(encoded):
             is_event = is_missing & (np.arange(len(is_missing)) >= num_indicators)
             num_copies = len(self._copies(mixture, encoded[indices[:1]])[0])
             num_copies *= num_proposals if is_event.any() else 1
@@ -382,7 +381,7 @@ class FlowDensity(ClassifierMixin, TableEstimator):
                 for i, of_class in enumerate(self._category_mixtures):
                     log_prior = factors + of_class.log_prob(indicators).reshape(factors.shape)
                     log_prior += np.log(self.class_prior_[i])
-                    for unit in given(self._stacks[i], rows, is_event, num_proposals):
+                    for unit in missing.given(self._stacks[i], rows, is_event, num_proposals):
                         units.append((i, unit))
                         masses.append(unit.log_mass.reshape(factors.shape) + log_prior)
                 self._warn_of_poor(chosen, units, np.stack(masses))

@@ -12,10 +12,8 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfp_realnvp.internal import batch_dims, validation
-from tfp_realnvp.tables import frames
-from tfp_realnvp.tables.domains import checked_limits
+from tfp_realnvp.tables import domains, frames, missing
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.missing import fill, mixture_with_gaps
 from tfp_realnvp.tables.table import Rows, checked_weights
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
@@ -134,7 +132,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if isinstance(bounds, dict):
             of_y = {name: bounds[name] for name in names if name in {*bounds} - {*self._names}}
             bounds = {name: bounds[name] for name in bounds if name not in of_y}
-        limits_of_y = checked_limits(of_y, None, y, names, (), self._name)
+        limits_of_y = domains.checked_limits(of_y, None, y, names, (), self._name)
         X, _, limits = self._limits(X, bounds)
         self._periods = {i: limit for i, limit in limits.items() if not isinstance(limit, tuple)}
         bounds = {i: limit for i, limit in limits.items() if i not in self._periods}
@@ -147,7 +145,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         self._columns = self._columns_of(y, weights, limits_of_y)
         self._x_gaps = np.isnan(x).any(axis=0) & ~np.isnan(x).all(axis=0)
         standardized = Rows(super()._conditions_of(x), weights)
-        self._filler = mixture_with_gaps(standardized, np.random.default_rng(0))
+        self._filler = missing.mixture_with_gaps(standardized, np.random.default_rng(0))
         conditions, no_groups = self._conditions_of(x), np.zeros(len(y), int)
         self._fit_flows(self._fit_simple_densities(conditions, y, no_groups, weights, names))
         self._stack = self._stacks[0]
@@ -276,7 +274,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
 
     def _conditions_of(self, x: np.ndarray) -> np.ndarray:
         """Returns standardized x, with missing cells imputed, and missingness indicators."""
-        filled = fill(self._filler, super()._conditions_of(x))
+        filled = missing.fill(self._filler, super()._conditions_of(x))
         return np.column_stack([filled, np.isnan(x[:, self._x_gaps])])
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:

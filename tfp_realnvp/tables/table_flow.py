@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from scipy.special import stdtr, stdtrit
 from scipy.stats import qmc
 from sklearn.exceptions import ConvergenceWarning
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.flows import RealNVPVector
 from tfp_realnvp.internal.batch_dims import slices
@@ -21,8 +21,6 @@ from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.tables.options import Options
 from tfp_realnvp.tables.simple_densities import StudentT
 from tfp_realnvp.tables.table import Rows
-
-tfd = tfp.distributions
 
 _MIN_ROWS_TO_COMPILE, _MIN_STEPS_TO_COMPILE = 1_000, 200
 _FIRST_NOISE, _LAST_NOISE = 0.3, 0.01
