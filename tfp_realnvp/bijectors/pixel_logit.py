@@ -102,11 +102,8 @@ class PixelLogit(FlowBijector):
         if self.is_constant_jacobian:
             return (x + 1) * (self.num_values / 2), -self._log_det_of_scaling(x, p)
         width = self._high - self._low
-        y = tf.clip_by_value(
-            width * tf.sigmoid(x) + self._low,
-            np.nextafter(self._low, self._high),
-            np.nextafter(self._high, self._low),
-        )
+        ends = np.nextafter(self._low, self._high), np.nextafter(self._high, self._low)
+        y = tf.clip_by_value(width * tf.sigmoid(x) + self._low, *ends)
         fldj = np.log(width) - tf.nn.softplus(x) - tf.nn.softplus(-x)
         return y, self._sum_over_event(fldj, p)
 

@@ -54,10 +54,9 @@ def _conditional_parts(distribution: tfd.Distribution) -> list[Any]:
 @memoize.memoized
 def takes_condition(distribution: tfd.Distribution) -> bool:
     """Returns whether a part of the distribution takes `conditional_input`."""
-    return bijector_takes_condition(distribution) or any(
-        getattr(part, "accepts_conditional_input", False)
-        for part in _conditional_parts(distribution)
-    )
+    parts = _conditional_parts(distribution)
+    is_taken = any(getattr(part, "accepts_conditional_input", False) for part in parts)
+    return is_taken or bijector_takes_condition(distribution)
 
 
 @memoize.memoized

@@ -115,9 +115,8 @@ class VariationalDequantization(tf.Module):
         # The normal quantiles of 0 and 1 are infinite.
         noise = tf.math.ndtri(tf.clip_by_value(uniform, epsilon, 1 - epsilon))
         condition = levels / ((self.num_values - 1) / 2) - 1
-        transformed, fldj = self.bijector.forward_and_log_det(
-            noise, training=training, conditional_input=condition
-        )
+        options = {"training": training, "conditional_input": condition}
+        transformed, fldj = self.bijector.forward_and_log_det(noise, **options)
         # The terms log(2π) / 2 of the two normal densities cancel.
         log_ratio = 0.5 * (tf.square(transformed) - tf.square(noise))
         surrounding_pass().record(-log_ratio)

@@ -158,15 +158,10 @@ def image_flow(
     return conditional_flow(ImageFlow, layers, pixels, **options)
 
 
-def checked_image_shape(
-    image_shape: Sequence[int | None], caller: str
-) -> tuple[int | None, int | None, int]:
+def checked_image_shape(image_shape: Sequence[int | None], caller: str) -> tuple[Any, ...]:
     """Returns a valid (height, width, channels), or raises an error."""
     expected = f"{caller}: expected an image_shape (height, width, channels)"
     is_shape = hasattr(image_shape, "__len__") and len(image_shape) == 3
     validation.require(is_shape and image_shape[-1] is not None, expected, image_shape)
     expected = f"{caller}: expected positive integers in image_shape={image_shape!r}"
-    height, width, channels = (
-        None if size is None else validation.integer(size, 1, expected) for size in image_shape
-    )
-    return height, width, channels
+    return tuple(None if n is None else validation.integer(n, 1, expected) for n in image_shape)

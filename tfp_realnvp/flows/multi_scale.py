@@ -113,12 +113,10 @@ def multi_scale(
     return image_flow(image_shape, layers, num_scales=num_scales, dtype=dtype, name=name, **options)
 
 
-def max_num_scales(image_shape: Sequence[int | None], least_side: int = 2) -> int:
-    """Returns how many scales are possible if all sides stay whole and at least `least_side`.
+def max_num_scales(image_shape: Sequence[int | None], least: int = 2) -> int:
+    """Returns how many scales are possible if all sides stay whole and at least `least`.
 
     Returns 0 if the image itself is smaller, and 64 if both sides are unknown.
     """
     sides = [side for side in image_shape[:2] if side is not None]
-    return sum(
-        all(side % 2**n == 0 and side >= least_side * 2**n for side in sides) for n in range(64)
-    )
+    return sum(all(side % 2**n == 0 and side >= least * 2**n for side in sides) for n in range(64))

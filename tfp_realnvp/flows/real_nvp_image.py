@@ -131,7 +131,7 @@ class RealNVPImage(ImageFlow):
             expected = f"{_NAME}: expected num_scales for images of unknown size"
             validation.require(None not in image_shape, expected, image_shape)
             # The recursion ends when the input of the last scale is 4 × 4 (section 4.1).
-            num_scales = max(1, max_num_scales(image_shape, least_side=4))
+            num_scales = max(1, max_num_scales(image_shape, least=4))
         is_default, when = network_fn is None, "with the default network"
         validation.only(num_blocks, "num_blocks", is_default, when, _NAME)
         validation.only(num_values, "num_values", alpha is not None, "with an alpha", _NAME)

@@ -64,12 +64,7 @@ def recompute(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(copies)
             recomputed, _ = function(*copies)
-        return tape.gradient(
-            recomputed,
-            copies,
-            output_gradients=upstream,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        return tape.gradient(recomputed, copies, upstream, unconnected_gradients="zero")
 
     private_api.record_operation("Recompute", list(outputs), inputs, gradient)
     return outputs, auxiliary

@@ -119,10 +119,8 @@ def _folder_of(handle: str) -> pathlib.Path:
     hub, _, name = handle.rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]
-        download = getattr(
-            optional_packages.load(package, f"The preset {handle!r}", package), function
-        )
-        return pathlib.Path(download(name, **options))
+        module = optional_packages.load(package, f"The preset {handle!r}", package)
+        return pathlib.Path(getattr(module, function)(name, **options))
     bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
     folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
     expected = f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "

@@ -339,10 +339,8 @@ class ServedFlow:
             assertions.append(tf.debugging.assert_equal(temperature, one, message))
         with tf.control_dependencies(assertions):
             base = self._base
-            shape = tf.TensorShape(
-                size or of_base
-                for size, of_base in zip(self._latents.shape[1:], base.event_shape, strict=True)
-            )
+            pairs = zip(self._latents.shape[1:], base.event_shape, strict=True)
+            shape = tf.TensorShape(size or of_base for size, of_base in pairs)
             if shape != base.event_shape:
                 base = self._standard_normal(shape)
             seeds = tf.stack([seed, 0])

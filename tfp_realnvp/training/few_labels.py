@@ -133,12 +133,9 @@ class ClassSeparation(keras.callbacks.Callback):
                 weights = np.ones(number) if batch.weights is None else batch.weights.numpy()
                 # Ignore events of weight zero.
                 of_batch = np.where(weights > 0, batch.condition, -1)
-                by_class = [
-                    _spread(np.flatnonzero(of_batch == label), number)
-                    for label, number in enumerate(missing)
-                ]
-                rows = np.concatenate(by_class)
-                missing -= [len(rows_of_class) for rows_of_class in by_class]
+                chosen = [_spread(np.flatnonzero(of_batch == k), n) for k, n in enumerate(missing)]
+                rows = np.concatenate(chosen)
+                missing -= list(map(len, chosen))
                 labels = np.append(labels, of_batch[rows])
                 self._weights = np.append(self._weights, weights[rows])
                 events.append(tf.gather(values, rows).numpy() + 0.5 * self._spec.dequantize)

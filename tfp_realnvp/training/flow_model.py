@@ -546,11 +546,8 @@ class FlowModel(SavableModel):
             log_prob = self._training_log_prob(batch, part.first, record)
             loss = self._loss(batch, log_prob, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(
-            scaled_loss,
-            [variable.value for variable in variables],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        values = [variable.value for variable in variables]
+        gradients = tape.gradient(scaled_loss, values, unconnected_gradients="zero")
         mean = objective.part_of_mean(log_prob, batch.weights, part.total)
         record.add(f"the log density of {self.distribution.name}, after its bijectors", log_prob)
         packing = packing_of(self.optimizer, variables)

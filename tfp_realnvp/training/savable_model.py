@@ -44,9 +44,8 @@ class SavableModel(keras.Model):
         """Returns a model from the result of `get_config`, with newly initialized networks."""
         with keras.saving.custom_object_scope(custom_objects or {}):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
-            dequantizer = config["dequantizer"] and deserialize(
-                config["dequantizer"], VariationalDequantization
-            )
+            dequantizer = config["dequantizer"]
+            dequantizer = dequantizer and deserialize(dequantizer, VariationalDequantization)
         arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
         frozen = arguments.pop("frozen_layers")
         model = cls(**arguments)
