@@ -456,9 +456,8 @@ class FlowBijector(tfb.Bijector):
             events = {1: "vectors", 3: "images"}[ndims]
             names = ("height", "width", "channels") if ndims == 3 else ("size",)
             sizes = [name if n is None else str(n) for name, n in zip(names, expected, strict=True)]
-            raise ValueError(
-                f"{self.name}: expected {events} [..., {', '.join(sizes)}], got shape {shape}."
-            )
+            events += f" [..., {', '.join(sizes)}]"
+            raise ValueError(f"{self.name}: expected {events}, got shape {shape}.")
         if ndims == 3 and 0 in event:
             raise ValueError(f"{self.name}: expected images with pixels, got shape {shape}.")
         self._check_event_shape(event.merge_with(expected), inverse)

@@ -1,6 +1,5 @@
 """Samples a distribution with one graph for any number of samples."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ def sample(
     num_samples = validation.count(num_samples, "num_samples", 1, _CALLER)
     for value, name in ((temperature, "temperature"), (guidance, "guidance")):
         expected = f"{_CALLER}: expected a finite {name} of at least 0"
-        validation.real(value, lambda x: 0 <= x < math.inf, expected)
+        validation.real(value, lambda x: 0 <= x < np.inf, expected)
     expected = f"{_CALLER}: expected temperature=1, because the base is not a fixed standard normal"
     validation.require(temperature == 1 or _is_tempered(distribution), expected, temperature)
     condition = _conditions(distribution, conditional_input, num_samples)

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +25,7 @@ def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
     return value
 
 
-def integer(value: Any, at_least: int, expected: str, below: float = math.inf) -> int:
+def integer(value: Any, at_least: int, expected: str, below: float = np.inf) -> int:
     """Returns a whole number in [at_least, below) as an `int`; accepts 4.0."""
     return int(real(value, lambda x: at_least <= x < below and x == int(x), expected))
 

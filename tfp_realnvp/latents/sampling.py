@@ -1,7 +1,6 @@
 """Samples latents for images of any size or for some scales; computes moments by scale."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -58,7 +57,7 @@ def sample_latents(
       ValueError: if `temperature` is negative or not finite, or `truncation` is not positive.
     """
     expected = "sample_latents: expected a finite temperature of at least 0"
-    validation.real(temperature, lambda x: 0 <= x < math.inf, expected)
+    validation.real(temperature, lambda x: 0 <= x < np.inf, expected)
     full_shape = [*np.atleast_1d(num_samples).tolist(), *map(int, shape)]
     if truncation is None:
         normal = tf.random.stateless_normal(full_shape, stateless_seed(seed), dtype=dtype)

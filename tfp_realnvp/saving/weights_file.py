@@ -112,6 +112,4 @@ def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> No
     for weight in model.weights:
         values = np.asarray(weight.numpy(), np.float64)
         if number := np.count_nonzero(~np.isfinite(values)):
-            raise ValueError(
-                f"{number:,} of {values.size:,} values of {weight.path} are not finite"
-            )
+            raise ValueError(f"{number:,} non-finite of {values.size:,} values in {weight.path}")

@@ -1,6 +1,5 @@
 """Trains a flow with a `ClassMixture` as base from few labels."""
 
-import math
 import warnings
 from typing import Any
 
@@ -122,7 +121,7 @@ class ClassSeparation(keras.callbacks.Callback):
         else:
             batches = data if isinstance(data, tf.data.Dataset) else []
         num_classes = self._mixture.condition_spec.num_classes
-        missing = np.full(num_classes, math.ceil(_MAX_LABELED / num_classes))
+        missing = np.full(num_classes, -(-_MAX_LABELED // num_classes))
         events, labels, num_searched = [], np.zeros([0], int), 0
         self._weights = np.zeros([0])
         for data_of_batch in batches:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -232,7 +231,7 @@ class FlowModel(SavableModel):
                 "float16, whose range is too small to train with; see `network_dtype`."
             )
         expected = "FlowModel.compile: expected a scale_l2 of at least 0"
-        validation.real(scale_l2, lambda x: 0 <= x < math.inf, expected)
+        validation.real(scale_l2, lambda x: 0 <= x < np.inf, expected)
         is_annealed = optimizer is None
         with self.distribute_strategy.scope():
             if is_annealed:

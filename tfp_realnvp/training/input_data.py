@@ -1,7 +1,6 @@
 """Converts the arguments of `fit`, `evaluate` and `predict` to arguments for Keras."""
 
 import inspect
-import math
 from typing import Any
 
 import keras
@@ -138,7 +137,7 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
     validation.real(fraction, lambda x: 0 < x < 1, expected)
     expected = "FlowModel.fit: expected arrays or tensors for a validation_split"
     validation.require(private_api.can_convert_arrays(data), expected, data)
-    first = math.floor(len(keras.tree.flatten(data)[0]) * (1 - fraction))
+    first = int(len(keras.tree.flatten(data)[0]) * (1 - fraction))
 
     def part(rows: slice) -> Any:
         return keras.tree.map_structure(lambda x: None if x is None else x[rows], data)
