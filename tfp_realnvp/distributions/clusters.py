@@ -10,8 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions import conditional_bases
-from tfp_realnvp.distributions.routing import find_condition_spec, unseen
+from tfp_realnvp.distributions import conditional_bases, routing
 from tfp_realnvp.internal import batch_dims, layer_variables, optional_packages, validation
 
 tfd = tfp.distributions
@@ -225,7 +224,7 @@ class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution
         is_clusters, expected = isinstance(clusters, Clusters), f"{name}: expected Clusters"
         validation.require(is_clusters, expected, clusters, TypeError)
         self.components_distribution, self.clusters = components_distribution, clusters
-        spec = find_condition_spec(components_distribution)
+        spec = routing.find_condition_spec(components_distribution)
         number, classes = clusters.num_clusters, clusters.num_classes
         expected = f"{name}: expected a distribution with num_classes=num_clusters={number}"
         validation.require(spec is not None and spec.num_classes == number, expected, spec)
@@ -310,9 +309,9 @@ class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution
         events without a cluster, the result is the flow's log p(x).
         """
         flow = self.components_distribution
-        clusters = drop(find_condition_spec(flow), self.clusters.nearest(value, labels))
+        clusters = drop(routing.find_condition_spec(flow), self.clusters.nearest(value, labels))
         with surround_with(condition=clusters):
-            log_prob = flow.log_prob(unseen(flow, value))
+            log_prob = flow.log_prob(routing.unseen(flow, value))
         return log_prob + tf.cast(self.clusters.log_frequencies(clusters), log_prob.dtype)
 
     def approximation(self) -> "ClusterMixture":

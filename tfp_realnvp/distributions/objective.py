@@ -9,8 +9,7 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
-from tfp_realnvp.distributions.conditional_bases import ClassMixture
-from tfp_realnvp.distributions.routing import find_condition_spec, unseen
+from tfp_realnvp.distributions import conditional_bases, routing
 from tfp_realnvp.internal import private_api, replicas
 
 _LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
@@ -34,13 +33,13 @@ def training_log_prob(
     method = getattr(distribution, "training_log_prob", None)
     if method is not None:
         return method(values, condition, drop)
-    spec = find_condition_spec(distribution)
+    spec = routing.find_condition_spec(distribution)
     if condition is not None and spec is not None:
         condition = drop(spec, condition)
         if class_mixture_of(distribution) is not None:
             condition = spec.with_and_without(condition)
     with surround_with(condition=condition):
-        return distribution.log_prob(unseen(distribution, values))
+        return distribution.log_prob(routing.unseen(distribution, values))
 
 
 def approximation_of(distribution: tfd.Distribution) -> tfd.Distribution:
@@ -111,7 +110,7 @@ def parts_of(distribution: tfd.Distribution) -> list[Any]:
     return [distribution]
 
 
-def class_mixture_of(distribution: tfd.Distribution) -> ClassMixture | None:
+def class_mixture_of(distribution: tfd.Distribution) -> conditional_bases.ClassMixture | None:
     """Returns the base of a flow if it is a `ClassMixture`."""
     base = parts_of(distribution)[-1]
-    return base if isinstance(base, ClassMixture) else None
+    return base if isinstance(base, conditional_bases.ClassMixture) else None

@@ -9,8 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfp_realnvp.internal import private_api
-from tfp_realnvp.internal.bijector_cache import forget_results
+from tfp_realnvp.internal import bijector_cache, private_api
 
 
 def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +81,7 @@ def _traced(
         try:
             return contextvars.Context().run(function, reference(), *options, *tensors)
         finally:
-            forget_results()
+            bijector_cache.forget_results()
 
     return traced(call, specs, jit_compile=jit_compile)
 

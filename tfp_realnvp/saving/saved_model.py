@@ -15,8 +15,7 @@ from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, classification, routing, sampler
 from tfp_realnvp.distributions.clusters import condition_of_events, condition_of_samples, flow_of
-from tfp_realnvp.flows import ImageFlow
-from tfp_realnvp.flows.image_flow import checked_image_shape
+from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape
 from tfp_realnvp.internal import atomic_files, memoize, private_api, validation
 from tfp_realnvp.internal.progress import Progress
 from tfp_realnvp.saving.folded_graph import folded
