@@ -184,7 +184,8 @@ class ServedFlow:
         # condition is the cluster.
         self._spec = routing.find_condition_spec(distribution)
         self._given_spec = routing.find_condition_spec(flow)
-        expected = f"{caller}: expected num_classes or conditional_event_shape for the condition"
+        expected = f"{caller}: expected a condition that num_classes or conditional_event_shape "
+        expected += "declares"
         is_declared = self._spec is not None or not routing.takes_condition(distribution)
         validation.require(is_declared, expected, distribution)
         self._dtype = tf.as_dtype(distribution.dtype)
