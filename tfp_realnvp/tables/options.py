@@ -116,6 +116,7 @@ class Options:
         validation.flag(self.dequantize, f"{self._name}: expected a bool as dequantize")
 
 
+# A generated constructor has no docstring of its own.
 Options.__init__.__doc__ = Options.__doc__
 
 
