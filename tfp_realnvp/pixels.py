@@ -76,12 +76,10 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
             raise ValueError(f"{caller}: {expected}, got values from {low} to {high}. {advice}")
 
 
-def gray_level_conditions(
-    images: Any, num_values: int | None = None
-) -> list[tuple[tf.Tensor, str, str]]:
+def gray_level_conditions(images: Any, num_values: int | None = None) -> list[tuple[Any, str, str]]:
     """Returns the checks of `check_gray_levels`, each as (is_valid, expected, advice)."""
     dtype = tf.as_dtype(images.dtype)
-    conditions: list[tuple[tf.Tensor, str, str]] = []
+    conditions: list[tuple[Any, str, str]] = []
     if dtype == tf.bool or (dtype == tf.uint8 and (num_values is None or num_values >= 256)):
         return conditions
     is_tensor = tf.is_tensor(images)

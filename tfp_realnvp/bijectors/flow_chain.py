@@ -317,9 +317,7 @@ def call_part(part: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: 
     return results
 
 
-def _call_tfp(
-    bijector: tfb.Bijector, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int
-) -> Mapped:
+def _call_tfp(bijector: Any, value: tf.Tensor, p: Pass, inverse: bool, event_ndims: int) -> Mapped:
     direction = "inverse" if inverse else "forward"
     log_det_of = getattr(bijector, f"{direction}_log_det_jacobian")
     # TFP's bijectors cache results by tensor, but the results of our bijectors within them also

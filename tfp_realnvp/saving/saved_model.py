@@ -12,7 +12,6 @@ from tensorflow_probability import distributions as tfd
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import FlowBijector, FlowChain, PixelLogit
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import VariationalDequantization, classification, routing, sampler
 from tfp_realnvp.distributions.clusters import condition_of_events, condition_of_samples, flow_of
 from tfp_realnvp.flows.image_flow import ImageFlow, checked_image_shape
@@ -457,9 +456,7 @@ class ServedFlow:
             assertions.append(tf.debugging.assert_equal(remainder, 0, message))
         return assertions + self._label_assertions(self._given_spec, condition)
 
-    def _label_assertions(
-        self, spec: ConditionSpec | None, condition: Condition
-    ) -> list[tf.Operation]:
+    def _label_assertions(self, spec: Any, condition: Condition) -> list[tf.Operation]:
         if spec is None or condition is None or spec.num_classes is None:
             return []
         message = f"expected a conditional_input of {spec.description}"

@@ -139,9 +139,7 @@ def apply_if(
     replicas.restore_unless(condition, state, before)
 
 
-def packing_of(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
-) -> Packing:
+def packing_of(optimizer: Any, variables: Sequence[keras.Variable]) -> Packing:
     """Returns the packing of the gradients of `variables`.
 
     A `FusedAdam` that was built for these variables has its own packing. For other optimizers, all
