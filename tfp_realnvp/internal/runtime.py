@@ -85,7 +85,7 @@ def made_faster(
 
     With one step per execution, TensorFlow applies fewer graph rewrites, unless `keeps_rewrites`.
     Without a strategy, XLA or eager mode, TensorFlow then traces `step`, a function of a batch,
-    into one graph, not Keras' two. The result calls `before_step`, which only training has, first.
+    into one graph, not Keras' two. In training, the result first calls `before_step`.
     """
     # In a loop over several steps, all of TensorFlow's graph rewrites pay off.
     is_single = model.steps_per_execution == 1
