@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -107,9 +107,7 @@ class LogisticMixture(Transformer):
         low, high = functools.reduce(tf.minimum, quantiles), functools.reduce(tf.maximum, quantiles)
         epsilon = 4 * np.finfo(logit.dtype.as_numpy_dtype).eps
 
-        def newton_step(
-            x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
+        def newton_step(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, step: tf.Tensor) -> Any:
             value, log_slope = mixture.logit(x)
             low, high = tf.where(value < logit, x, low), tf.where(value < logit, high, x)
             newton = x - (value - logit) * tf.exp(-log_slope)

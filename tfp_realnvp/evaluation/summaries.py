@@ -174,8 +174,7 @@ def log_likelihood(
       TypeError, ValueError: as in `bits_per_dim`, or if an argument has no effect.
     """
     caller = "log_likelihood"
-    noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
-    spec = scores.spec_of(model, caller, **noise)
+    spec = scores.spec_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
     options = {"num_samples": num_samples, "batch_size": batch_size}
     return _evaluated(caller, model, spec, data, "nats", **options)
 
@@ -234,8 +233,7 @@ def classification(
       TypeError: if `model` is neither a `FlowModel` nor a distribution.
     """
     caller = "classification"
-    noise = {"dequantize": dequantize, "dequantizer": dequantizer, "seed": seed}
-    spec = scores.spec_of(model, caller, **noise)
+    spec = scores.spec_of(model, caller, dequantize=dequantize, dequantizer=dequantizer, seed=seed)
     scores.check_no_weights(data, caller)
     if labels is not None:
         data = (parse(data).events, labels)

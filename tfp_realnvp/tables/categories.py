@@ -1,7 +1,5 @@
 """Latent class models of categories: mixtures of distributions with independent columns."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import NamedTuple
@@ -30,7 +28,7 @@ class CategoryMixture(NamedTuple):
     sizes: list[int]
 
     @classmethod
-    def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> CategoryMixture:
+    def fit(cls, rows: Rows, number: int, sizes: list[int], seed: int) -> "CategoryMixture":
         """Fits the mixture by expectation maximization.
 
         Each component gets pseudocounts of one row: half in proportion to the frequencies of the
@@ -49,7 +47,7 @@ class CategoryMixture(NamedTuple):
         return mixture
 
     @classmethod
-    def of(cls, mixtures: list[CategoryMixture], shares: np.ndarray) -> CategoryMixture:
+    def of(cls, mixtures: list["CategoryMixture"], shares: np.ndarray) -> "CategoryMixture":
         """Combines mixtures with the weights `shares` into one mixture."""
         log_weights, log_probs, sizes = zip(*mixtures, strict=True)
         log_weights = [part + np.log(p) for part, p in zip(log_weights, shares, strict=True)]

@@ -113,7 +113,6 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         return self._fit_or_keep(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> None:
-        checks = {"multi_output": True, "y_numeric": True, "ensure_min_samples": 2}
         dtype = getattr(np.asarray(y) if isinstance(y, list) else y, "dtype", None)
         kind = getattr(dtype, "kind", "f")
         expected = "numbers as y; for labels call FlowDensity().fit(X, y)"
@@ -122,7 +121,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         if kind == "O":
             values = pd.Series(np.ravel(np.asarray(y, object)))
             self._require(frames.is_numbers(values), expected, values[0])
-        X, y = self._validated(X, y, **checks)
+        X, y = self._validated(X, y, multi_output=True, y_numeric=True, ensure_min_samples=2)
         self._is_single = y.ndim == 1
         y = y.reshape(len(y), -1)
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]

@@ -221,9 +221,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._state.epochs_since_best.assign_add(1)
         self.save()
         frequency = self.model.validation_freq
-        has_validation = (
-            (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
-        )
+        is_int = isinstance(frequency, int)
+        has_validation = (epoch + 1) % frequency == 0 if is_int else epoch + 1 in frequency
         if self._needs_value and self._monitor not in logs and has_validation:
             raise ValueError(
                 f"TrainingCheckpoint: expected the monitor {self._monitor!r} in the logs of an "
