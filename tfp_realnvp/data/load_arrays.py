@@ -333,7 +333,7 @@ def _read(path: pathlib.Path, image_size: int | None) -> np.ndarray:
     try:
         with pillow.open(path) as image:
             if image.mode != "I;16" and "16B" in str(image.tile):
-                raise ValueError("Pillow reads 8 of its 16 bits; store it as uint16 in .npz files")
+                raise ValueError("Pillow reads 8 of its 16 bits; store it as uint16 in an .npz")
             upright = operations.exif_transpose(image)
         if upright.mode not in ("L", "RGB", "I;16"):
             upright = upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
