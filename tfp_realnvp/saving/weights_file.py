@@ -111,5 +111,5 @@ def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> No
     model.load_weights(path)
     for weight in model.weights:
         values = np.asarray(weight.numpy(), np.float64)
-        if number := np.count_nonzero(~np.isfinite(values)):
-            raise ValueError(f"{number:,} non-finite of {values.size:,} values in {weight.path}")
+        if n := np.count_nonzero(~np.isfinite(values)):
+            raise ValueError(f"{n:,} of {values.size:,} values of {weight.path} are not finite")
