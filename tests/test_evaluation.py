@@ -5,13 +5,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
 from tfp_realnvp.evaluation.summaries import calibration_error
-
-tfd = tfp.distributions
 
 pytestmark = [pytest.mark.eager, pytest.mark.usefixtures("no_graph_optimizer")]
 

@@ -3,15 +3,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.flows.real_nvp_image import PAPER_CONFIGURATIONS
 
 pytestmark = pytest.mark.quick
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 
 def _record(made):

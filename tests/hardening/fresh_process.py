@@ -16,11 +16,9 @@ import traceback
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _VECTORS = {"num_couplings": 2, "num_blocks": 0, "num_filters": 4}
 _IMAGES = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4}

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import strategy_testing as st
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _ROWS = ft.normal([12, 2]).numpy()
 _WEIGHTS = np.linspace(0, 1, 12)

@@ -17,12 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training.input_data import arguments_for_keras
-
-tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
