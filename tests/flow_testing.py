@@ -313,6 +313,12 @@ def values(variables):
     return [variable.numpy().copy() for variable in variables]
 
 
+def assign(variables, values):
+    """Assigns one of the values to each variable."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 @contextlib.contextmanager
 def unchanged(owner):
     """Asserts that the variables of a module or layer end as they begin."""

@@ -293,8 +293,7 @@ def test_a_step_within_one_function(jit_compile):
     function = tf.function(log_prob_step_log_prob, jit_compile=jit_compile)
     before, after = function(x)
     np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-5)
-    for variable, value in zip(flow.variables, start, strict=True):
-        variable.assign(value)
+    ft.assign(flow.variables, start)
     np.testing.assert_allclose(before, flow.log_prob(tf.identity(x)), rtol=1e-5)
     assert np.abs(before - after).min() > 1e-3
 

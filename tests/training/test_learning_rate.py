@@ -227,10 +227,6 @@ def test_steps_of_one_execution_have_their_own_rates():
     _assert_rates(_rates(model, _budget(steps=2)), [sum(_of_budget(steps=2))])
 
 
-def test_steps_that_run_eagerly():
-    _assert_rates(_rates(_model(run_eagerly=True)), _cosine(4))
-
-
 def test_a_resumed_fit_continues_the_default(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup")

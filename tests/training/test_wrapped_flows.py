@@ -217,8 +217,7 @@ def test_options_of_the_context():
     flow, rows = ft.randomize(_flow("batch")), ft.normal([8, 4])
     start = ft.values(flow.variables)
     expected = flow.inverse(rows, training=True)
-    for variable, value in zip(flow.variables, start, strict=True):
-        variable.assign(value)
+    ft.assign(flow.variables, start)
     with tfr.call_options(training=True):
         np.testing.assert_array_equal(flow.inverse(rows), expected)
         before = ft.values(flow.variables)
