@@ -323,12 +323,8 @@ def test_learned_noise():
 def test_saved(labels, tmp_path):
     model, options = _model(labels), {} if labels is None else {"conditional_input": 1}
     data = (_images(),) if labels is None else (_images(), labels)
-    model.save_to_preset(tmp_path / "preset")
-    model.save(tmp_path / "model.keras")
-    for loaded in (
-        tfr.FlowModel.from_preset(tmp_path / "preset"),
-        keras.models.load_model(tmp_path / "model.keras"),
-    ):
+    for how in ("from_preset", "load_model"):
+        loaded = ft.reloaded(how, model, tmp_path)
         log_probs, expected = (tfr.log_prob(m, *data) for m in (loaded, model))
         np.testing.assert_allclose(log_probs, expected, rtol=1e-6)
         samples, expected = (m.sample(3, 1, guidance=0.2, **options) for m in (loaded, model))

@@ -1,6 +1,7 @@
 """Relations between results, each a function of a configuration to which it applies."""
 
 import contextlib
+import pathlib
 import re
 import tempfile
 import warnings
@@ -267,8 +268,7 @@ def a_loaded_model_has_the_same_scores_samples_and_next_step(c):
     model, data, answers = cf.new_model(c), cf.data_of(c), []
     cf.fit(model, c, data)
     with tempfile.TemporaryDirectory() as folder, cf.scope(c):
-        model.save(f"{folder}/model.keras")
-        loaded = keras.models.load_model(f"{folder}/model.keras")
+        loaded = ft.reloaded("load_model", model, pathlib.Path(folder))
     loaded.optimizer.epsilon = model.optimizer.epsilon
     for each in (loaded, model):
         sample = _given_first(each.distribution, c).sample(4, seed=(1, 2))

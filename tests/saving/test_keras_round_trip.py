@@ -67,9 +67,7 @@ def assert_same(model, loaded):
 def test_optimizer_and_penalty_round_trip(tmp_path):
     flow = ft.conditional_distribution("labels", condition_dropout=0.3)
     model = trained_model(flow, scale_l2=0.25)
-    model.save(tmp_path / "flow.keras")
-    loaded = keras.models.load_model(tmp_path / "flow.keras")
-
+    loaded = ft.reloaded("load_model", model, tmp_path)
     assert type(loaded.optimizer) is tfr.Muon
     assert loaded.optimizer.global_clipnorm == 100.0
     assert int(loaded.optimizer.iterations) == 2
@@ -258,12 +256,8 @@ def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
     flow = tfd.TransformedDistribution(BASES[base](), BIJECTORS[bijector]())
     model = tfr.FlowModel(flow)
     ft.randomize(flow)
-    model.save(tmp_path / "flow.keras")
-    others = [keras.models.load_model(tmp_path / "flow.keras")]
-    if base != "sample":
-        model.save_to_preset(tmp_path / "preset")
-        others.append(tfr.FlowModel.from_preset(tmp_path / "preset"))
-    for loaded in others:
+    for how in ("load_model",) if base == "sample" else ("load_model", "from_preset"):
+        loaded = ft.reloaded(how, model, tmp_path)
         assert_same(model, loaded)
         # An object that is used twice is loaded as one object: no variable is duplicated.
         assert len(loaded.distribution.variables) == len(flow.variables)
@@ -346,8 +340,7 @@ def test_scalars_of_numpy_keep_their_dtype(tmp_path):
     base = tfd.Sample(tfd.Normal(np.float64(0.3), 1.5), [np.int64(3)])
     flow = ft.vector_flow(3, dtype=tf.float64)
     model = tfr.FlowModel(tfd.TransformedDistribution(base, flow))
-    model.save(tmp_path / "flow.keras")
-    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    loaded = ft.reloaded("load_model", model, tmp_path)
     rows = ft.normal([8, 3], tf.float64)
     expected = model.distribution.log_prob(rows)
     np.testing.assert_allclose(loaded.distribution.log_prob(rows), expected, rtol=1e-12)
@@ -397,12 +390,10 @@ def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
     others = [layer for layer in model.layers_of_bijectors if layer not in model.networks]
     for layer in others[::2]:
         layer.trainable = False
-    model.save(tmp_path / "model.keras")
-    model.save_to_preset(tmp_path / "preset")
     flags = [variable.trainable for variable in model.variables]
     assert 0 < len(model.trainable_variables) < len(flags)
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for other in (loaded, tfr.FlowModel.from_preset(tmp_path / "preset")):
+    for how in ("load_model", "from_preset"):
+        other = ft.reloaded(how, model, tmp_path)
         assert [variable.trainable for variable in other.variables] == flags
         assert len(other.trainable_variables) == len(model.trainable_variables)
         for tf_flags in zip(other.distribution.variables, flow.variables, strict=True):
@@ -413,9 +404,8 @@ def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
 def test_layers_frozen_after_the_last_fit(tmp_path, optimizer):
     model = trained_model(small_flow(), optimizer=optimizer(1e-3))
     model.networks[0].trainable = False
-    model.save(tmp_path / "flow.keras")
     with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
-        loaded = keras.models.load_model(tmp_path / "flow.keras")
+        loaded = ft.reloaded("load_model", model, tmp_path)
     assert_same(model, loaded)
     assert loaded.optimizer.iterations == 0
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
