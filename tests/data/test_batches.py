@@ -91,10 +91,3 @@ def test_workers_partition_each_batch():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         batches(_images(), **options)
-
-
-def test_strategies():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    expected = next(iter(batches(_images(), batch_size=8)))
-    distributed = strategy.experimental_distribute_dataset(batches(_images(), batch_size=8))
-    np.testing.assert_array_equal(next(iter(distributed)), expected)

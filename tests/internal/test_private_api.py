@@ -124,12 +124,6 @@ def test_the_package_overrides_no_other_methods():
     assert not unknown, f"name these methods, with a reason, in {_FILE}:\n" + "\n".join(unknown)
 
 
-def test_every_listed_attribute_is_used():
-    code = "".join(ast.unparse(tree) for tree in _trees().values())
-    unused = [name for _, name in _LISTED if name not in code]
-    assert not unused, f"{_FILE} names {unused}, which nothing uses."
-
-
 def test_freezing_a_variable_of_a_strategy():
     module = tf.Module()
     with tf.distribute.MirroredStrategy(["cpu:0"]).scope():

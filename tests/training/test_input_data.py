@@ -427,14 +427,6 @@ def _given_to_keras(method, data):
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_arrays_are_divided_among_workers_without_autotuning(method):
-    for _, options in _given_to_keras(method, _X):
-        assert options.autotune.enabled is False
-        policy = options.experimental_distribute.auto_shard_policy
-        assert policy == tf.data.experimental.AutoShardPolicy.DATA
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize("enabled", [True, False, None])
 def test_a_dataset_keeps_its_elements_and_options(enabled, method):
     for dataset, options in _given_to_keras(method, _user_dataset(enabled)):

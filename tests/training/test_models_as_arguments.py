@@ -62,14 +62,6 @@ def test_what_is_no_model(name, value):
         _FUNCTIONS[name](value)
 
 
-def test_the_noise_of_the_model():
-    noise = ft.randomize(tfr.VariationalDequantization(_SHAPE, num_couplings=1, num_filters=4))
-    model = tfr.FlowModel(ft.flow_distribution(_SHAPE), dequantizer=noise)
-    expected = evaluation.bits_per_dim(model.distribution, _IMAGES, dequantizer=noise)
-    assert evaluation.bits_per_dim(model, _IMAGES) == expected
-    assert evaluation.bits_per_dim(model.distribution, _IMAGES) != expected
-
-
 def test_vectors_of_integers():
     base = ft.standard_normal([2])
     vectors = np.arange(6).reshape(3, 2)
