@@ -40,7 +40,7 @@ def test_a_row_is_trained_once(tmp_path, monkeypatch):
     arguments = [
         f"--data={tmp_path / 'images.npz'}",
         f"--output_dir={tmp_path / 'out'}",
-        "--rows=half-rate+no-decay",
+        "--rows=conv1x1+split-prior",
         "--seeds=3,4",
         "--steps=10",
         "--side_by_side",
@@ -56,7 +56,7 @@ def test_a_row_is_trained_once(tmp_path, monkeypatch):
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     assert saved == results == ablation.main(arguments)
     table = (tmp_path / "out" / "results.md").read_text()
-    assert f"| 10 steps | half-rate+no-decay | {np.mean(values):.3f} |" in table
+    assert f"| 10 steps | conv1x1+split-prior | {np.mean(values):.3f} |" in table
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path, monkeypatch):
