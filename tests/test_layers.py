@@ -1,7 +1,9 @@
 """Which packages of `tfp_realnvp` import which, and which module uses private APIs."""
 
 import ast
+import itertools
 import pathlib
+import re
 
 import pytest
 
@@ -71,6 +73,18 @@ def test_lower_packages_do_not_import_higher_ones():
             if (imported := name.partition(".")[0]) not in {package, *allowed}
         ]
     assert not violations, "\n" + "\n".join(violations)
+
+
+def test_rows_of_the_layout_import_lower_ones_only():
+    lines = (_ROOT.parent / "BUILD.md").read_text().splitlines()
+    start = lines.index("| `examples/`, `benchmarks/` | scripts |") + 1
+    table = itertools.takewhile(bool, lines[start:])
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in table]
+    assert sorted(itertools.chain(*rows)) == sorted(_ALLOWED_IMPORTS)
+    for number, row in enumerate(rows):
+        lower = set(itertools.chain(*rows[number + 1 :]))
+        for package in row:
+            assert _ALLOWED_IMPORTS[package] <= lower, package
 
 
 def test_only_private_api_imports_private_modules():
