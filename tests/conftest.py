@@ -22,9 +22,11 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads on top of processes only get in each other's way, and
+    # those of OpenMP, in NumPy and scikit-learn, wait for each other in busy loops.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import tensorflow as tf
 
-    # The workers share the cores: threads on top of processes only get in each other's way.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 

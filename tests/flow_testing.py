@@ -7,12 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.networks.functional import convolve, weight_norm
-
-tfd = tfp.distributions
 
 
 def full(*cases):
@@ -189,6 +187,31 @@ def compiled(distribution, optimizer=None, **kwargs):
     return model
 
 
+def reloaded(how, model, folder, new=None):
+    """Returns a model with what is saved of another one, in one of the ways to save it.
+
+    Args:
+      how: method that loads a model, or sets the weights of a model.
+      model: what is saved.
+      folder: where.
+      new: function that returns the model whose weights are set.
+    """
+    if how == "load_model":
+        model.save(folder / "model.keras")
+        return keras.models.load_model(folder / "model.keras")
+    if how == "from_preset":
+        model.save_to_preset(folder / "preset")
+        return tfr.FlowModel.from_preset(folder / "preset")
+    other = new()
+    if how == "load_weights":
+        model.save_weights(folder / "model.weights.h5")
+        other.load_weights(folder / "model.weights.h5")
+    else:
+        tfr.TrainingCheckpoint(folder, model).save()
+        assert tfr.TrainingCheckpoint(folder, other).restore()
+    return other
+
+
 def dataset(values, batch_size=4):
     """Returns batches of slices of values."""
     return tf.data.Dataset.from_tensor_slices(values).batch(batch_size)
@@ -313,6 +336,12 @@ def assert_equal(actual, expected):
 def values(variables):
     """Returns the values of variables as arrays."""
     return [variable.numpy().copy() for variable in variables]
+
+
+def assign(variables, values):
+    """Assigns one of the values to each variable."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 @contextlib.contextmanager

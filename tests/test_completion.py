@@ -4,13 +4,11 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _LEVELS = 4
 

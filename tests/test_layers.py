@@ -7,8 +7,6 @@ import re
 
 import pytest
 
-import tfp_realnvp as tfr
-
 pytestmark = pytest.mark.quick
 
 _ROOT = pathlib.Path(__file__).parents[1] / "tfp_realnvp"
@@ -100,10 +98,3 @@ def test_only_private_api_imports_private_modules():
     ]
     message = "private APIs belong into tfp_realnvp/internal/private_api.py:\n"
     assert not imports, message + "\n".join(imports)
-
-
-def test_tables_use_public_names_of_flows():
-    sources = [path.read_text() for path in (_ROOT / "tables").glob("*.py")]
-    names = {name for source in sources for _, name in _imports(source)}
-    of_flows = {name.removeprefix("flows.") for name in names if name.startswith("flows")}
-    assert "RealNVPVector" in of_flows <= {*tfr.__all__}

@@ -6,9 +6,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow_probability as tfp
 from matplotlib import pyplot
 from PIL import Image
+from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.plots import (
     draw_grid,
@@ -21,8 +21,6 @@ from tfp_realnvp.plots import (
     save_image_grid,
     save_labelled_grid,
 )
-
-tfd = tfp.distributions
 
 
 def test_grid_places_images_row_by_row():

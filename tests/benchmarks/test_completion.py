@@ -1,8 +1,11 @@
 """Scores of completed digits, beside cases whose scores are known, and the command."""
 
+import functools
+
 import numpy as np
 import pytest
 
+import tfp_realnvp as tfr
 from benchmarks import completion
 
 
@@ -27,7 +30,10 @@ def test_scores_of_different_samples():
 @pytest.mark.full
 @pytest.mark.usefixtures("no_graph_optimizer")
 @pytest.mark.filterwarnings("ignore:complete")
-def test_the_command(capsys):
+def test_the_command(capsys, monkeypatch):
+    few = {"num_burnin_steps": 2, "num_leapfrog_steps": 1}
+    complete = functools.partial(tfr.latents.complete, **few)
+    monkeypatch.setattr(tfr.latents, "complete", complete)
     options = ["--num_digits=2", "--num_samples=40", "--epochs=2"]
     results = completion.main(options)
     assert len(results) == 3 and "R-hat: median" in capsys.readouterr().out

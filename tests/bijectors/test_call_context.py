@@ -4,13 +4,10 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 2)
 

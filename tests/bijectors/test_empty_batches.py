@@ -8,12 +8,10 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _IMAGE = (4, 4, 2)
 _SIZES = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4}

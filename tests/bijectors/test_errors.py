@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import BijectorCoupling
@@ -15,8 +16,6 @@ from tfp_realnvp.networks.attention import SelfAttention
 
 pytestmark = pytest.mark.quick
 
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 2)
 

@@ -4,13 +4,11 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as tfr
 
 pytestmark = [pytest.mark.core, pytest.mark.quick]
-
-tfb = tfp.bijectors
 
 
 def test_starts_as_a_rotation():

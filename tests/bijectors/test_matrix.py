@@ -9,14 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.core
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 
 @dataclasses.dataclass(frozen=True)

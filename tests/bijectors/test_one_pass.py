@@ -8,15 +8,14 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.distributions import ConditionedDistribution
 
 pytestmark = pytest.mark.quick
 
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 2)
 

@@ -147,8 +147,7 @@ def test_a_declared_condition_broadcasts_and_is_saved(tmp_path):
     assert log_prob.shape == (2, 4)
     with pytest.raises(ValueError, match="expected a conditional_input of vectors"):
         model.distribution.log_prob(x)
-    model.save(tmp_path / "flow.keras")
-    loaded = keras.models.load_model(tmp_path / "flow.keras").distribution
+    loaded = ft.reloaded("load_model", model, tmp_path).distribution
     actual = loaded.log_prob(x[0, 0], bijector_kwargs={"conditional_input": given})
     np.testing.assert_allclose(actual, log_prob[0, 0])
 

@@ -8,14 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.core
 
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 2)
 
@@ -294,8 +293,7 @@ def test_a_step_within_one_function(jit_compile):
     function = tf.function(log_prob_step_log_prob, jit_compile=jit_compile)
     before, after = function(x)
     np.testing.assert_allclose(after, flow.log_prob(tf.identity(x)), rtol=1e-5)
-    for variable, value in zip(flow.variables, start, strict=True):
-        variable.assign(value)
+    ft.assign(flow.variables, start)
     np.testing.assert_allclose(before, flow.log_prob(tf.identity(x)), rtol=1e-5)
     assert np.abs(before - after).min() > 1e-3
 

@@ -37,11 +37,6 @@ def test_epochs_differ_and_contain_each_image_at_most_once():
     assert sorted(_indices(_taken(5, batch_size=10))) == list(range(50))
 
 
-def test_batches_are_not_autotuned():
-    # An autotuned iterator waits for its thread when it ends.
-    assert batches(_images(), batch_size=8).options().autotune.enabled is False
-
-
 def test_batches_depend_on_seed_and_step_alone():
     options = {"augment": _FLIP, "seed": 5}
     tf.random.set_seed(1)
@@ -96,10 +91,3 @@ def test_workers_partition_each_batch():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         batches(_images(), **options)
-
-
-def test_strategies():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    expected = next(iter(batches(_images(), batch_size=8)))
-    distributed = strategy.experimental_distribute_dataset(batches(_images(), batch_size=8))
-    np.testing.assert_array_equal(next(iter(distributed)), expected)

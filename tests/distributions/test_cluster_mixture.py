@@ -5,11 +5,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
@@ -325,12 +323,8 @@ def test_learned_noise():
 def test_saved(labels, tmp_path):
     model, options = _model(labels), {} if labels is None else {"conditional_input": 1}
     data = (_images(),) if labels is None else (_images(), labels)
-    model.save_to_preset(tmp_path / "preset")
-    model.save(tmp_path / "model.keras")
-    for loaded in (
-        tfr.FlowModel.from_preset(tmp_path / "preset"),
-        keras.models.load_model(tmp_path / "model.keras"),
-    ):
+    for how in ("from_preset", "load_model"):
+        loaded = ft.reloaded(how, model, tmp_path)
         log_probs, expected = (tfr.log_prob(m, *data) for m in (loaded, model))
         np.testing.assert_allclose(log_probs, expected, rtol=1e-6)
         samples, expected = (m.sample(3, 1, guidance=0.2, **options) for m in (loaded, model))

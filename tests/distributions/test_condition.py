@@ -1,4 +1,7 @@
-"""Distributions with a fixed condition, and bases that depend on one."""
+"""Distributions with a fixed condition, and bases that depend on one.
+
+In nested distributions: `tests/training/test_wrapped_flows.py`.
+"""
 
 import warnings
 
@@ -176,15 +179,6 @@ def test_a_conditional_base_with_a_condition_that_may_be_missing(kind):
             use(flow)
 
 
-def test_without_a_condition():
-    flow = ft.conditional_distribution("labels", condition_dropout=0.1)
-    given = tfr.condition(flow, None)
-    x = ft.pixels([2, *_SHAPE])
-    assert given.batch_shape == [] and given.sample(3).shape == (3, *_SHAPE)
-    np.testing.assert_allclose(given.log_prob(x), flow.log_prob(tf.identity(x)), rtol=1e-5)
-    assert np.abs(given.log_prob(x) - tfr.condition(flow, 3).log_prob(x)).max() > 1e-3
-
-
 def test_a_copy_has_the_same_condition():
     given = tfr.condition(_distribution("labels"), [3, 1])
     x = ft.pixels([2, *_SHAPE], tf.float64)
@@ -266,22 +260,3 @@ def test_errors_of_a_base():
     )
     with pytest.raises(ValueError, match=r"a distribution of event_shape \(4, 4, 1\), got"):
         base.log_prob(tf.zeros(_SHAPE), conditional_input=0)
-
-
-# Where the condition goes. Nested bijectors: `tests/bijectors/test_conditions.py`.
-
-_FLOW = ft.conditional_distribution("labels")
-_NESTED = {
-    "independent": lambda: tfd.Independent(_FLOW, 0),
-    "transformed": lambda: tfd.TransformedDistribution(_FLOW, tfb.Scale(2.0)),
-    "base": lambda: tfd.TransformedDistribution(_class_base(), tfb.Scale(np.float64(2))),
-}
-
-
-@pytest.mark.parametrize("name", _NESTED)
-def test_it_reaches_nested_distributions(name):
-    distribution = _NESTED[name]()
-    x = ft.pixels([2, *_SHAPE], distribution.dtype)
-    log_prob, other = (tfr.condition(distribution, label).log_prob(x) for label in (3, 1))
-    assert log_prob.shape == [2] and np.isfinite(log_prob).all()
-    assert np.abs(log_prob - other).max() > 1e-3

@@ -5,12 +5,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors.flow_bijector import surround_with
-
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 

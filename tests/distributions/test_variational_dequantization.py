@@ -5,13 +5,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp import evaluation
 from tfp_realnvp.saving import keras_config
-
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 _LOC, _SCALE = 7.3, 0.6

@@ -3,15 +3,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.flows.real_nvp_image import PAPER_CONFIGURATIONS
 
 pytestmark = pytest.mark.quick
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 
 def _record(made):
@@ -159,8 +157,7 @@ def test_second_derivatives(training):
             z, ildj = flow.inverse_and_log_det(y, training=training)
             loss = tf.reduce_sum(z**3) + tf.reduce_sum(ildj**2)
         by_images, *by_variables = tape.gradient(loss, [y, *flow.trainable_variables])
-        for variable, value in zip(state, before, strict=True):
-            variable.assign(value)
+        ft.assign(state, before)
         return [tf.reduce_sum(by_images**2), sum(tf.reduce_sum(g**2) for g in by_variables)]
 
     with tf.GradientTape(persistent=True) as tape:

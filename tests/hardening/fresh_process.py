@@ -7,20 +7,19 @@ nothing.
 """
 
 import functools
-import multiprocessing
 import pathlib
 import pickle
 import tempfile
 import traceback
 
+import flow_testing as ft
+import forked
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _VECTORS = {"num_couplings": 2, "num_blocks": 0, "num_filters": 4}
 _IMAGES = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 4}
@@ -191,8 +190,7 @@ def _loaded_flow(kind, arrays, flags):
     if len(arrays) != len(flow.variables):
         x, options = events_of(kind)
         flow.log_prob(x, bijector_kwargs=options)
-    for variable, array in zip(flow.variables, arrays, strict=True):
-        variable.assign(array)
+    ft.assign(flow.variables, arrays)
     for layer, flag in zip(layers_of(flow), flags, strict=True):
         layer.trainable = flag
     return flow
@@ -234,8 +232,7 @@ class NewProcess:
     """Answers questions in a process that is replaced by a new one after `num_questions`."""
 
     def __init__(self, num_questions):
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tfp_realnvp.tables"])
+        self._context = forked.context()
         self._num_questions, self._left, self._process = num_questions, 0, None
         self._known = {}
 

@@ -1,6 +1,7 @@
 """Relations between results, each a function of a configuration to which it applies."""
 
 import contextlib
+import pathlib
 import re
 import tempfile
 import warnings
@@ -102,7 +103,12 @@ def _is_by_event(c):
 # Training.
 
 
-@relation(quick=[{"constructor": "image"}, {"weights": "fractions", "constructor": "vector"}])
+@relation(
+    quick=[
+        {"constructor": "image", "normalization": "batch", "network_dtype": None},
+        {"weights": "fractions", "constructor": "vector"},
+    ]
+)
 def a_factor_on_all_weights_changes_nothing(c):
     x, y, weights = cf.data_of(c)
     weights = np.ones(len(x)) if weights is None else weights
@@ -152,8 +158,7 @@ def eager_is_graph_is_xla(c):
         return log_prob, tape.gradient(log_prob, distribution.trainable_variables)
 
     for mode in ft.MODES.values():
-        for variable, value in zip(distribution.variables, before, strict=True):
-            variable.assign(value)
+        ft.assign(distribution.variables, before)
         log_prob, gradients = mode(step)(tf.cast(x, c.dtype))
         gradients = [tf.convert_to_tensor(g) for g in gradients if g is not None]
         states.append(dict(enumerate(ft.values([log_prob, *gradients, *distribution.variables]))))
@@ -263,8 +268,7 @@ def a_loaded_model_has_the_same_scores_samples_and_next_step(c):
     model, data, answers = cf.new_model(c), cf.data_of(c), []
     cf.fit(model, c, data)
     with tempfile.TemporaryDirectory() as folder, cf.scope(c):
-        model.save(f"{folder}/model.keras")
-        loaded = keras.models.load_model(f"{folder}/model.keras")
+        loaded = ft.reloaded("load_model", model, pathlib.Path(folder))
     loaded.optimizer.epsilon = model.optimizer.epsilon
     for each in (loaded, model):
         sample = _given_first(each.distribution, c).sample(4, seed=(1, 2))

@@ -4,17 +4,16 @@ import flow_testing as ft
 import keras
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from hardening.bijector_checks import assert_bijective
 from hardening.effort import cases
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorflow_probability import bijectors as tfb
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.full
 
-tfb = tfp.bijectors
 
 SEED = st.integers(0, 2**31 - 1)
 

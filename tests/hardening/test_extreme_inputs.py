@@ -4,14 +4,13 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp import latents
 
 pytestmark = pytest.mark.full
 
-tfd = tfp.distributions
 
 SHAPE = (8, 8, 1)
 FLOWS = {

@@ -9,8 +9,8 @@ import functools
 import flow_testing as ft
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal.progress import Progress
@@ -18,7 +18,6 @@ from tfp_realnvp.saving.saved_model import ServedFlow
 
 pytestmark = pytest.mark.graph
 
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 2)
 

@@ -6,14 +6,13 @@ import os
 import flow_testing as ft
 import numpy as np
 import pytest
-import tensorflow_probability as tfp
 from hardening.effort import share
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.full
 
-tfd = tfp.distributions
 
 SHAPE = (4, 4, 1)
 

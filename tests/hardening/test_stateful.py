@@ -8,6 +8,7 @@ import contextlib
 import copy
 import itertools
 import os
+import pathlib
 import pickle
 import shutil
 import sys
@@ -163,6 +164,7 @@ KINDS = st.sampled_from(list(fresh.BIJECTORS))
 SEEDS = st.integers(0, 3)
 SEEDS_OF_ROWS = st.integers(0, 1)
 BOOLS = st.booleans()
+WAYS_TO_LOAD = ["load_model", "from_preset", "load_weights", "deepcopy"]
 PLACES = st.one_of(st.integers(0, 100), st.integers(0, 3000))
 
 
@@ -328,28 +330,16 @@ class Calls(stateful.RuleBasedStateMachine):
         model.model.optimizer.learning_rate = rate
         model.rate = rate
 
-    @stateful.rule(
-        target=models, model=models, how=st.sampled_from(["keras", "preset", "weights", "deepcopy"])
-    )
+    @stateful.rule(target=models, model=models, how=st.sampled_from(WAYS_TO_LOAD))
     def load(self, model, how):
         old, flow = model.model, model.flow
         with self.changes():
-            if how == "keras":
-                path = self.path("model.keras")
-                old.save(path)
-                new = keras.models.load_model(path)
-            elif how == "preset":
-                path = self.path("preset")
-                old.save_to_preset(path)
-                new = tfr.FlowModel.from_preset(path)
-            elif how == "weights":
-                path = self.path("model.weights.h5")
-                old.save_weights(path)
-                new = tfr.FlowModel(fresh.new_flow(flow.kind))
-                new.load_weights(path)
-            else:
+            if how == "deepcopy":
                 new = copy.deepcopy(old)
-        rate = model.rate if how in ("keras", "deepcopy") else None
+            else:
+                of_kind = lambda: tfr.FlowModel(fresh.new_flow(flow.kind))  # noqa: E731
+                new = ft.reloaded(how, old, pathlib.Path(self.path("")), of_kind)
+        rate = model.rate if how in ("load_model", "deepcopy") else None
         actual = fresh.arrays_of(new.distribution)
         expected = fresh.arrays_of(flow.distribution)
         assert_same(dict(enumerate(actual)), dict(enumerate(expected)), 0)

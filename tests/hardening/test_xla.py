@@ -45,8 +45,7 @@ def test_fit_in_half_precision():
     start = ft.values(flow.variables)
     losses = []
     for jit_compile in (True, False):
-        for variable, value in zip(flow.variables, start, strict=True):
-            variable.assign(value)
+        ft.assign(flow.variables, start)
         # Without noise, whose generator XLA seeds in its own way.
         model = ft.compiled(flow, dequantize=False, jit_compile=jit_compile)
         images = ft.grey_levels(5, SHAPE)

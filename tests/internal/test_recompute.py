@@ -8,14 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal.recompute import recompute
 
 pytestmark = pytest.mark.core
-
-tfd = tfp.distributions
 
 
 def _assert_close(actual, expected, tolerance):

@@ -2,13 +2,11 @@ import flow_testing as ft
 import keras
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import private_api
 from tfp_realnvp.internal.runtime import few_graph_rewrites
-
-tfd = tfp.distributions
 
 
 def _config():

@@ -1,6 +1,7 @@
 """Runs the Python blocks of the README and of the pages of the site."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 
@@ -30,8 +31,11 @@ _SESSIONS = [
 
 @pytest.fixture
 def short(monkeypatch):
-    """Ends each `fit` after two epochs, and keeps few couplings and few of the digits."""
+    """Keeps few epochs, couplings, steps of Monte Carlo and digits."""
     ft.construct_small_flows(monkeypatch.setattr)
+    few = {"num_burnin_steps": 2, "num_leapfrog_steps": 1}
+    complete = functools.partial(tfr.latents.complete, **few)
+    monkeypatch.setattr(tfr.latents, "complete", complete)
     fit, load_arrays = tfr.FlowModel.fit, tfr.data.load_arrays
 
     def fit_shortly(*args, epochs=1, **options):

@@ -7,14 +7,13 @@ import flow_testing as ft
 import keras
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
 
-tfd = tfp.distributions
 
 SHAPE = (4, 4, 1)
 

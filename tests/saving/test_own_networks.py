@@ -99,23 +99,6 @@ FLOWS = {
 }
 
 
-def loaded_by(how, model, folder, new):
-    if how == "load_model":
-        model.save(folder / "flow.keras")
-        return keras.models.load_model(folder / "flow.keras")
-    if how == "from_preset":
-        model.save_to_preset(folder)
-        return tfr.FlowModel.from_preset(folder)
-    other = new()
-    if how == "load_weights":
-        model.save_weights(folder / "flow.weights.h5")
-        other.load_weights(folder / "flow.weights.h5")
-    else:
-        tfr.TrainingCheckpoint(folder, model).save()
-        assert tfr.TrainingCheckpoint(folder, other).restore()
-    return other
-
-
 @pytest.mark.filterwarnings("error:.*build:UserWarning")
 @pytest.mark.parametrize("optimizer", [None, keras.optimizers.Adam])
 @pytest.mark.parametrize("kind", FLOWS)
@@ -135,7 +118,7 @@ def test_trained_networks_are_loaded(tmp_path, kind, optimizer):
     model.fit(events, labels, batch_size=8, verbose=0)
     ft.randomize(model.distribution, seed=3)
     for how in ("load_model", "load_weights", "from_preset", "restore"):
-        other = loaded_by(how, model, tmp_path / how, new_model)
+        other = ft.reloaded(how, model, tmp_path / how, new_model)
         ft.assert_equal(other.weights, model.weights)
         np.testing.assert_allclose(log_prob(other), log_prob(model), rtol=1e-6, err_msg=how)
         if how in ("load_model", "restore"):
@@ -149,7 +132,7 @@ def test_networks_of_learned_noise_are_loaded(tmp_path, how):
     noise = tfr.VariationalDequantization(SHAPE, bijector=noise)
     model = tfr.FlowModel(ft.flow_distribution(SHAPE), dequantizer=noise)
     ft.randomize(noise)
-    loaded = loaded_by(how, model, tmp_path, None)
+    loaded = ft.reloaded(how, model, tmp_path, None)
     images = ft.grey_levels(8, SHAPE)
     expected = noise.dequantize(images, seed=(0, 1))
     ft.assert_close(loaded.dequantizer.dequantize(images, seed=(0, 1)), expected, rtol=1e-6)
@@ -169,7 +152,7 @@ def test_a_layer_that_is_not_loaded(tmp_path, how):
     has_other = r"lacks 0 of them, \[\], and has 2 others, \['layers/network/others/dense/vars/0'"
     match = "instead of no such array for .*/others/" if how == "from_preset" else has_other
     with pytest.raises(ValueError, match=match):
-        loaded_by(how, new_model("one"), tmp_path, new_model)
+        ft.reloaded(how, new_model("one"), tmp_path, new_model)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -206,6 +189,6 @@ def test_a_layer_that_holds_a_model(tmp_path, how):
 
     model, x = new(), ft.normal([5, 3])
     ft.randomize(model)
-    loaded = loaded_by(how, model, tmp_path, new)
+    loaded = ft.reloaded(how, model, tmp_path, new)
     assert len(loaded.trainable_variables) == len(model.trainable_variables) > 50
     ft.assert_close(loaded(x), model(x), rtol=1e-6)

@@ -4,11 +4,9 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 _IMAGES = ft.grey_levels(24)

@@ -19,7 +19,6 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PowerTransformer
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 from tfp_realnvp.internal import progress
@@ -50,12 +49,6 @@ def classifier():
 
 
 # Interface.
-
-
-@parametrize_with_checks([tfr.FlowDensity(**_TINY)])
-@pytest.mark.usefixtures("no_flows", "few_components")
-def test_checks_of_scikit_learn(estimator, check):
-    check(estimator)
 
 
 def test_model_selection():

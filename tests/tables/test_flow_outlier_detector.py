@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_wine
 from sklearn.mixture import GaussianMixture
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.usefixtures("no_flows")
 def _detector(**options):
     density = tfr.FlowDensity(2, random_state=0)
     return tfr.FlowOutlierDetector(density, **options)
-
-
-@parametrize_with_checks([_detector()])
-@pytest.mark.usefixtures("few_components")
-def test_checks_of_scikit_learn(estimator, check):
-    check(estimator)
 
 
 def test_rows_of_another_class_are_outliers():

@@ -11,7 +11,6 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import stack as table_stack
@@ -46,12 +45,6 @@ def flows():
         x, y, _ = _branches(600, seed=0)
         options = {"num_flows": 2, "max_steps": 300, "learning_rate": 5e-3, "noise": 0.05}
         return tfr.FlowRegressor(random_state=0, **options).fit(x, y)
-
-
-@parametrize_with_checks([tfr.FlowRegressor(**_TINY)])
-@pytest.mark.usefixtures("no_flows", "few_components")
-def test_checks_of_scikit_learn(estimator, check):
-    check(estimator)
 
 
 @pytest.mark.parametrize("with_flows", [False, True])

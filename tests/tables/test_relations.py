@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from hardening.covering_array import covering_array
 
 import tfp_realnvp as tfr
 from tfp_realnvp.tables import missing, simple_densities, stack
@@ -29,27 +30,6 @@ _FEATURES = {
 }
 _NUM_ROWS = 130
 _OPTIONS = {"num_flows": 2, "num_couplings": 2, "num_filters": 8, "max_steps": 100, "noise": 0.1}
-
-
-def _covering_array(features):
-    """Returns cases in which each pair of values of two features meets, found greedily."""
-    rng, cases = np.random.default_rng(0), []
-
-    def pairs(case):
-        return set(itertools.combinations(case.items(), 2))
-
-    left = set().union(*(pairs(case) for case in _all(features)))
-    while left:
-        tries = [{n: v[rng.integers(len(v))] for n, v in features.items()} for _ in range(200)]
-        cases.append(max(tries, key=lambda case: len(pairs(case) & left)))
-        left -= pairs(cases[-1])
-    return cases
-
-
-def _all(features):
-    return (
-        dict(zip(features, case, strict=True)) for case in itertools.product(*features.values())
-    )
 
 
 class Table(NamedTuple):
@@ -183,7 +163,7 @@ def fit(request, monkeypatch):
     return _fitted((*case.items(),))
 
 
-_CASES = _covering_array(_FEATURES)
+_CASES = covering_array(_FEATURES, constraints=[])
 
 
 def _each(is_chosen=lambda case: True, with_flows=True):
@@ -200,12 +180,6 @@ def _each(is_chosen=lambda case: True, with_flows=True):
         if with_flows:
             chosen.append(pytest.param(case | {"flows": True}, id=f"{name}-flows", marks=marks))
     return pytest.mark.parametrize("fit", chosen, indirect=True)
-
-
-def test_each_pair_of_values_meets():
-    for one, other in itertools.combinations(_FEATURES, 2):
-        met = {(case[one], case[other]) for case in _CASES}
-        assert met == set(itertools.product(_FEATURES[one], _FEATURES[other]))
 
 
 @_each()

@@ -5,11 +5,10 @@ import forked
 _SCRIPT = """
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
-tfd = tfp.distributions
 tf.zeros([])
 print("started", flush=True)
 options = {"num_scales": 1, "num_couplings": 1, "num_blocks": 0, "num_filters": 2}

@@ -8,12 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
 from tensorflow.python.framework import constant_op
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
@@ -96,8 +94,7 @@ def test_one_step_by_hand():
     norm = tf.linalg.global_norm(gradients)
     assert norm > 1
     expected = [v - 0.05 / norm * g for v, g in zip(variables, gradients, strict=True)]
-    for variable, value in zip(distribution.non_trainable_variables, statistics, strict=True):
-        variable.assign(value)
+    ft.assign(distribution.non_trainable_variables, statistics)
     history = model.fit(_IMAGES, _LABELS, batch_size=8, shuffle=False, verbose=0).history
     ft.assert_close(variables, expected, rtol=1e-4, atol=1e-6)
     # The metric has no penalty.

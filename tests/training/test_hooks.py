@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import strategy_testing as st
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 import tfp_realnvp as tfr
-
-tfd = tfp.distributions
 
 _ROWS = ft.normal([12, 2]).numpy()
 _WEIGHTS = np.linspace(0, 1, 12)
@@ -118,8 +115,7 @@ def test_images_with_labels_and_noise():
 def test_saved_and_loaded(tmp_path):
     keras.saving.register_keras_serializable(package="tests")(Spread)
     model = make(Spread)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = ft.reloaded("load_model", model, tmp_path)
     assert type(loaded) is Spread
     ft.assert_close(fitted(loaded)[1], fitted(model)[1], rtol=1e-6, atol=1e-7)
 

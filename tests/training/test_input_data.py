@@ -17,12 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training.input_data import arguments_for_keras
-
-tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
@@ -426,14 +424,6 @@ def _given_to_keras(method, data):
     data = [arguments[name] for name in ("x", *held_out)]
     datasets = [x if isinstance(x, tf.data.Dataset) else x.get_tf_dataset() for x in data]
     return [(dataset, dataset.options()) for dataset in datasets]
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_arrays_are_divided_among_workers_without_autotuning(method):
-    for _, options in _given_to_keras(method, _X):
-        assert options.autotune.enabled is False
-        policy = options.experimental_distribute.auto_shard_policy
-        assert policy == tf.data.experimental.AutoShardPolicy.DATA
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])

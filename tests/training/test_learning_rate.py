@@ -210,8 +210,7 @@ def test_a_saved_model_keeps_the_rate_that_somebody_set(tmp_path):
     for rate in (0.25, keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.5)):
         model = _model()
         model.optimizer.learning_rate = rate
-        model.save(tmp_path / "model.keras")
-        loaded = keras.models.load_model(tmp_path / "model.keras")
+        loaded = ft.reloaded("load_model", model, tmp_path)
         assert float(loaded.optimizer.learning_rate) == float(model.optimizer.learning_rate)
 
 
@@ -225,10 +224,6 @@ def test_steps_of_one_execution_have_their_own_rates():
         assert model.optimizer.iterations == 4
     # The budget ends within an execution.
     _assert_rates(_rates(model, _budget(steps=2)), [sum(_of_budget(steps=2))])
-
-
-def test_steps_that_run_eagerly():
-    _assert_rates(_rates(_model(run_eagerly=True)), _cosine(4))
 
 
 def test_a_resumed_fit_continues_the_default(tmp_path):
@@ -340,8 +335,7 @@ def test_a_budget_counts_the_steps_of_its_own_fit(tmp_path):
     model = _model(optimizer="sgd")
     rates = _rates(model, tfr.LearningRateBudget(steps=6), epochs=9)
     assert len(rates) == 6 and min(rates) > 1e-4
-    model.save(tmp_path / "model.keras")
-    for later in (model, keras.models.load_model(tmp_path / "model.keras")):
+    for later in (model, ft.reloaded("load_model", model, tmp_path)):
         _assert_rates(_rates(later, tfr.LearningRateBudget(steps=6), epochs=9), rates)
         assert int(later.optimizer.iterations) == 12
 

@@ -6,14 +6,13 @@ import flow_testing as ft
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training.input_data import arguments_for_keras
 
 pytestmark = pytest.mark.quick
 
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 _IMAGES = ft.grey_levels(6)

@@ -7,12 +7,10 @@ import flow_testing as ft
 import keras
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 _SHAPE = (4, 4, 1)
 

@@ -5,12 +5,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training import optimizers
-
-tfd = tfp.distributions
 
 # Two of the same shape as matrices, so that they are a group.
 _KERNELS = {

@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
 pytestmark = pytest.mark.quick
 
-tfd = tfp.distributions
 
 _DATA = np.random.default_rng(0).normal(3.0, 2.0, [64, 3]).astype(np.float32)
 

@@ -5,12 +5,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-
-tfb = tfp.bijectors
-tfd = tfp.distributions
 
 pytestmark = pytest.mark.eager
 
@@ -219,8 +217,7 @@ def test_options_of_the_context():
     flow, rows = ft.randomize(_flow("batch")), ft.normal([8, 4])
     start = ft.values(flow.variables)
     expected = flow.inverse(rows, training=True)
-    for variable, value in zip(flow.variables, start, strict=True):
-        variable.assign(value)
+    ft.assign(flow.variables, start)
     with tfr.call_options(training=True):
         np.testing.assert_array_equal(flow.inverse(rows), expected)
         before = ft.values(flow.variables)

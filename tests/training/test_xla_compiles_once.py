@@ -14,11 +14,10 @@ import os
 os.environ["XLA_FLAGS"] += " --xla_dump_to=. --xla_dump_hlo_as_text"
 
 import numpy as np
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
-tfd = tfp.distributions
 numbers, image_shape = np.random.default_rng(0), (4, 4, 1)
 small = {"num_scales": 1, "num_couplings": 1, "num_filters": 4}
 splines = {"num_filters": 4, "transformer": "rational_quadratic_spline"}
