@@ -51,7 +51,7 @@ class _Reference:
 
     def __call__(self, x, condition=None):
         v, parity = self.network, self.network.checkerboard_parity
-        self.moved, self.condition = [], condition
+        self.moved = []
         x = self._norm(x, v.input_offset, v.input_mean, v.input_variance)
         inputs = tf.concat([x, -x], axis=-1) * (1 if parity is None else 2)
         if parity is not None:
@@ -61,6 +61,8 @@ class _Reference:
         h = self._conv(tf.nn.relu(inputs), v.input_kernel, v.input_scale) + v.input_bias
         if v.takes_image:
             h += tf.nn.conv2d(condition, v.condition_kernel.value, 1, "SAME")
+        if v.takes_vector:
+            h += (condition @ v.condition_kernel[:, 0])[:, None, None]
         total = self._skip(h, 0)
         for block in range(v.num_blocks):
             x = self._block_conv(self._activation(h, 2 * block), 2 * block)
@@ -91,9 +93,6 @@ class _Reference:
     def _activation(self, x, index):
         v = self.network
         x = self._norm(x, v.offsets[index], v.moving_means[index], v.moving_variances[index])
-        if v.takes_vector:
-            shift = self.condition @ v.condition_kernel[:, index]
-            x += shift[:, None, None, :]
         return tf.nn.relu(x)
 
     def _norm(self, x, offset, mean, variance):
@@ -244,22 +243,15 @@ def test_shallow_against_layer_by_layer(condition, parity, num_heads):
     def conv(x, name):
         return tf.nn.conv2d(x, weights[f"{name}/kernel"], 1, "SAME") + weights[f"{name}/bias"]
 
-    def modulated(x, index):
+    def shift(index):
         if condition != "vector":
-            return x
-        factor, shift = (
-            (given["conditional_input"] @ weights["condition_kernel"][:, 2 * index + i])[
-                :, None, None
-            ]
-            for i in range(2)
-        )
-        return (1 + factor) * x + shift
+            return 0.0
+        return (given["conditional_input"] @ weights["condition_kernel"][:, index])[:, None, None]
 
-    h = conv(inputs, "conv1")
+    h = conv(inputs, "conv1") + shift(0)
     if condition == "image":
         h += tf.nn.conv2d(given["conditional_input"], weights["condition_conv/kernel"], 1, "SAME")
-    h = tf.nn.relu(modulated(h, 0))
-    h = tf.nn.relu(modulated(conv(h, "conv2"), 1))
+    h = tf.nn.relu(conv(tf.nn.relu(h), "conv2") + shift(1))
     if num_heads:
         h = network.attention(h)
     np.testing.assert_allclose(network(x, **given), conv(h, "conv3"), rtol=1e-10, atol=1e-12)

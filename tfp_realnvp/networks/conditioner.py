@@ -125,16 +125,23 @@ class Conditioner(keras.layers.Layer):
             shape = [*self.conditional_event_shape, num_terms, num_filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
 
-    def _film(
-        self, condition: tf.Tensor | None, num_terms: int, event_ndims: int = 3
-    ) -> list[tf.Tensor | None]:
-        """Returns `num_terms` linear functions of a condition vector (FiLM).
-
-        Each value is [B, 1, 1, F], or [B, F] with `event_ndims=1`; `None` without a vector.
-        """
+    def _film(self, condition: tf.Tensor | None, num_terms: int) -> list[tf.Tensor] | list[None]:
+        """Returns `num_terms` linear functions [B, F] of a condition vector, `None` without one."""
         if not self.takes_vector:
             return [None] * num_terms
         kernel = tf.convert_to_tensor(self.condition_kernel.value)
         terms = tf.tensordot(tf.cast(self.required(condition), kernel.dtype), kernel, 1)
-        terms = terms[:, None, None] if event_ndims == 3 else terms
-        return tf.unstack(tf.cast(terms, self.compute_dtype), axis=event_ndims)
+        return tf.unstack(tf.cast(terms, self.compute_dtype), axis=1)
+
+    def _shifted_biases(
+        self, condition: tf.Tensor | None, *biases: keras.Variable
+    ) -> list[tf.Tensor]:
+        """Adds linear functions of a condition vector to biases [F] of convolutions, [B, 1, 1, F].
+
+        A convolution that adds such a bias costs as much as one that adds [F].
+        """
+        values, terms = map(tf.convert_to_tensor, biases), self._film(condition, len(biases))
+        return [
+            value if term is None else tf.cast(value, term.dtype) + term[:, None, None]
+            for value, term in zip(values, terms, strict=True)
+        ]

@@ -16,7 +16,6 @@ from tfp_realnvp.networks.functional import (
     batch_norm,
     convolve,
     inverse_bessel,
-    modulated,
     weight_norm,
 )
 
@@ -40,9 +39,8 @@ class ConvResNet(Conditioner):
     coupling, half of the input is zero. The network then multiplies the normalized input by 2,
     appends the board as a channel, and sets the output to zero at kept positions.
 
-    A linear map of a condition vector shifts the output of each batch normalization except the
-    first. A 3×3 convolution adds a condition image to the first h. With `num_heads`, self-attention
-    over all positions precedes the last batch normalization.
+    A linear map adds a condition vector to the first h, and a 3×3 convolution a condition image.
+    With `num_heads`, self-attention over all positions precedes the last batch normalization.
 
     In inference, convolutions absorb batch normalization. For checkerboard couplings of large
     images, inference computes the last layers only at changed positions.
@@ -126,7 +124,7 @@ class ConvResNet(Conditioner):
             "output", [filters, self.output_channels], initial_scale=self.output_scale
         )
         self.output_bias = self._weight("output_bias", [self.output_channels])
-        self._add_film(2 * blocks + 1, filters)
+        self._add_film(1, filters)
         if self.takes_image:
             shape = [3, 3, self.conditional_event_shape[-1], filters]
             self.condition_kernel = self._weight("condition_kernel", shape)
@@ -165,7 +163,6 @@ class ConvResNet(Conditioner):
         """
         stacked_norms = _values(self.offsets, self.moving_means, self.moving_variances)
         norms = list(zip(*map(tf.unstack, stacked_norms), strict=True))
-        condition_shifts = self._film(conditional_input, len(norms))
         skips = weight_norm(*_values(self.skip_kernels, self.skip_scales))
         bias = tf.add_n(tf.unstack(self.skip_biases.value))
         if not training:
@@ -191,11 +188,12 @@ class ConvResNet(Conditioner):
                 x = tf.cast(wide * factors[i] + shifts[i], x.dtype)
             elif not is_normalized:
                 x = normalize(x, norms[i])
-            return tf.nn.relu(modulated(x, None, condition_shifts[i]))
+            return tf.nn.relu(x)
 
         x = self._both_signs(inputs, normalize if training else None)
         kernel = weight_norm(*_values(self.input_kernel, self.input_scale))
-        h = convolve(self.with_board(tf.nn.relu(x)), kernel, self.input_bias.value)
+        [input_bias] = self._shifted_biases(conditional_input, self.input_bias)
+        h = convolve(self.with_board(tf.nn.relu(x)), kernel, input_bias)
         if self.takes_image:
             condition = tf.cast(self.required(conditional_input), self.compute_dtype)
             h += convolve(condition, self.condition_kernel.value)

@@ -98,7 +98,7 @@ class DenseResNet(Conditioner):
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the parameters [B, K] for the kept half [B, C] and a condition [B, E]."""
-        terms = iter(self._film(conditional_input, 4 * self.num_blocks + 2, event_ndims=1))
+        terms = iter(self._film(conditional_input, 4 * self.num_blocks + 2))
 
         def activate(x: tf.Tensor) -> tf.Tensor:
             return self._activate(modulated(x, next(terms), next(terms)))

@@ -35,12 +35,18 @@ def convolve(
     strides: int = 1,
     padding: str | Sequence[Sequence[int]] = "SAME",
 ) -> tf.Tensor:
-    """Convolves images in their dtype with a kernel [h, w, C, K] or [C, K], and adds a bias."""
+    """Convolves images in their dtype with a kernel [h, w, C, K] or [C, K], and adds a bias.
+
+    The bias is [K], or [B, 1, 1, K] with a bias for each image.
+    """
     kernel = tf.cast(kernel, inputs.dtype)
     if kernel.shape.rank == 2:
         kernel = tf.reshape(kernel, [1, 1, *kernel.shape])
     outputs = tf.nn.conv2d(inputs, kernel, strides, padding)
-    return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, inputs.dtype))
+    if bias is None:
+        return outputs
+    bias = tf.cast(bias, inputs.dtype)
+    return tf.nn.bias_add(outputs, bias) if bias.shape.rank == 1 else outputs + bias
 
 
 def batch_norm(

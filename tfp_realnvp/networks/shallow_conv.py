@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfp_realnvp.internal import validation
 from tfp_realnvp.networks.attention import SelfAttention
 from tfp_realnvp.networks.conditioner import Conditioner
-from tfp_realnvp.networks.functional import convolve, modulated
+from tfp_realnvp.networks.functional import convolve
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -18,9 +18,9 @@ class ShallowConv(Conditioner):
     So a coupling starts as the identity, which allows a high learning rate from the first step. For
     a checkerboard coupling, the network adds the board as an input channel.
 
-    A condition vector scales and shifts the outputs of the first two convolutions, `x -> (1 + a) x
-    + b`, with a and b linear in the condition. A 3×3 convolution adds a condition image to the
-    first output. With `num_heads`, self-attention precedes the last convolution.
+    The biases of the first two convolutions are linear functions of a condition vector. A 3×3
+    convolution adds a condition image to the first output. With `num_heads`, self-attention
+    precedes the last convolution.
 
     #### Example
 
@@ -75,20 +75,18 @@ class ShallowConv(Conditioner):
             channels = conv.filters
         if self.takes_image:
             self.condition_conv.build((*image, self.conditional_event_shape[-1]))
-        self._add_film(4, self.num_filters)
+        self._add_film(2, self.num_filters)
         if self.attention is not None:
             self.attention.build((*image, self.num_filters))
 
     def call(self, inputs: tf.Tensor, conditional_input: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the parameters [B, H, W, K] for the kept half [B, H, W, C]."""
         conv1, conv2, conv3 = self.convs
+        biases = self._shifted_biases(conditional_input, conv1.bias, conv2.bias)
         # Calling the Keras layers would trace more operations.
-        x = convolve(self.with_board(inputs), conv1.kernel, conv1.bias)
+        x = convolve(self.with_board(inputs), conv1.kernel, biases[0])
         if self.takes_image:
             x += convolve(self.required(conditional_input), self.condition_conv.kernel)
-        # One factor and one shift for each of the two activations.
-        terms = self._film(conditional_input, 4)
-        x = tf.nn.relu(modulated(x, *terms[:2]))
-        x = tf.nn.relu(modulated(convolve(x, conv2.kernel, conv2.bias), *terms[2:]))
+        x = tf.nn.relu(convolve(tf.nn.relu(x), conv2.kernel, biases[1]))
         x = x if self.attention is None else self.attention(x)
         return convolve(x, conv3.kernel, conv3.bias)
