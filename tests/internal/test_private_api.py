@@ -1,8 +1,7 @@
-"""The private attributes that `internal/private_api.py` names exist, and no others are used.
+"""The private APIs that `internal/private_api.py` names exist, and the package uses no others.
 
 A failure says which one a new release of TensorFlow, TFP or Keras has moved, or which one the
-package uses without naming it there. What they do is tested where the package uses them. A private
-import that a release moves fails at the import of the package.
+package uses without naming it there. What they do is tested where the package uses them.
 """
 
 import ast
@@ -20,10 +19,33 @@ pytestmark = [pytest.mark.quick, pytest.mark.core]
 
 _FILE = "tfp_realnvp/internal/private_api.py"
 _ROOT = pathlib.Path(__file__).parents[2]
+_CODE = (_ROOT / _FILE).read_text()
 
 # Public, as the documentation of Python's named tuples says.
 _OF_NAMED_TUPLES = {"_asdict", "_fields", "_replace"}
 
+
+def _imports():
+    """Returns the module and the name there of each private import."""
+    return [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(_CODE))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if ".python." in node.module or node.module.startswith("keras.src")
+    ]
+
+
+@pytest.mark.parametrize(("module", "name"), _imports(), ids=lambda value: value)
+def test_the_name_exists(module, name):
+    try:
+        exists = hasattr(importlib.import_module(module), name)
+    except ImportError:
+        exists = False
+    assert exists, f"{module}.{name} does not exist in this release; {_FILE} says what it is for."
+
+
+# Attributes and methods that begin with an underscore.
 
 # Methods that TFP documents for subclasses to override.
 _HOOKS = {
@@ -122,6 +144,12 @@ def test_the_package_overrides_no_other_methods():
             others = _overridden(cls, _defined_names(node)) - listed
             unknown += [f"{path}: {name}.{attribute}" for attribute in sorted(others)]
     assert not unknown, f"name these methods, with a reason, in {_FILE}:\n" + "\n".join(unknown)
+
+
+def test_every_listed_attribute_is_used():
+    code = "".join(ast.unparse(tree) for tree in _trees().values())
+    unused = [name for _, name in _LISTED if name not in code]
+    assert not unused, f"{_FILE} names {unused}, which nothing uses."
 
 
 def test_freezing_a_variable_of_a_strategy():

@@ -106,6 +106,22 @@ def test_batch_statistics_are_weighted(normalization, recompute):
     _assert_same(*states, atol=2e-5)
 
 
+@pytest.mark.parametrize("factor", [1e-4, 1 / 6, 50.0])
+def test_a_factor_on_all_weights_changes_nothing(factor):
+    images = ft.pixels([6, 4, 4, 1]).numpy()
+    options = {"normalization": "batch", "network_fn": None}
+    states = []
+    for weights in (_WEIGHTS, factor * _WEIGHTS):
+        model = _image_model(**options)
+        states.append(_trained(model, images, sample_weight=weights))
+        states[-1][1].append(model.evaluate(images, sample_weight=weights, verbose=0)[0])
+    _assert_same(*states, atol=2e-5)
+    # Weights of 1 are no weights.
+    for weights in (np.full(6, factor), None):
+        states.append(_trained(_image_model(**options), images, sample_weight=weights))
+    _assert_same(*states[2:], atol=2e-5)
+
+
 @pytest.mark.graph
 def test_weights_of_several_shapes_in_one_model():
     model = _vector_model()
