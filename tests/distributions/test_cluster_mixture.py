@@ -158,7 +158,8 @@ def test_bounds_of_the_nearest_clusters():
         expected = np.logaddexp.reduce(np.take_along_axis(by_cluster, order[:, :n], 1), axis=1)
         bound = mixture.copy(num_terms=n).log_prob(x)
         np.testing.assert_allclose(bound, expected, rtol=1e-5)
-        assert np.all(bound > before)
+        # A cluster can add less than float32 resolves.
+        assert np.all(bound >= before) and np.mean(bound) > np.mean(before)
         before = bound
     np.testing.assert_allclose(before, mixture.log_prob(x), rtol=1e-5)
 
