@@ -188,7 +188,7 @@ def compiled(distribution, optimizer=None, **kwargs):
 
 
 def reloaded(how, model, folder, new=None):
-    """Returns a model with what is saved of another one, in one of the ways to save it.
+    """Saves a model in one of the ways, and returns a model that loads the file.
 
     Args:
       how: method that loads a model, or sets the weights of a model.

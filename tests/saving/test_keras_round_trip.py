@@ -386,7 +386,7 @@ def test_every_network_and_its_layers_stay_frozen(tmp_path, kind):
         # A whole network, or its last layer.
         part = network if i % 2 else private_api.flatten_layers(network)[-1]
         part.trainable = False
-    # Of scales, `ActNorm` and 1×1 convolutions, too.
+    # Freeze some scales, `ActNorm` layers and 1×1 convolutions, too.
     others = [layer for layer in model.layers_of_bijectors if layer not in model.networks]
     for layer in others[::2]:
         layer.trainable = False

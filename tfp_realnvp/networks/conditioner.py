@@ -136,9 +136,10 @@ class Conditioner(keras.layers.Layer):
     def _shifted_biases(
         self, condition: tf.Tensor | None, *biases: keras.Variable
     ) -> list[tf.Tensor]:
-        """Adds linear functions of a condition vector to biases [F] of convolutions, [B, 1, 1, F].
+        """Returns the biases [F] of convolutions, shifted by functions of a condition vector.
 
-        A convolution that adds such a bias costs as much as one that adds [F].
+        With a condition vector, each result is [B, 1, 1, F]. A convolution that adds such a bias
+        costs as much as a convolution that adds [F].
         """
         values, terms = map(tf.convert_to_tensor, biases), self._film(condition, len(biases))
         return [
