@@ -229,12 +229,39 @@ def test_fit_sees_the_batches_of_a_plain_keras_model(row):
     assert np.isfinite(history.history["loss"]).all()
     assert history.epoch == expected_history.epoch
     assert history.params["steps"] == expected_history.params["steps"]
-    assert actual == expected
-    end = 1 + actual[1:].index(("epoch",)) if len(history.epoch) > 1 else None
-    epoch = [row for record in actual[1:end] if record[0] == "train" for row in record[-1]]
-    is_dataset = isinstance(arguments["x"], tf.data.Dataset)
-    is_shuffled = arguments.get("shuffle", True) and not is_dataset
-    assert (epoch != sorted(epoch)) == bool(is_shuffled)
+    x, shuffle = arguments["x"], bool(arguments.get("shuffle", True))
+    if shuffle and not isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)):
+        # The order within an epoch is our own.
+        assert _in_order(actual) == _in_order(expected)
+    else:
+        assert actual == expected
+    epoch = _rows_of_epochs(actual)[0]
+    assert (epoch != sorted(epoch)) == (shuffle and not isinstance(x, tf.data.Dataset))
+
+
+def _rows_of_epochs(records):
+    """Returns the rows of the training batches of each epoch."""
+    epochs = []
+    for kind, *description in records:
+        if kind == "epoch":
+            epochs.append([])
+        elif kind == "train":
+            epochs[-1] += description[-1]
+    return epochs
+
+
+def _in_order(records):
+    """Returns the batches without the rows of training batches, and the sorted rows of epochs."""
+    batches = [record[:-1] if record[0] == "train" else record for record in records]
+    return batches, list(map(sorted, _rows_of_epochs(records)))
+
+
+def test_each_epoch_of_arrays_has_another_order_and_a_seed_repeats_all():
+    arguments = {"x": _rows(40), "batch_size": 16, "epochs": 3}
+    epochs = _rows_of_epochs(_records(_flow_model(), "fit", **arguments)[0])
+    assert all(sorted(rows) == list(range(40)) for rows in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+    assert epochs == _rows_of_epochs(_records(_flow_model(), "fit", **arguments)[0])
 
 
 _EVALUATIONS = {

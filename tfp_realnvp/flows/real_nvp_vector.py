@@ -104,7 +104,7 @@ class RealNVPVector(VectorFlow):
     def __init__(
         self,
         event_size: int,
-        num_couplings: int = 10,
+        num_couplings: int = 12,
         num_blocks: int | None = None,
         num_filters: int = 64,
         *,
@@ -124,8 +124,7 @@ class RealNVPVector(VectorFlow):
 
         Args:
           event_size: D, length of the vectors.
-          num_couplings: number of couplings. Ten couplings with one block per network take about as
-            long as eight with two blocks, but results depend less on the seed.
+          num_couplings: number of couplings. With fewer, results depend more on the seed.
           num_blocks: residual blocks of each network; by default 1. Only without a `network_fn`.
           num_filters: units of each dense layer of the networks.
           activation: name of the Keras activation of the networks; by default `'tanh'`, whose

@@ -1,7 +1,7 @@
 """Finds the first non-finite value of a training step, and skips the step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -128,17 +128,18 @@ class FiniteGuard:
         """Clears the stored step."""
         self._failure.assign([-1, -1, -1])
 
-    def raise_failure(self, variables: Sequence[Any] = ()) -> None:
+    def raise_failure(self, variables_fn: Callable[[], Sequence[Any]] = list) -> None:
         """Raises an error, only once, if the values of a step were not finite.
 
         The error is a `ValueError` if the data failed a check, and
         otherwise a `NonFiniteLossError`, which can name the variable whose gradient is not finite.
+        Only a failure calls `variables_fn`, since Keras collects variables slowly.
         """
         step, part, position = (int(value) for value in self._failure.numpy())
         if step < 0:
             return
         self.reset()
-        name = list(self._numbers)[part]
+        name, variables = list(self._numbers)[part], variables_fn()
         if isinstance(name, _Expectation):
             raise ValueError(name)
         if name == _GRADIENT:

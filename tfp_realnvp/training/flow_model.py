@@ -366,7 +366,7 @@ class FlowModel(SavableModel):
             self._may_initialize = False
             self._after_fit.close()
             if self.rate_factors is not None:
-                self.rate_factors.assign(0, lambda index: 1.0)
+                self.rate_factors.assign(self, lambda index: 1.0)
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()
@@ -711,7 +711,7 @@ class FlowModel(SavableModel):
         Raises:
           NonFiniteLossError: names the step and its first computation that was not finite.
         """
-        self._guard.raise_failure(self.trainable_variables)
+        self._guard.raise_failure(lambda: self.trainable_variables)
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -66,6 +66,9 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         shuffle=method == "fit" and arguments.get("shuffle", True),
         class_weight=class_weight,
     )
+    if method == "fit" and isinstance(batches, ArrayBatches):
+        # Without a number of steps, Keras makes two iterators for each epoch.
+        arguments["steps_per_epoch"] = arguments.get("steps_per_epoch") or batches.num_batches
     data = zip(names, keras.utils.unpack_x_y_sample_weight(batches), strict=True)
     return {**arguments, **{name: part for name, part in data if part is not None}}
 
@@ -84,9 +87,11 @@ def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any,
 
 
 class ArrayBatches(private_api.ArrayDataAdapter):
-    """A data adapter of arrays in which Keras shuffles and batches row indices, not rows.
+    """A data adapter of arrays that shuffles and batches row indices, not rows.
 
-    Casts floats to the distribution's dtype, and turns off the autotuning of `tf.data`.
+    Casts floats to the distribution's dtype, and turns off the autotuning of `tf.data`. Each epoch
+    has another order. With Keras' own shuffling, all epochs have the same order after
+    `keras.utils.set_random_seed`.
     """
 
     _inputs: Any
@@ -94,7 +99,7 @@ class ArrayBatches(private_api.ArrayDataAdapter):
     def __init__(self, *data: Any, dtype: tf.DType, **options: Any) -> None:
         super().__init__(*data, **options)
         self.arrays, self._inputs = self._inputs, np.arange(self._num_samples)
-        self._float_dtype = dtype
+        self._float_dtype, self._order = dtype, options.get("shuffle")
 
     def get_tf_dataset(self) -> tf.data.Dataset:
         """Returns the batches as a dataset."""
@@ -111,9 +116,31 @@ class ArrayBatches(private_api.ArrayDataAdapter):
             # Zip the row indices with the repeated arrays: if `batch` captured the arrays, its
             # graph would contain copies.
             tensors = tf.data.Dataset.from_tensors(tensors).repeat()
-            dataset = tf.data.Dataset.zip((super().get_tf_dataset(), tensors))
+            dataset = tf.data.Dataset.zip((self._row_indices(), tensors))
             dataset = dataset.map(batch, num_parallel_calls=runtime.PARALLEL_CALLS)
             return runtime.without_autotune(dataset.prefetch(runtime.PREFETCHED_BATCHES))
+
+    def _row_indices(self) -> tf.data.Dataset:
+        """Returns the indices [B] of the rows of each batch."""
+        if not self._order or self._order == "batch":
+            return super().get_tf_dataset()
+        num_rows, size = self._num_samples, self.batch_size
+
+        def keep_first(first: tf.Tensor, element: Any) -> Any:
+            batch, seed = element
+            seed = tf.where(batch == 0, seed, first)
+            return seed, (batch, seed)
+
+        def rows(batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            places = batch * size + tf.range(size, dtype=tf.int64)
+            if num_rows % size:
+                places = places[: num_rows - batch * size]
+            index_shuffle = tf.random.experimental.index_shuffle
+            return index_shuffle(places, tf.stack([seed, 0]), np.int64(num_rows - 1))
+
+        # The batches of an epoch share its first random number as the seed of their order.
+        seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).take(self.num_batches)
+        return seeds.enumerate().scan(tf.constant(0, tf.int64), keep_first).map(rows)
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:

@@ -48,14 +48,16 @@ class RateFactors:
         self._table = tf.Variable(tf.tile([[1.0, 0.0]], [num_steps, 1]), **options)
         self.num_steps = num_steps
 
-    def assign(self, first: int, factor: Callable[[int], float], power: float = 0.0) -> None:
-        """Sets the factors of the next execution, whose first step has the number `first`.
+    def assign(
+        self, model: keras.Model, factor: Callable[[int], float], power: float = 0.0
+    ) -> None:
+        """Sets the factors of the next execution of the model's train function.
 
         `factor` maps the index of a step in the execution to its factor; NaN skips the step. The
         factors are multiplied by `(rows / 32) ** power`, with rows clipped to [32, 512].
         """
         if self.num_steps > 1:
-            self._first.assign(first)
+            self._first.assign(step_of(model))
         self._table.assign([[factor(i), power] for i in range(self.num_steps)])
 
     @contextlib.contextmanager
@@ -137,7 +139,7 @@ class CosineAnnealing(keras.callbacks.Callback):
             is_over = index > 0 and self._first_batch and fraction >= 1
             return math.nan if is_over else _half_cosine(max(0.0, 1 - fraction))
 
-        self.model.rate_factors.assign(step_of(self.model), factor, self._power)
+        self.model.rate_factors.assign(self.model, factor, self._power)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops a resumed run after the steps of an uninterrupted one."""
@@ -343,7 +345,7 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._factor = factor(0)
         rate_factors: RateFactors | None = getattr(self.model, "rate_factors", None)
         if rate_factors is not None:
-            rate_factors.assign(step_of(self.model), factor)
+            rate_factors.assign(self.model, factor)
         else:
             self._after_step.close()
             variable = self.model.optimizer.learning_rate
