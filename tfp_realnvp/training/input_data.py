@@ -140,7 +140,12 @@ class ArrayBatches(private_api.ArrayDataAdapter):
 
         # The batches of an epoch share its first random number as the seed of their order.
         seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).take(self.num_batches)
-        return seeds.enumerate().scan(tf.constant(0, tf.int64), keep_first).map(rows)
+        indices = seeds.enumerate().scan(tf.constant(0, tf.int64), keep_first).map(rows)
+        # As in Keras: no rewrites of the pipeline, and workers may copy it with its random numbers.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+        return indices.with_options(options)
 
 
 def _batches(x: Any, y: Any, sample_weight: Any, *, dtype: tf.DType, **options: Any) -> Any:
