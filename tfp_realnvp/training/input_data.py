@@ -124,23 +124,17 @@ class ArrayBatches(private_api.ArrayDataAdapter):
         """Returns the indices [B] of the rows of each batch."""
         if not self._order or self._order == "batch":
             return super().get_tf_dataset()
-        num_rows, size = self._num_samples, self.batch_size
+        number = self._num_samples
 
-        def keep_first(first: tf.Tensor, element: Any) -> Any:
-            batch, seed = element
-            seed = tf.where(batch == 0, seed, first)
-            return seed, (batch, seed)
+        def order(seed: tf.Tensor) -> tf.Tensor:
+            rows = tf.range(number, dtype=tf.int64)
+            return tf.random.experimental.stateless_shuffle(rows, tf.stack([seed, 0]))
 
-        def rows(batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-            places = batch * size + tf.range(size, dtype=tf.int64)
-            if num_rows % size:
-                places = places[: num_rows - batch * size]
-            index_shuffle = tf.random.experimental.index_shuffle
-            return index_shuffle(places, tf.stack([seed, 0]), np.int64(num_rows - 1))
-
-        # The batches of an epoch share its first random number as the seed of their order.
-        seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).take(self.num_batches)
-        indices = seeds.enumerate().scan(tf.constant(0, tf.int64), keep_first).map(rows)
+        # Each iterator, and so each epoch, draws another seed.
+        seeds = tf.data.Dataset.random(rerandomize_each_iteration=True).take(1)
+        # Where all batches are full, `drop_remainder` drops nothing and makes their size static.
+        is_full = number % self.batch_size == 0
+        indices = seeds.map(order).unbatch().batch(self.batch_size, drop_remainder=is_full)
         # As in Keras: no rewrites of the pipeline, and workers may copy it with its random numbers.
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False
