@@ -387,46 +387,55 @@ def _anneal(
     """
     # `tfp.experimental.mcmc.sample_sequential_monte_carlo` cannot let particles jump between
     # clusters. Given a seed, it draws the same random numbers at each temperature.
-    num_populations, is_free = len(events), target.support.is_free[events][:, np.newaxis]
-    shape = num_populations, num_particles, is_free.shape[-1]
+    num_populations, size = len(events), target.support.size
+    is_free, log_start = target.support.is_free[events][:, np.newaxis], target.log_start[events]
 
     def even() -> np.ndarray:
-        return (np.arange(num_particles) + rng.uniform(size=[num_populations, 1])) / num_particles
+        return (np.arange(num_particles) + rng.uniform(size=[len(rows), 1])) / num_particles
 
-    log_start = target.log_start[events]
-    clusters = _quantiles(log_start, even())
-    state = target.particles(events, rng.normal(size=shape) * is_free, clusters)
+    # The populations that still move.
+    rows, step = np.arange(num_populations), 0
+    z = rng.normal(size=[num_populations, num_particles, size]) * is_free
+    state = target.particles(events, z, _quantiles(log_start, even()))
     is_valid = bool(np.isfinite(state.log_ratios).any(axis=1).all())
     expected = "complete: expected finite log densities where particles start"
     validation.require(is_valid, expected, state.log_ratios)
-    beta, log_evidence = np.zeros([2, num_populations, 1])
-    step_sizes, num_left = np.full([num_populations, 1, 1], 0.4), _NUM_FINAL_MOVES
-    all_rates: list[np.ndarray] = []
-    while num_left:
-        num_left, before = num_left - bool((beta == 1).all()), beta
-        is_last = len(all_rates) >= num_temperatures
+    values, (log_evidence, all_rates) = np.empty_like(state.values), np.zeros([2, num_populations])
+    beta, step_sizes = np.zeros([num_populations, 1]), np.full([num_populations, 1, 1], 0.4)
+    num_left = np.full(num_populations, _NUM_FINAL_MOVES)
+    while rows.size:
+        num_left, before = num_left - (beta[:, 0] == 1), beta
+        is_last, step = step >= num_temperatures, step + 1
         beta = np.ones_like(beta) if is_last else _next_temperature(beta, state.log_ratios)
         log_weights = (beta - before) * state.log_ratios
-        log_evidence += np.logaddexp.reduce(log_weights, axis=1, keepdims=True)
-        kept = np.arange(num_populations)[:, np.newaxis], _quantiles(log_weights, even())
-        state = _Particles(*(values[kept] for values in state))
+        log_evidence[rows] += np.logaddexp.reduce(log_weights, axis=1)
+        kept = np.arange(len(rows))[:, np.newaxis], _quantiles(log_weights, even())
+        state = _Particles(*(array[kept] for array in state))
         if log_start.shape[1] > 1:
-            clusters = _quantiles(log_start, rng.uniform(size=shape[:2]))
-            new = target.particles(events, state.coordinates, clusters)
+            clusters = _quantiles(log_start[rows], rng.uniform(size=state.clusters.shape))
+            new = target.particles(events[rows], state.coordinates, clusters)
             state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
         # Hamiltonian Monte Carlo, with a random number of leapfrog steps.
-        new, momentum = state, rng.normal(size=shape) * is_free
+        mask = is_free[rows]
+        new, momentum = state, rng.normal(size=state.values.shape) * mask
         log_ratios = -_log_prob(new, momentum, beta)
         for _ in range(rng.integers(num_leapfrog_steps // 2 + 1, num_leapfrog_steps + 1)):
-            momentum = momentum + 0.5 * step_sizes * is_free * _force(new, beta)
+            momentum = momentum + 0.5 * step_sizes * mask * _force(new, beta)
             z = new.coordinates + step_sizes * momentum
-            new = target.particles(events, z, new.clusters)
-            momentum = momentum + 0.5 * step_sizes * is_free * _force(new, beta)
+            new = target.particles(events[rows], z, new.clusters)
+            momentum = momentum + 0.5 * step_sizes * mask * _force(new, beta)
         log_ratios += _log_prob(new, momentum, beta)
         state, rates = _accept(state, new, log_ratios, rng)
-        step_sizes *= np.exp(0.5 * (rates - _ACCEPTANCE_RATE))[:, np.newaxis, np.newaxis]
-        all_rates.append(rates)
-    return state.values, log_evidence[:, 0], np.mean(all_rates[-_NUM_FINAL_MOVES:], axis=0)
+        step_sizes = (
+            step_sizes * np.exp(0.5 * (rates - _ACCEPTANCE_RATE))[:, np.newaxis, np.newaxis]
+        )
+        all_rates[rows] += (num_left < _NUM_FINAL_MOVES) * rates / _NUM_FINAL_MOVES
+        values[rows], is_left = state.values, num_left > 0
+        state = _Particles(*(array[is_left] for array in state))
+        beta, step_sizes, num_left, rows = (
+            array[is_left] for array in (beta, step_sizes, num_left, rows)
+        )
+    return values, log_evidence, all_rates
 
 
 def _force(particles: _Particles, beta: np.ndarray) -> np.ndarray:
