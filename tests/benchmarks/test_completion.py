@@ -34,6 +34,7 @@ def test_the_command(capsys, monkeypatch):
     few = {"num_burnin_steps": 2, "num_leapfrog_steps": 1}
     complete = functools.partial(tfr.latents.complete, **few)
     monkeypatch.setattr(tfr.latents, "complete", complete)
+    monkeypatch.setattr(completion, "_NUM_FLOW_SAMPLES", 2_000)
     options = ["--num_digits=2", "--num_samples=40", "--epochs=2"]
     results = completion.main(options)
     assert len(results) == 3 and "R-hat: median" in capsys.readouterr().out
