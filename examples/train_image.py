@@ -51,7 +51,8 @@ FLAGS = flags.FLAGS
 tfd = tfp.distributions
 
 # Guidance needs densities without a cluster: training drops the cluster of this share of images.
-_DROPOUT = 0.1
+# A larger share lowers bits/dim, but samples without guidance are recognized less often.
+_DROPOUT = 0.03
 
 
 def main(argv: list[str]) -> None:

@@ -187,7 +187,7 @@ class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution
     >>> clusters = tfr.Clusters.of(images, num_clusters=3)
     >>> bijector = tfr.RealNVPImage(
     ...     (4, 4, 1), num_scales=1, num_blocks=0, num_filters=4, num_classes=3,
-    ...     condition_dropout=0.1)
+    ...     condition_dropout=0.03)
     >>> flow = tfd.TransformedDistribution(tfd.Sample(tfd.Normal(0., 1.), [4, 4, 1]), bijector)
     >>> model = tfr.FlowModel(tfr.ClusterMixture(flow, clusters))
     >>> model.compile()
