@@ -408,7 +408,8 @@ def _anneal(
         is_last, step = step >= num_temperatures, step + 1
         beta = np.ones_like(beta) if is_last else _next_temperature(beta, state.log_ratios)
         log_weights = (beta - before) * state.log_ratios
-        log_evidence[rows] += np.logaddexp.reduce(log_weights, axis=1)
+        # The mean weight: populations have different numbers of temperatures.
+        log_evidence[rows] += np.logaddexp.reduce(log_weights, axis=1) - np.log(num_particles)
         kept = np.arange(len(rows))[:, np.newaxis], _quantiles(log_weights, even())
         state = _Particles(*(array[kept] for array in state))
         if log_start.shape[1] > 1:
