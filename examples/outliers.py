@@ -60,10 +60,7 @@ def main(argv: list[str]) -> None:
 def compare_on_digits(digits: data.ImageArrays, photos: data.ImageArrays) -> None:
     """Compares the scores on digits; outliers are changed digits and other images."""
     rng = np.random.default_rng(FLAGS.seed)
-    preset = tfr.FlowModel.from_preset("digits")
-    # Few images have a high density in more than one of the 54 clusters.
-    mixture = preset.distribution.copy(num_terms=4)
-    model = tfr.FlowModel(mixture, dequantizer=preset.dequantizer, seed=preset.seed)
+    model = tfr.FlowModel.from_preset("digits")
     models = [train_member(digits, seed) for seed in range(FLAGS.num_models)]
     reference = tfr.log_prob(model, digits.train)
 

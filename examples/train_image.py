@@ -51,7 +51,7 @@ FLAGS = flags.FLAGS
 tfd = tfp.distributions
 
 # Guidance needs densities without a cluster: training drops the cluster of this share of images.
-# A larger share lowers bits/dim, but samples without guidance are recognized less often.
+# With a larger share, bits/dim are lower, but fewer samples without guidance are recognized.
 _DROPOUT = 0.03
 
 

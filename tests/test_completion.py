@@ -173,7 +173,7 @@ def test_populations_of_different_evidence():
     with pytest.warns(UserWarning, match="log evidence of an event differs by"):
         samples, r_hat, _ = latents.complete(flow, events, num_burnin_steps=0)
     assert r_hat[0] < 1.1 and samples[:, 0, 1:].std() > 0.45
-    # Some populations need one temperature more than others, which is no sign of another evidence.
+    # Populations with different numbers of temperatures estimate the same evidence.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         samples, r_hat, _ = latents.complete(flow, events)

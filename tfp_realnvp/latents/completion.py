@@ -400,7 +400,7 @@ def _anneal(
     is_valid = bool(np.isfinite(state.log_ratios).any(axis=1).all())
     expected = "complete: expected finite log densities where particles start"
     validation.require(is_valid, expected, state.log_ratios)
-    values, (log_evidence, all_rates) = np.empty_like(state.values), np.zeros([2, num_populations])
+    values, (log_evidence, last_rates) = np.empty_like(state.values), np.zeros([2, num_populations])
     beta, step_sizes = np.zeros([num_populations, 1]), np.full([num_populations, 1, 1], 0.4)
     num_left = np.full(num_populations, _NUM_FINAL_MOVES)
     while rows.size:
@@ -408,7 +408,7 @@ def _anneal(
         is_last, step = step >= num_temperatures, step + 1
         beta = np.ones_like(beta) if is_last else _next_temperature(beta, state.log_ratios)
         log_weights = (beta - before) * state.log_ratios
-        # The mean weight: populations have different numbers of temperatures.
+        # The mean of the weights does not depend on the number of temperatures, unlike their sum.
         log_evidence[rows] += np.logaddexp.reduce(log_weights, axis=1) - np.log(num_particles)
         kept = np.arange(len(rows))[:, np.newaxis], _quantiles(log_weights, even())
         state = _Particles(*(array[kept] for array in state))
@@ -430,13 +430,14 @@ def _anneal(
         step_sizes = (
             step_sizes * np.exp(0.5 * (rates - _ACCEPTANCE_RATE))[:, np.newaxis, np.newaxis]
         )
-        all_rates[rows] += (num_left < _NUM_FINAL_MOVES) * rates / _NUM_FINAL_MOVES
-        values[rows], is_left = state.values, num_left > 0
+        last_rates[rows] += (num_left < _NUM_FINAL_MOVES) * rates / _NUM_FINAL_MOVES
+        is_left = num_left > 0
+        values[rows[~is_left]] = state.values[~is_left]
         state = _Particles(*(array[is_left] for array in state))
         beta, step_sizes, num_left, rows = (
             array[is_left] for array in (beta, step_sizes, num_left, rows)
         )
-    return values, log_evidence, all_rates
+    return values, log_evidence, last_rates
 
 
 def _force(particles: _Particles, beta: np.ndarray) -> np.ndarray:
