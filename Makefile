@@ -107,9 +107,9 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.examples
 
 # Apache Beam takes 50 seconds and 170 MB, and an older protobuf.
-$(VENV)/.beam: pyproject.toml | $(VENV)/.dev
+$(VENV)/.beam: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,dev,beam]'
-	@touch $@
+	@touch $@ $(VENV)/.dev $(VENV)/.examples
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[examples,docs]'

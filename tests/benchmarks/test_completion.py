@@ -7,6 +7,7 @@ import pytest
 
 import tfp_realnvp as tfr
 from benchmarks import completion
+from tfp_realnvp.latents import completion as populations
 
 
 def test_scores_of_equal_samples():
@@ -34,6 +35,7 @@ def test_the_command(capsys, monkeypatch):
     few = {"num_burnin_steps": 2, "num_leapfrog_steps": 1}
     complete = functools.partial(tfr.latents.complete, **few)
     monkeypatch.setattr(tfr.latents, "complete", complete)
+    monkeypatch.setattr(populations, "_MIN_PARTICLES", 20)
     monkeypatch.setattr(completion, "_NUM_FLOW_SAMPLES", 2_000)
     options = ["--num_digits=2", "--num_samples=40", "--epochs=2"]
     results = completion.main(options)

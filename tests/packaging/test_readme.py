@@ -9,6 +9,7 @@ import flow_testing as ft
 import pytest
 
 import tfp_realnvp as tfr
+from tfp_realnvp.latents import completion
 
 pytestmark = pytest.mark.usefixtures("no_graph_optimizer")
 
@@ -31,11 +32,12 @@ _SESSIONS = [
 
 @pytest.fixture
 def short(monkeypatch):
-    """Keeps few epochs, couplings, steps of Monte Carlo and digits."""
+    """Keeps few epochs, couplings, digits, particles and steps of Monte Carlo."""
     ft.construct_small_flows(monkeypatch.setattr)
     few = {"num_burnin_steps": 2, "num_leapfrog_steps": 1}
     complete = functools.partial(tfr.latents.complete, **few)
     monkeypatch.setattr(tfr.latents, "complete", complete)
+    monkeypatch.setattr(completion, "_MIN_PARTICLES", 20)
     fit, load_arrays = tfr.FlowModel.fit, tfr.data.load_arrays
 
     def fit_shortly(*args, epochs=1, **options):

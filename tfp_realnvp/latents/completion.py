@@ -416,15 +416,17 @@ def _anneal(
             clusters = _quantiles(log_start[rows], rng.uniform(size=state.clusters.shape))
             new = target.particles(events[rows], state.coordinates, clusters)
             state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
-        # Hamiltonian Monte Carlo, with a random number of leapfrog steps.
-        mask = is_free[rows]
-        new, momentum = state, rng.normal(size=state.values.shape) * mask
+        # Hamiltonian Monte Carlo, with a random number of leapfrog steps. The step of a coordinate is
+        # proportional to its standard deviation, which resampling must not make zero.
+        variances = state.coordinates.var(axis=1, keepdims=True)
+        steps = step_sizes * np.sqrt(0.9 * variances + 0.1) * is_free[rows]
+        new, momentum = state, rng.normal(size=state.values.shape)
         log_ratios = -_log_prob(new, momentum, beta)
         for _ in range(rng.integers(num_leapfrog_steps // 2 + 1, num_leapfrog_steps + 1)):
-            momentum = momentum + 0.5 * step_sizes * mask * _force(new, beta)
-            z = new.coordinates + step_sizes * momentum
+            momentum = momentum + 0.5 * steps * _force(new, beta)
+            z = new.coordinates + steps * momentum
             new = target.particles(events[rows], z, new.clusters)
-            momentum = momentum + 0.5 * step_sizes * mask * _force(new, beta)
+            momentum = momentum + 0.5 * steps * _force(new, beta)
         log_ratios += _log_prob(new, momentum, beta)
         state, rates = _accept(state, new, log_ratios, rng)
         step_sizes = (
