@@ -416,10 +416,10 @@ def _anneal(
             clusters = _quantiles(log_start[rows], rng.uniform(size=state.clusters.shape))
             new = target.particles(events[rows], state.coordinates, clusters)
             state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
-        # Hamiltonian Monte Carlo, with a random number of leapfrog steps. The step of a coordinate is
-        # proportional to its standard deviation, which resampling must not make zero.
-        variances = state.coordinates.var(axis=1, keepdims=True)
-        steps = step_sizes * np.sqrt(0.9 * variances + 0.1) * is_free[rows]
+        # Hamiltonian Monte Carlo, with a random number of leapfrog steps. The step size of a
+        # coordinate is proportional to its standard deviation, and not 0 for particles all equal.
+        scales = np.sqrt(0.9 * state.coordinates.var(axis=1, keepdims=True) + 0.1)
+        steps = step_sizes * scales * is_free[rows]
         new, momentum = state, rng.normal(size=state.values.shape)
         log_ratios = -_log_prob(new, momentum, beta)
         for _ in range(rng.integers(num_leapfrog_steps // 2 + 1, num_leapfrog_steps + 1)):
