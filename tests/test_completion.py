@@ -182,7 +182,7 @@ def test_populations_of_different_evidence():
 
 def test_coordinates_of_different_scales():
     # The fitted normal distribution has the scales of both parts.
-    scales = np.array([1.0, *[0.1] * 5, *[1.0] * 5])
+    scales = [1.0, *[0.1] * 5, *[1.0] * 5]
     parts = [
         tfd.MultivariateNormalDiag([mean, *[0.0] * 10], stddev)
         for mean, stddev in ((-9.0, scales), (9.0, [1.0, *[2.0] * 10]))
