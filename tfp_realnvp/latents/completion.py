@@ -83,7 +83,8 @@ def complete(
     distribution of a normal distribution that is fitted to samples of the flow, with a mean for
     each cluster of a `ClusterMixture`. From there, temperatures lead to the density of the flow. At
     each temperature, particles are resampled; their clusters jump; and a step of Hamiltonian Monte
-    Carlo (Neal 2011, arXiv 1206.1901) moves each particle.
+    Carlo (Neal 2011, arXiv 1206.1901) moves each particle, with step sizes in proportion to the
+    standard deviations of the population.
 
     Populations are independent, so they differ if each finds other modes. R-hat (Gelman et al.:
     Bayesian data analysis, section 11.4) compares the variance between populations with the
