@@ -10,12 +10,14 @@ levels, in three ways:
 For each, the script prints the mean absolute error of the median, the continuous ranked probability
 score (CRPS) of a pixel, the energy score of the half, all in gray levels; and the fraction of
 samples that classifiers recognize, as in `python -m benchmarks.recognition`, and that they assign
-to the true class.
+to the true class. It also prints the mean difference of the energy score of a digit to that of the
+first way, with its standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--first", type=int, default=0, help="index of the first test digit")
     parser.add_argument("--num_digits", type=int, default=30, help="test digits")
     parser.add_argument("--num_samples", type=int, default=400, help="samples of each digit")
     parser.add_argument("--epochs", type=int, default=30, help="of training the classifiers")
@@ -41,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     flags = parser.parse_args(arguments)
     model, data = tfr.FlowModel.from_preset("digits"), tfr.data.load_arrays("digits")
     judge = Judge(data.train, data.train_labels, data.test, data.num_values, flags.epochs)
-    digits, labels = data.test[: flags.num_digits], data.test_labels[: flags.num_digits]
+    part = slice(flags.first, flags.first + flags.num_digits)
+    digits, labels = data.test[part], data.test_labels[part]
     is_known = (np.arange(8) < 4)[:, np.newaxis, np.newaxis]
     start = time.perf_counter()
     options = {"num_samples": flags.num_samples, "seed": flags.seed}
@@ -57,19 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         "20 nearest neighbors": _nearest(data.train, digits),
         "20 nearest flow samples": _nearest(np.asarray(of_flow), digits),
     }
-    results = {}
+    results, energy_scores = {}, {}
     for name, images in samples.items():
-        results[name] = scores(images[:, :, 4:], digits[:, 4:])
+        of_digits = scores(images[:, :, 4:], digits[:, 4:])
+        energy_scores[name] = of_digits["energy score"]
+        results[name] = {key: values.mean() for key, values in of_digits.items()}
         probabilities = judge.probabilities(images.reshape(-1, *digits.shape[1:]))
         is_recognized = probabilities.max(axis=1) > CONFIDENCE
         is_true = probabilities.argmax(axis=1) == np.tile(labels, len(images))
         results[name] |= {"recognized": is_recognized.mean(), "true class": is_true.mean()}
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in results[name].items()))
+    for name in list(samples)[1:]:
+        differences = energy_scores[name] - energy_scores["complete"]
+        error = differences.std(ddof=1) / math.sqrt(len(differences))
+        print(f"energy score of {name} - complete: {differences.mean():.2f} ± {error:.2f}")
     return results
 
 
-def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Returns the scores of samples [S, N, ...] of N events, [N, ...]."""
+def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the scores [N] of samples [S, N, ...] of N events, [N, ...]."""
     samples = samples.reshape(*samples.shape[:2], -1).astype(np.float64)
     number, truth = len(samples), truth.reshape(len(truth), -1).astype(np.float64)
     # The mean distance of two samples of a pixel, from their order.
@@ -78,9 +88,9 @@ def scores(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     errors = np.linalg.norm(samples - truth, axis=-1).mean(axis=0)
     pairs = [np.linalg.norm(samples - other, axis=-1).mean(axis=0) for other in samples]
     return {
-        "MAE": np.abs(np.median(samples, axis=0) - truth).mean(),
-        "CRPS": (np.abs(samples - truth).mean(axis=0) - 0.5 * spread).mean(),
-        "energy score": (errors - 0.5 * np.mean(pairs, axis=0)).mean(),
+        "MAE": np.abs(np.median(samples, axis=0) - truth).mean(axis=-1),
+        "CRPS": (np.abs(samples - truth).mean(axis=0) - 0.5 * spread).mean(axis=-1),
+        "energy score": errors - 0.5 * np.mean(pairs, axis=0),
     }
 
 
