@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         is_true = probabilities.argmax(axis=1) == np.tile(labels, len(images))
         results[name] |= {"recognized": is_recognized.mean(), "true class": is_true.mean()}
         print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in results[name].items()))
-    for name in list(samples)[1:]:
+    for name in list(samples)[1:] if len(digits) > 1 else []:
         differences = energy_scores[name] - energy_scores["complete"]
         error = differences.std(ddof=1) / math.sqrt(len(differences))
         print(f"energy score of {name} - complete: {differences.mean():.2f} ± {error:.2f}")

@@ -418,7 +418,7 @@ def _anneal(
             new = target.particles(events[rows], state.coordinates, clusters)
             state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
         # Hamiltonian Monte Carlo, with a random number of leapfrog steps. The step size of a
-        # coordinate is proportional to its standard deviation, and not 0 for particles all equal.
+        # coordinate is proportional to its standard deviation, and not 0 if all are equal.
         scales = np.sqrt(0.9 * state.coordinates.var(axis=1, keepdims=True) + 0.1)
         steps = step_sizes * scales * is_free[rows]
         new, momentum = state, rng.normal(size=state.values.shape)
