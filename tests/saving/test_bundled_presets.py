@@ -41,7 +41,6 @@ def test_bits_per_dim_of_the_card(name):
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.graph
-@pytest.mark.usefixtures("no_graph_optimizer")
 @pytest.mark.parametrize("only_log_prob", [["log_prob_uint8"]], indirect=True)
 @pytest.mark.parametrize("name", ["digits_label", "photos"])
 def test_served_scores_are_those_of_the_model(tmp_path, name, only_log_prob):

@@ -83,8 +83,8 @@ def complete(
     distribution of a normal distribution that is fitted to samples of the flow, with a mean for
     each cluster of a `ClusterMixture`. From there, temperatures lead to the density of the flow. At
     each temperature, particles are resampled; their clusters jump; and a step of Hamiltonian Monte
-    Carlo (Neal 2011, arXiv 1206.1901) moves each particle, with step sizes in proportion to the
-    standard deviations of the population.
+    Carlo (Neal 2011, arXiv 1206.1901) moves each particle, with larger steps in coordinates in
+    which the population has a larger standard deviation.
 
     Populations are independent, so they differ if each finds other modes. R-hat (Gelman et al.:
     Bayesian data analysis, section 11.4) compares the variance between populations with the
@@ -418,7 +418,7 @@ def _anneal(
             new = target.particles(events[rows], state.coordinates, clusters)
             state, _ = _accept(state, new, beta * (new.log_ratios - state.log_ratios), rng)
         # Hamiltonian Monte Carlo, with a random number of leapfrog steps. The step size of a
-        # coordinate is proportional to its standard deviation, and not 0 if all are equal.
+        # coordinate grows with its standard deviation, and is not 0 if all particles are equal.
         scales = np.sqrt(0.9 * state.coordinates.var(axis=1, keepdims=True) + 0.1)
         steps = step_sizes * scales * is_free[rows]
         new, momentum = state, rng.normal(size=state.values.shape)
