@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
@@ -113,7 +114,9 @@ class LearnedAffine(ChannelVariables):
         if self.is_known_to_be_set:
             return
         mean, variance = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
-        log_std = 0.5 * tf.math.log(variance + epsilon)
+        # A channel that is constant but for rounding, as in a batch of one vector, has no scale.
+        rounding = tf.square(8 * np.finfo(mean.dtype.as_numpy_dtype).eps * mean)
+        log_std = tf.where(variance <= rounding, 0.0, 0.5 * tf.math.log(variance + epsilon))
         values = (mean, -log_std) if inverse else (-mean * tf.exp(-log_std), log_std)
         # Skip moments that are not finite: no later batch would replace them.
         is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.bijectors.flow_bijector import surround_with, surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import conditional_bases, routing
 from tfp_realnvp.internal import batch_dims, layer_variables, optional_packages, validation
@@ -175,9 +175,10 @@ class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution
     four clusters.
 
     `FlowModel.fit(images)`, or `fit(images, labels)` for clusters with classes, maximizes the lower
-    bound `log w_k + log p(x | k)`, where k is the nearest cluster. If the flow has
-    `condition_dropout=p`, training omits the cluster for a fraction p of the images, so that
-    `FlowModel.sample` can use `guidance`.
+    bound `log w_k + log p(x | k)`, where k is the nearest cluster. `log_prob` returns this bound
+    within `tfr.call_options(training=True)`, so a `tfd.Mixture` of mixtures trains in the same way.
+    If the flow has `condition_dropout=p`, training omits the cluster for a fraction p of the
+    images, so that `FlowModel.sample` can use `guidance`.
 
     #### Example
 
@@ -296,7 +297,11 @@ class ClusterMixture(conditional_bases.ConditionalDistribution, tfd.Distribution
         if is_filled := batch_dims.may_be_empty(events, ndims):
             labels = batch_dims.without_empty_axes(labels)
         filled = batch_dims.without_empty_axes(events) if is_filled else events
-        log_probs = self.sum_over_clusters(log_prob, filled, labels)
+        if surrounding_pass().training:
+            # Within another distribution, which `training_log_prob` does not reach.
+            log_probs = self.training_log_prob(filled, labels, lambda _, clusters: clusters)
+        else:
+            log_probs = self.sum_over_clusters(log_prob, filled, labels)
         log_probs = batch_dims.cut_to_batch(log_probs, events, ndims, 0) if is_filled else log_probs
         return batch_dims.unflatten_batch(log_probs, value, ndims)
 

@@ -49,9 +49,15 @@ class FiniteRecord:
         """
         self.names: list[str] = [_Expectation(message) for _, message in checks]
         self._sums = [tf.where(is_valid, 0.0, math.nan) for is_valid, _ in checks]
+        self._graph = tf.compat.v1.get_default_graph()
 
     def add(self, name: str, *tensors: tf.Tensor) -> None:
-        """Appends tensors under a name, except integers, which are always finite."""
+        """Appends tensors under a name, except integers, which are always finite.
+
+        Ignores tensors within a loop or another function, since the step cannot read them.
+        """
+        if tf.compat.v1.get_default_graph() is not self._graph:
+            return
         sums = [tf.nn.l2_loss(tensor) for tensor in tensors if not tensor.dtype.is_integer]
         self.names += [name] * len(sums)
         self._sums += sums
