@@ -33,6 +33,17 @@ def test_the_first_training_batch_sets_act_norm():
     np.testing.assert_allclose(training, bijector.inverse(tf.identity(other)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("direction", ["forward", "inverse"])
+def test_channels_that_the_first_batch_does_not_vary_keep_their_scale(direction):
+    bijector = tfr.ActNorm(event_ndims=1)
+    # The mean of 0.1 in float32 is not exactly 0.1.
+    y = tf.concat([tf.fill([101, 1], 0.1), tf.zeros([101, 1]), ft.normal([101, 1])], axis=1)
+    getattr(bijector, direction)(y, training=True)
+    mapped = getattr(bijector, direction)(y + tf.constant([1.0, 2.0, 0.0])).numpy()
+    np.testing.assert_allclose(mapped[:, :2], np.tile([[1.0, 2.0]], [101, 1]), rtol=1e-5)
+    np.testing.assert_allclose(mapped[:, 2].std(), 1, rtol=1e-4)
+
+
 def test_a_batch_that_is_not_finite_does_not_set_it():
     bijector = tfr.ActNorm()
     y = 3 * ft.normal([5, *_SHAPE]) + 1

@@ -281,6 +281,19 @@ def test_the_training_loss_is_the_bound_of_the_nearest_cluster():
     assert abs(loss - expected) < 0.05 * abs(expected)
 
 
+@pytest.mark.parametrize("network", ["shallow", "resnet"])
+def test_it_trains_within_a_mixture_as_alone(network):
+    images, weights = _images(), np.linspace(0, 1, 24)
+    histories = []
+    for wrap in (lambda d: d, lambda d: tfd.Mixture(tfd.Categorical(probs=[1.0]), [d])):
+        keras.utils.set_random_seed(0)
+        model = ft.compiled(wrap(_mixture(dropout=0.0, network=network)))
+        data = {"sample_weight": weights, "batch_size": 8, "shuffle": False, "verbose": 0}
+        histories.append([*model.fit(images, epochs=2, **data).history["loss"]])
+        histories[-1].append(model.evaluate(images, verbose=0)[0])
+    np.testing.assert_allclose(*histories, rtol=1e-4)
+
+
 def test_fit_validates_with_four_clusters_and_evaluate_with_all():
     images, mixture = _images(), _mixture(num_clusters=6)
     model = tfr.FlowModel(mixture)

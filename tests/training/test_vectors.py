@@ -36,6 +36,25 @@ def test_losses_of_networks_belong_to_the_objective(recompute):
     np.testing.assert_allclose(loss, [-np.mean(log_prob)], rtol=1e-5)
 
 
+def _loss(rows, batch_size):
+    keras.utils.set_random_seed(0)
+    flow = tfr.RealNVPVector(rows.shape[1], num_couplings=4, seed=0)
+    model = ft.compiled(tfd.TransformedDistribution(ft.standard_normal(rows.shape[1:]), flow))
+    return model.fit(rows, batch_size=batch_size, shuffle=False, verbose=0).history["loss"][0]
+
+
+def test_one_row_per_batch():
+    rows = np.random.default_rng(0).normal(size=[256, 3])
+    assert abs(_loss(rows, 1) - _loss(rows, 32)) < 1.0
+
+
+def test_a_column_that_is_constant_in_the_first_batch():
+    rows = np.random.default_rng(0).normal(size=[512, 4])
+    plain = _loss(rows, 32)
+    rows[:, 1] = np.arange(512) % 50 == 49
+    assert _loss(rows, 32) < plain + 1.0
+
+
 @pytest.mark.parametrize("name", ["SGD", "Muon", *ft.full("Adam", "FusedAdam")])
 def test_accumulated_batches_are_one_of_the_whole(name):
     kind = getattr(tfr, name, None) or getattr(keras.optimizers, name)

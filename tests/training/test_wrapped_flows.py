@@ -43,6 +43,27 @@ class _Holder(tfd.TransformedDistribution):
     """A user's distribution."""
 
 
+class _Within(tfd.Distribution):
+    """A user's distribution that evaluates a flow within another graph."""
+
+    def __init__(self, flow, wrap):
+        self.flow, self.wrap = flow, wrap
+        super().__init__(tf.float32, tfd.NOT_REPARAMETERIZED, False, True, name="Within")
+
+    def _batch_shape(self):
+        return tf.TensorShape([])
+
+    def _event_shape(self):
+        return tf.TensorShape(_SHAPE)
+
+    def _log_prob(self, value):
+        return self.wrap(self.flow.log_prob, value)
+
+
+def _in_parts(function, value):
+    return tf.reshape(tf.map_fn(function, tf.reshape(value, [2, -1, *_SHAPE])), [-1])
+
+
 _WRAPS = {
     "alone": lambda kind: _given(_flow(kind)),
     "chain": lambda kind: _given(tfb.Chain([tfb.Scale(2.0), _flow(kind)])),
@@ -66,6 +87,8 @@ _WRAPS = {
         )
     ),
     "user": lambda kind: _Holder(ft.standard_normal(_SHAPE), _flow(kind)),
+    "loop": lambda kind: _Within(_given(_flow(kind)), _in_parts),
+    "function": lambda kind: _Within(_given(_flow(kind)), lambda f, x: tf.function(f)(x)),
 }
 
 
@@ -87,6 +110,12 @@ def test_normalizations_learn_in_each_wrapper(wrap, kind):
 @pytest.mark.graph
 def test_in_graphs_of_several_steps():
     _assert_learns(_WRAPS["mixture"]("batch"), steps_per_execution=2)
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("wrap", ["loop", "function"])
+def test_within_a_graph_of_the_step(wrap):
+    _assert_learns(_WRAPS[wrap]("actnorm"))
 
 
 def test_inverted_flows():

@@ -26,8 +26,11 @@ class NonFiniteLossError(ArithmeticError):
     """
 
     def __init__(self, step: int, part: str) -> None:
-        is_of_data = part.startswith(("the data", "the condition"))
-        advice = "" if is_of_data else " A smaller learning rate or clipnorm may help."
+        advice = " A smaller learning rate or clipnorm may help."
+        if step == 0:
+            advice = " A larger batch may help: an `ActNorm` starts with its moments."
+        if part.startswith(("the data", "the condition")):
+            advice = ""
         super().__init__(
             f"the loss or its gradient is not finite at step {step}, first in {part}; the step "
             f"did not change the weights.{advice}"
