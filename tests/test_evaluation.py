@@ -231,6 +231,13 @@ def test_bad_conditions_and_options(images, options, message):
         evaluation.bits_per_dim(_conditional(num_classes=3), images, **options)
 
 
+@pytest.mark.parametrize("function", [tfr.log_prob, tfr.log_prob_map])
+def test_unknown_options(flow, function):
+    message = rf"{function.__name__} got an unexpected keyword argument 'seed'. It takes batch_size"
+    with pytest.raises(TypeError, match=message):
+        function(flow, _IMAGES, seed=0)
+
+
 # Nats.
 
 

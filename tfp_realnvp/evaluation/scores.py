@@ -64,7 +64,7 @@ def log_prob(
         infinite dataset; and `verbose`, by default 0.
 
     Raises:
-      TypeError: if `model` is neither a `FlowModel` nor a distribution.
+      TypeError: if `model` is neither a `FlowModel` nor a distribution, or an option is unknown.
       ValueError: if events or conditions are invalid, or `num_samples` has no effect.
 
     Issues a `UserWarning` within a `tf.GradientTape`, because the result has no gradient.
@@ -135,12 +135,14 @@ def map_batches(
     batch_size: int = 32,
     steps: int | None = None,
     verbose: int = 0,
+    **unknown: Any,
 ) -> Any:
     """Applies a function to each batch of events and conditions, and concatenates the results.
 
     `function` takes events in the distribution's dtype, and returns one or several arrays. `data`
     has any form that `bits_per_dim` takes. Error messages begin with `caller`.
     """
+    validation.known_options(unknown, ["batch_size", "steps", "verbose"], caller)
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
     data = as_arrays(data[:2] if isinstance(data, tuple) else data)
     spec.check(data)

@@ -31,9 +31,9 @@ _NUM_METRIC_SAMPLES, _NUM_METRIC_SAMPLES_OF_CLUSTER = 1000, 100
 _POWER_OF_EVIDENCE = 0.2
 _LOG_OF_ZERO = -1e9
 # Share of the particles that remain effective at the next temperature.
-_EFFECTIVE_SAMPLE_SIZE = 0.7
+_EFFECTIVE_SAMPLE_SIZE = 0.8
 # Smaller populations lose modes.
-_MIN_PARTICLES, _NUM_FINAL_MOVES, _ACCEPTANCE_RATE = 140, 4, 0.75
+_MIN_PARTICLES, _NUM_FINAL_MOVES, _ACCEPTANCE_RATE = 160, 4, 0.75
 # The networks evaluate at most this number of particles, and of positions (pixels), in one batch.
 _MAX_ROWS, _MAX_POSITIONS = 2**12, 2**18
 
@@ -116,11 +116,11 @@ def complete(
       is_known: booleans that broadcast to the shape of the events; a mask of pixels [H, W] needs a
         channel axis, `mask[..., np.newaxis]`. By default, all but NaNs are known.
       num_samples: number of samples of each event, in total over its populations. A population has
-        `num_samples / num_chains` particles, but at least 140.
+        `num_samples / num_chains` particles, but at least 160.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
       num_chains: number of populations of each event, at least 2.
       num_burnin_steps: largest number of temperatures before the last one. They are chosen so that
-        70% of the particles remain effective from one temperature to the next.
+        80% of the particles remain effective from one temperature to the next.
       num_leapfrog_steps: largest number of leapfrog steps of Hamiltonian Monte Carlo. Each step
         computes the gradient of the log density of all particles.
       seed: one or two integers. Equal seeds give equal samples.
