@@ -76,6 +76,33 @@ def test_the_warning_points_to_the_call_of_fit(model):
     assert warned[0].filename == __file__
 
 
+_CALLS = {
+    "arrays": lambda model, *data: model.fit(*data, verbose=0),
+    "dataset": lambda model, *data: model.fit(ft.dataset(data, 32), verbose=0),
+    "batch": lambda model, *data: model.train_on_batch(*data),
+}
+
+
+@pytest.mark.parametrize("call", _CALLS)
+@pytest.mark.parametrize(
+    ("column", "warned"),
+    [(1e4, "mean of 10000 "), (1e-4, "mean of 0.0001 "), (20.0, None), (0.0, None)],
+)
+def test_conditions_from_which_networks_hardly_learn(column, warned, call, recwarn):
+    rows = ft.normal([64, 2]).numpy()
+    conditions = np.stack([np.full(64, column), rows[:, 0]], axis=1)
+    flow = tfr.RealNVPVector(2, num_couplings=2, num_filters=4, conditional_event_shape=[2])
+    model = ft.compiled(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+    _CALLS[call](model, rows, conditions)
+    messages = [w for w in recwarn if "hardly learn" in str(w.message)]
+    if warned is None:
+        assert not messages
+    else:
+        [message] = messages
+        assert f"column 0 of the conditions has a {warned}" in str(message.message)
+        assert message.filename == __file__
+
+
 def test_a_dataset_without_batches():
     model = ft.compiled(_flow())
     images = tf.data.Dataset.from_tensor_slices(_IMAGES)

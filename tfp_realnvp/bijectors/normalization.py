@@ -137,8 +137,8 @@ class ActNorm(ChannelMap):
 
     The first inverse pass with `training=True` sets `shift` and `log_scale` so that each channel of
     `x` has mean 0 and variance 1 over the batch and all positions. If the first pass is a forward
-    pass, as in a `tfb.Invert`, each channel of `y` has these moments. After this pass, training and
-    evaluation use the same map.
+    pass, as in a `tfb.Invert`, each channel of `y` has these moments. Channels that are constant in
+    this batch keep their scale. After this pass, training and evaluation use the same map.
 
     `FlowModel.fit` runs this pass before it traces the training step. In your own loop, call
     `flow.inverse(first_batch, training=True)` eagerly before you trace the training step. Graphs

@@ -282,11 +282,14 @@ class DataSpec:
             expected = f"FlowModel: expected one condition for each of {len(events)} events"
             validation.require(len(condition) == len(events), expected, len(condition))
 
-    def warn_of_values(self, events: Any, stacklevel: int) -> None:
-        """Warns of unusual gray levels; refuses columns that float32 cannot resolve."""
-        events = np.asarray(events)
+    def warn_of_values(self, batch: Batch, stacklevel: int) -> None:
+        """Warns of unusual values; refuses columns of events that float32 cannot resolve."""
+        events, spec = np.asarray(batch.events), self.condition_spec
         if events.ndim == 2:
             validation.columns_apart(events, self.distribution.dtype, "FlowModel.fit")
+        of_vectors = batch.condition is not None and spec is not None and spec.event_ndims == 1
+        if of_vectors and routing.bijector_takes_condition(self.distribution):
+            _warn_of_conditions(np.asarray(batch.condition, np.float64), stacklevel + 1)
         if self.num_values is not None and events.max() < self.num_values / 8:
             warnings.warn(
                 f"FlowModel.fit: the largest pixel value is {events.max()}, but the model has "
@@ -342,3 +345,23 @@ class DataSpec:
 
 def _placeholder(spec: Any) -> Any:
     return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
+
+
+def _warn_of_conditions(conditions: np.ndarray, stacklevel: int) -> None:
+    """Warns if networks would hardly learn from the values of a column of conditions, [N, K]."""
+    conditions = conditions[np.isfinite(conditions).all(axis=1)]
+    if not len(conditions):
+        return
+    largest = np.abs(conditions).max(axis=0)
+    means, stddevs = conditions.mean(axis=0), conditions.std(axis=0)
+    is_far = (np.abs(means) > 20 * np.maximum(stddevs, 1)) | (stddevs > 1000)
+    is_far |= (largest > 0) & (largest < 0.01)
+    if is_far.any():
+        column = np.argmax(is_far)
+        warnings.warn(
+            f"FlowModel.fit: column {column} of the conditions has a mean of {means[column]:g} and "
+            f"a standard deviation of {stddevs[column]:g}, from which networks hardly learn. "
+            "Standardize each column, also in later calls, by its mean and standard deviation in "
+            "the training data.",
+            stacklevel=stacklevel + 1,
+        )

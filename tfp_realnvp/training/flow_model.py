@@ -19,7 +19,12 @@ from tfp_realnvp.internal import private_api, replicas, runtime, validation
 from tfp_realnvp.training import model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
-from tfp_realnvp.training.input_data import RequireBatch, arguments_for_keras, checked_batch
+from tfp_realnvp.training.input_data import (
+    ArrayBatches,
+    RequireBatch,
+    arguments_for_keras,
+    checked_batch,
+)
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.optimizers import FusedAdam, Muon, apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
@@ -101,8 +106,9 @@ class FlowModel(SavableModel):
     train_function: Any
     test_function: Any
     predict_function: Any
-    # Whether the first batch of `fit` may initialize the normalizations before the first step.
-    _may_initialize = False
+    # Whether the first batch of `fit` may initialize the normalizations before the first step, and
+    # whether to warn of its values, since `fit` has not seen all data.
+    _may_initialize, _may_warn = False, True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
@@ -319,7 +325,9 @@ class FlowModel(SavableModel):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
-        Issues a `UserWarning` if the flow misclassifies labeled events of a `ClassMixture`.
+        Issues a `UserWarning` if gray levels do not fit the model, a column of condition vectors is
+        far from zero or has a scale far from one, or the flow misclassifies labeled events of a
+        `ClassMixture`.
 
         Args:
           x: images, or a dataset of images, conditions and weights.
@@ -359,11 +367,12 @@ class FlowModel(SavableModel):
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power, made)]
         # Initialization reads the first batch, which cannot be put back into a Python iterator.
         self._may_initialize = not isinstance(x, Iterator)
+        self._may_warn = not isinstance(arguments["x"], ArrayBatches)
         try:
             history = super().fit(**arguments)
             history.params["validation_freq"] = self.validation_freq
         finally:
-            self._may_initialize = False
+            self._may_initialize, self._may_warn = False, True
             self._after_fit.close()
             if self.rate_factors is not None:
                 self.rate_factors.assign(self, lambda index: 1.0)
@@ -803,7 +812,10 @@ class FlowModel(SavableModel):
         if data_batch is not None:
             batch = parse(data_batch)
             self.data_spec.check_values(batch, is_whole=False)
-            self.data_spec.warn_of_values(batch.events, stacklevel=3)
+            if self._may_warn:
+                # The frames up to the caller of `train_on_batch`, or of `fit`, which Keras wraps.
+                stacklevel = 4 if iterator is None else 5
+                self.data_spec.warn_of_values(batch, stacklevel)
             self._initialize_normalizations(data_batch)
 
 

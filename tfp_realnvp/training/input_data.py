@@ -45,8 +45,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
         data, held_out = _split(tuple(map(as_arrays, data)), fraction)
     class_weight = arguments.get("class_weight")
     data = checked_batch(model, data, class_weight)
-    if method == "fit" and hasattr(events := parse(data).events, "__array__"):
-        model.data_spec.warn_of_values(events, stacklevel=3)
+    if method == "fit" and hasattr((batch := parse(data)).events, "__array__"):
+        model.data_spec.warn_of_values(batch, stacklevel=3)
     dtype = model.distribution.dtype
     if held_out is not None:
         arguments["validation_data"] = _batches(
