@@ -103,6 +103,18 @@ def test_conditions_from_which_networks_hardly_learn(column, warned, call, recwa
         assert message.filename == __file__
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-2])
+@pytest.mark.parametrize("call", ["arrays", "dataset", "batch"])
+def test_small_values_without_a_standardization(call, scale, recwarn):
+    rows = scale * ft.normal([64, 2]).numpy()
+    for standardization in (tfr.Standardization.of(rows), None):
+        flow = tfr.RealNVPVector(2, num_couplings=2, num_filters=4, standardization=standardization)
+        model = ft.compiled(tfd.TransformedDistribution(ft.standard_normal([2]), flow))
+        _CALLS[call](model, rows)
+    messages = [w for w in recwarn if "standard deviation of 0.001 or less" in str(w.message)]
+    assert [m.filename for m in messages] == [__file__] * (scale < 1e-3)
+
+
 def test_a_dataset_without_batches():
     model = ft.compiled(_flow())
     images = tf.data.Dataset.from_tensor_slices(_IMAGES)

@@ -132,7 +132,8 @@ class RealNVPVector(VectorFlow):
           mixing, normalization, transformer, network_dtype: as in `coupling_layer`.
           standardization: standardization of the data, for example
             `Standardization.of(training_data)`. With `normalization='actnorm'` standardization is
-            unnecessary: the first `ActNorm` starts with the moments of the first batch.
+            unnecessary for columns with a standard deviation of at least 0.01: the first `ActNorm`
+            starts with the moments of the first batch.
           seed: seed of the initial weights and permutations. By default Keras' global generator
             draws the weights, and permutations are the same in every flow.
           network_fn: function that returns the network of a coupling, as in `coupling_layer`; by

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +33,7 @@ from tfp_realnvp.training.savable_model import SavableModel
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
+_SMALLEST_STDDEV = 0.002
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -770,8 +773,8 @@ class FlowModel(SavableModel):
         with surround_with(condition=condition, training=training):
             return self.distribution.log_prob(routing.unseen(self.distribution, images))
 
-    def _initialize_normalizations(self, data: Any) -> None:
-        """Initializes normalizations from the first batch, before a graph is traced.
+    def _initialize_normalizations(self, data: Any) -> list[ActNorm]:
+        """Initializes normalizations from the first batch, before a graph is traced; returns them.
 
         Without this call, and with a strategy, the step's graph initializes the normalizations.
         Initializes nothing if the batch fails a check of the data, or its log density is not
@@ -780,7 +783,7 @@ class FlowModel(SavableModel):
         norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
         if not to_set:
-            return
+            return []
         statistics = self._statistics()
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
@@ -795,6 +798,7 @@ class FlowModel(SavableModel):
             for variable, value in zip(statistics, before, strict=True):
                 if not (is_valid and id(variable) in to_set):
                     variable.assign(value)
+        return norms if is_valid else []
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras calls this with the first batch to build variables, and still trains on the batch.
@@ -812,11 +816,25 @@ class FlowModel(SavableModel):
         if data_batch is not None:
             batch = parse(data_batch)
             self.data_spec.check_values(batch, is_whole=False)
+            # The frames up to the caller of `train_on_batch`, or of `fit`, which Keras wraps.
+            stacklevel = 4 if iterator is None else 5
             if self._may_warn:
-                # The frames up to the caller of `train_on_batch`, or of `fit`, which Keras wraps.
-                stacklevel = 4 if iterator is None else 5
                 self.data_spec.warn_of_values(batch, stacklevel)
-            self._initialize_normalizations(data_batch)
+            for norm in self._initialize_normalizations(data_batch):
+                _warn_of_scale(norm, stacklevel)
+
+
+def _warn_of_scale(norm: ActNorm, stacklevel: int) -> None:
+    """Warns if a channel has so small values that steps of the optimizer are large beside them."""
+    smallest = math.exp(-float(tf.reduce_max(norm.learned.log_scale.value)))
+    if smallest < _SMALLEST_STDDEV:
+        warnings.warn(
+            f"FlowModel.fit: a channel in {norm.name} has a standard deviation of {smallest:.1g} "
+            "or less in the first batch. Training is slow or fails, because steps of the optimizer "
+            "are large beside such values. Scale the data, for example by "
+            "`RealNVPVector(..., standardization=tfr.Standardization.of(rows))`.",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _with_scheduled_rate(train_step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
