@@ -79,7 +79,7 @@ def test_the_warning_points_to_the_call_of_fit(model):
 _CALLS = {
     "arrays": lambda model, *data: model.fit(*data, verbose=0),
     "dataset": lambda model, *data: model.fit(ft.dataset(data, 32), verbose=0),
-    "batch": lambda model, *data: model.train_on_batch(*data),
+    "batch": lambda model, *data: [model.train_on_batch(*data) for _ in range(2)],
 }
 
 
@@ -113,6 +113,21 @@ def test_small_values_without_a_standardization(call, scale, recwarn):
         _CALLS[call](model, rows)
     messages = [w for w in recwarn if "standard deviation of 0.001 or less" in str(w.message)]
     assert [m.filename for m in messages] == [__file__] * (scale < 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "part", "advice"),
+    [
+        (0, "the bijector layer0_norm", "a larger batch may help"),
+        (1, "the bijector layer0_norm", "smaller learning rate"),
+        (0, "the data", None),
+    ],
+)
+def test_advice_for_a_loss_that_is_not_finite(step, part, advice):
+    message = str(tfr.NonFiniteLossError(step, part)).lower()
+    assert f"not finite at step {step}, first in {part};" in message
+    assert ("may help" in message) == (advice is not None)
+    assert advice is None or advice in message
 
 
 def test_a_dataset_without_batches():

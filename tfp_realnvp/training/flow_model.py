@@ -328,9 +328,9 @@ class FlowModel(SavableModel):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does.
 
-        Issues a `UserWarning` if gray levels do not fit the model, a column of condition vectors is
-        far from zero or has a scale far from one, or the flow misclassifies labeled events of a
-        `ClassMixture`.
+        Issues a `UserWarning` if gray levels do not fit the model; if networks would hardly learn
+        from a column of condition vectors, or the optimizer from values as small as the data; or if
+        the flow misclassifies labeled events of a `ClassMixture`.
 
         Args:
           x: images, or a dataset of images, conditions and weights.
@@ -817,24 +817,26 @@ class FlowModel(SavableModel):
             batch = parse(data_batch)
             self.data_spec.check_values(batch, is_whole=False)
             # The frames up to the caller of `train_on_batch`, or of `fit`, which Keras wraps.
-            stacklevel = 4 if iterator is None else 5
-            if self._may_warn:
+            is_fit = iterator is not None
+            stacklevel = 5 if is_fit else 4
+            if self._may_warn and (is_fit or not self.optimizer.iterations.numpy()):
                 self.data_spec.warn_of_values(batch, stacklevel)
-            for norm in self._initialize_normalizations(data_batch):
-                _warn_of_scale(norm, stacklevel)
+            _warn_of_scales(self._initialize_normalizations(data_batch), stacklevel)
 
 
-def _warn_of_scale(norm: ActNorm, stacklevel: int) -> None:
+def _warn_of_scales(norms: Sequence[ActNorm], stacklevel: int) -> None:
     """Warns if a channel has so small values that steps of the optimizer are large beside them."""
-    smallest = math.exp(-float(tf.reduce_max(norm.learned.log_scale.value)))
-    if smallest < _SMALLEST_STDDEV:
-        warnings.warn(
-            f"FlowModel.fit: a channel in {norm.name} has a standard deviation of {smallest:.1g} "
-            "or less in the first batch. Training is slow or fails, because steps of the optimizer "
-            "are large beside such values. Scale the data, for example by "
-            "`RealNVPVector(..., standardization=tfr.Standardization.of(rows))`.",
-            stacklevel=stacklevel + 1,
-        )
+    for norm in norms:
+        smallest = math.exp(-float(tf.reduce_max(norm.learned.log_scale.value)))
+        if smallest < _SMALLEST_STDDEV:
+            warnings.warn(
+                f"FlowModel.fit: a channel in {norm.name} has a standard deviation of "
+                f"{smallest:.1g} or less in the first batch. Training is slow or fails, because "
+                "steps of the optimizer are large beside such values. Scale the data, for example "
+                "by `RealNVPVector(..., standardization=tfr.Standardization.of(rows))`.",
+                stacklevel=stacklevel + 1,
+            )
+            return
 
 
 def _with_scheduled_rate(train_step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
