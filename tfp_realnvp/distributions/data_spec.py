@@ -289,7 +289,8 @@ class DataSpec:
             validation.columns_apart(events, self.distribution.dtype, "FlowModel.fit")
         of_vectors = batch.condition is not None and spec is not None and spec.event_ndims == 1
         if of_vectors and routing.bijector_takes_condition(self.distribution):
-            _warn_of_conditions(np.asarray(batch.condition, np.float64), stacklevel + 1)
+            conditions = np.asarray(batch.condition, np.float64)
+            _warn_of_conditions(conditions.reshape(len(conditions), -1), stacklevel + 1)
         if self.num_values is not None and events.max() < self.num_values / 8:
             warnings.warn(
                 f"FlowModel.fit: the largest pixel value is {events.max()}, but the model has "
