@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import strategy_testing as st
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 from tfp_realnvp.training.optimizers import _LARGE
@@ -136,6 +137,21 @@ def first_batch_of_act_norm(two):
     ft.assert_close(*states, rtol=1e-3, atol=1e-4)
 
 
+def columns_that_are_constant_or_far_from_zero(two):
+    rows = ft.normal([16, 3]).numpy() * [1, 0, 1] + [0, 0.1, 1e4]
+    scales = []
+    for strategy in (_ONE, two):
+        with strategy.scope():
+            norm = tfr.ActNorm(event_ndims=1, num_channels=3)
+            flow = tfr.FlowChain([norm], event_ndims=1)
+            model = tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal([3]), flow))
+            model.compile(keras.optimizers.SGD(0.0))
+        model.fit(rows, batch_size=16, shuffle=False, verbose=0)
+        scales.append(norm.learned.log_scale.numpy())
+    assert scales[0][1] == scales[1][1] == 0
+    np.testing.assert_allclose(*scales, rtol=0, atol=1e-3)
+
+
 def a_nan_on_one_replica(two):
     images = ft.grey_levels(24).astype(np.float32) + 0.5
     # On the second replica, which has the second half of a batch.
@@ -184,6 +200,7 @@ if __name__ == "__main__":
         weights_of_events,
         hooks_of_a_subclass,
         first_batch_of_act_norm,
+        columns_that_are_constant_or_far_from_zero,
         a_nan_on_one_replica,
         statistics_of_each_replica,
         scopes_that_differ,

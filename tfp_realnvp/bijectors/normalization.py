@@ -113,9 +113,13 @@ class LearnedAffine(ChannelVariables):
         """Sets the variables so that results for `images` are normalized, unless they are set."""
         if self.is_known_to_be_set:
             return
-        mean, variance = statistics.moments(tf.stop_gradient(images), shift=self.shift.value)
+        images = tf.stop_gradient(images)
+        mean, variance = statistics.moments(images, shift=self.shift.value)
+        if statistics.span_replicas:
+            # The variance over replicas is accurate only for a shift near the mean.
+            mean, variance = statistics.moments(images, shift=mean)
         # A channel that is constant but for rounding, as in a batch of one vector, has no scale.
-        rounding = tf.square(8 * np.finfo(mean.dtype.as_numpy_dtype).eps * mean)
+        rounding = tf.square(32 * np.finfo(mean.dtype.as_numpy_dtype).eps * mean)
         log_std = tf.where(variance <= rounding, 0.0, 0.5 * tf.math.log(variance + epsilon))
         values = (mean, -log_std) if inverse else (-mean * tf.exp(-log_std), log_std)
         # Skip moments that are not finite: no later batch would replace them.

@@ -33,6 +33,7 @@ from tfp_realnvp.training.savable_model import SavableModel
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
+# Standard deviation of a channel below which a step of the optimizer is large.
 _SMALLEST_STDDEV = 0.002
 
 
