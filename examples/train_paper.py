@@ -601,7 +601,7 @@ def write_report(
     """
     held_out = images.evaluation_split
     splits = ("train", held_out)
-    num_values, spec = images.num_values, model.condition_spec
+    num_values, spec = images.num_values, model.data_spec.condition_spec
     noise = {"num_samples": _NUM_SAMPLES, "dequantizer": model.dequantizer, "seed": model.seed}
     first = {split: first_images(images, split) for split in splits}
     options = {"batch_size": _BATCH_SIZE}

@@ -71,7 +71,12 @@ _INFINITE = np.where(np.arange(64) == 9, np.inf, 0.0).reshape(_SHAPE)
         ("encode", [_IMAGES[..., 0]], {}, r"height, width, 1\].*got shape \(4, 8, 8\)"),
         ("encode", [_IMAGES[:, :6]], {}, r"divisible by 4, .*got shape \(6, 8, 1\)"),
         ("encode", [_ONES * np.nan], {}, r"expected finite images .* got values in \[nan, nan\]"),
-        ("encode", [_ONES * 1e6], {}, r"in the range of the model, got values in \[1000000.0"),
+        (
+            "encode",
+            [_ONES * 1000000.5],
+            {},
+            r"in the range of the model, got values in \[1000000.5",
+        ),
         ("decode", [_INFINITE], {}, r"finite latents .* got values in \[0.0, inf\]"),
         ("manifold", [ft.grey_levels(5, _SHAPE)], {}, r"\[4, H, W, C\], got \(5, 8, 8, 1\)"),
         ("levels_of_representation", [_IMAGES], {"mode": "keep"}, "got 'keep'"),

@@ -48,19 +48,34 @@ def dequantize(
     return UniformNoise(dtype).add_noise(images, noise_fn)[0]
 
 
-def check_noise(images: Any, caller: str) -> None:
-    """Raises `ValueError` for gray levels: integers or, in eager mode, only whole numbers."""
-    images = tf.convert_to_tensor(images)
-    if not images.dtype.is_floating or (tf.executing_eagerly() and are_whole(images)):
-        raise ValueError(
-            f"{caller}: expected continuous pixel values, got gray levels ({images.dtype.name}): "
-            "`tfr.dequantize(images, seed=(0, 1))` adds noise, and `predict`, `tfr.log_prob` and "
-            "an exported `log_prob_uint8` take gray levels."
-        )
+def check_continuous(images: Any, caller: str, num_values: int | None = None) -> None:
+    """Raises `ValueError` for gray levels without noise, and for gray levels divided by 255."""
+    _raise_first(continuous_conditions(images, num_values), images, caller)
+
+
+def continuous_conditions(images: Any, num_values: int | None = None) -> list[tuple[Any, str, str]]:
+    """Returns the checks of `check_continuous`, each as (is_valid, expected, advice)."""
+    images, levels = tf.convert_to_tensor(images), (num_values or 256) - 1
+    expected = f"expected continuous pixel values, got gray levels ({images.dtype.name})"
+    advice = "`tfr.dequantize(images, seed=(0, 1))` adds noise, and `predict`, `tfr.log_prob` and "
+    advice += "an exported `log_prob_uint8` take gray levels."
+    if not images.dtype.is_floating:
+        return [(tf.constant(False), expected, advice)]
+    # Noise has no such values: all of them are multiples of 1 / 255, but for rounding.
+    multiples = images * levels
+    are_multiples = tf.reduce_all(tf.abs(multiples - tf.round(multiples)) < 1e-3)
+    are_scaled = are_multiples & (tf.size(images) > 0) & (tf.reduce_max(tf.abs(images)) <= 1)
+    scaled = f"expected continuous pixel values from 0 to {levels + 1}, got gray levels divided by "
+    scaled += str(levels)
+    whole = (~are_whole(images), expected, advice)
+    return [whole, (~are_scaled, scaled, f"Multiply them by {levels}, then: {advice}")]
 
 
 def are_whole(values: tf.Tensor) -> tf.Tensor:
-    """Returns whether all floats are whole numbers, and there are any."""
+    """Returns whether all values are whole numbers, and there are any."""
+    values = tf.convert_to_tensor(values)
+    if not values.dtype.is_floating:
+        return tf.size(values) > 0
     return (tf.size(values) > 0) & tf.reduce_all(tf.equal(values, tf.floor(values)))
 
 
@@ -70,7 +85,11 @@ def check_gray_levels(images: Any, caller: str, num_values: int | None = None) -
     Fractions are allowed, because `dequantize` replaces them. Fractions are an error if all values
     are at most 1, as after a division by 255, or if some values are negative.
     """
-    for is_valid, expected, advice in gray_level_conditions(images, num_values):
+    _raise_first(gray_level_conditions(images, num_values), images, caller)
+
+
+def _raise_first(conditions: list[tuple[Any, str, str]], images: Any, caller: str) -> None:
+    for is_valid, expected, advice in conditions:
         if not bool(is_valid):
             low, high = np.min(images), np.max(images)
             raise ValueError(f"{caller}: {expected}, got values from {low} to {high}. {advice}")

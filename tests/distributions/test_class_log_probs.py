@@ -103,5 +103,7 @@ def test_vectors_of_integers_are_numbers_and_images_are_not():
     vectors = np.array([[1, -2], [3, 0]])
     expected = tfr.class_log_probs(mixture, vectors.astype(np.float32))
     np.testing.assert_array_equal(tfr.class_log_probs(mixture, vectors), expected)
-    with pytest.raises(ValueError, match="expected continuous pixel values, or num_samples=1"):
-        tfr.class_log_probs(_flow(), ft.grey_levels(1, _SHAPE))
+    levels = ft.grey_levels(1, _SHAPE)
+    flow = _flow()
+    expected = tfr.class_log_probs(flow, levels, num_samples=1)
+    np.testing.assert_array_equal(tfr.class_log_probs(flow, levels), expected)

@@ -195,7 +195,10 @@ def test_labels(labeled_images, tmp_path, run_script):
     run_script("train_paper", *options, _MAX_BASELINE_IMAGES=0)
     model = tfr.FlowModel.from_preset(folder)
     assert "--condition=label" in _flags(folder)
-    assert (model.condition_spec.num_classes, model.condition_spec.dropout) == (3, 0.2)
+    assert (model.data_spec.condition_spec.num_classes, model.data_spec.condition_spec.dropout) == (
+        3,
+        0.2,
+    )
 
     report = json.loads((folder / "report.json").read_text())
     test = _data(folder, "test", batch_size=10)

@@ -88,7 +88,11 @@ def test_each_operation_has_a_kernel(kind):
     model = ft.compiled(distribution, dequantizer=dequantizer)
     model.build_optimizer()
     events = tf.TensorSpec([None, *shape], tf.uint8 if is_image else tf.float32)
-    conditions = [] if model.condition_spec is None else [model.condition_spec.tensor_spec()]
+    conditions = (
+        []
+        if model.data_spec.condition_spec is None
+        else [model.data_spec.condition_spec.tensor_spec()]
+    )
     functions = {}
     for name in ("train_step", "test_step", "predict_step"):
         step = tf.function(getattr(model, name), autograph=False)

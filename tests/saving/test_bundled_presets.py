@@ -30,7 +30,7 @@ def test_bits_per_dim_of_the_card(name):
     card = json.loads((_FOLDER / name / "metadata.json").read_text())["card"]
     data = tfr.data.load_arrays(card["data"]["name"])
     images = data.test[:100]
-    labels = data.test_labels[:100] if model.takes_condition else None
+    labels = data.test_labels[:100] if model.data_spec.takes_condition else None
     log_prob = tfr.log_prob(model, images, labels, batch_size=50)
     bits = -log_prob / (math.prod(images.shape[1:]) * math.log(2))
     # The card is of all test images, with other noise.
@@ -47,7 +47,7 @@ def test_served_scores_are_those_of_the_model(tmp_path, name, only_log_prob):
     model = tfr.FlowModel.from_preset(name)
     data = tfr.data.load_arrays(name.removesuffix("_label"))
     images, inputs = data.test[:100], {}
-    if model.takes_condition:
+    if model.data_spec.takes_condition:
         inputs["conditional_input"] = data.test_labels[:100].astype(np.int32)
     model.export(tmp_path / "1")
     served = tf.saved_model.load(tmp_path / "1")

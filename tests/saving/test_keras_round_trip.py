@@ -72,7 +72,7 @@ def test_optimizer_and_penalty_round_trip(tmp_path):
     assert loaded.optimizer.global_clipnorm == 100.0
     assert int(loaded.optimizer.iterations) == 2
     assert (loaded.name, loaded.seed, loaded.dequantize) == ("flow", 5, True)
-    assert loaded.scale_l2 == 0.25
+    assert loaded.compile_options.scale_l2 == 0.25
     ft.assert_equal(model.optimizer.variables, loaded.optimizer.variables)
     assert_same(model, loaded)
     # Training continues, with the same conditions left out.

@@ -454,7 +454,7 @@ def test_a_served_score_is_that_of_the_model(learned):
 def test_latents_and_classes_have_the_noise_of_the_model(learned):
     model, served, images, labels = learned
     uniform = ft.with_event_noise(images, seed=3) - images
-    values, _ = model.noise.add_noise(images, lambda _: tf.constant(uniform))
+    values, _ = model.data_spec.noise.add_noise(images, lambda _: tf.constant(uniform))
     expected = model.distribution.bijector.inverse(values, conditional_input=labels)
     latents = served.encode_uint8(images, 3, labels)["latents"]
     np.testing.assert_allclose(latents, expected, rtol=1e-3, atol=1e-3)

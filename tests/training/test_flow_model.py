@@ -208,7 +208,7 @@ def test_defaults_of_compile():
         assert float(optimizer.learning_rate) == pytest.approx(rate)
         assert optimizer.global_clipnorm == 100
         assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
-        assert model.scale_l2 == 5e-5
+        assert model.compile_options.scale_l2 == 5e-5
 
 
 _POINTS = ft.normal([8, 2]).numpy()

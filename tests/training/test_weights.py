@@ -213,7 +213,7 @@ def test_a_batch_of_weight_zero_makes_no_step():
     ids=["negative", "nan", "zero", "number", "strings", "shape"],
 )
 def test_bad_weights(method, weights):
-    match = "finite sample weights of at least 0, not all 0, one for each of 6 events, got array"
+    match = "finite sample weights of at least 0.*, got"
     with pytest.raises(ValueError, match=match):
         getattr(_vector_model(), method)(_X, sample_weight=np.array(weights), verbose=0)
 

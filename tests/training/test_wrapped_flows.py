@@ -157,7 +157,7 @@ def test_a_condition_reaches_each_wrapped_flow(wrap):
     wrapped, rows = _CONDITIONED[wrap](flow), ft.normal([64, 4])
     expected = tfr.condition(flow, _LABELS).log_prob(rows)
     model = ft.compiled(wrapped, keras.optimizers.SGD(1e-2))
-    assert model.condition_spec.num_classes == 3
+    assert model.data_spec.condition_spec.num_classes == 3
     log_prob = model.predict((rows.numpy(), _LABELS), verbose=0)
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
     with tfr.call_options(conditional_input=_LABELS):

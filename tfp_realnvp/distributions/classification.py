@@ -58,8 +58,8 @@ def class_log_joint(
 
     The sum over classes is the unconditional density, `log p(x) = log sum_y p(x, y)`.
 
-    With `num_samples=n`, x contains gray levels, and p(x | y) is the mean over n samples of uniform
-    noise, 1/n sum_i p(x + u_i | y). More samples make the classifier more accurate. The networks
+    If x contains gray levels, p(x | y) is the mean over `num_samples=n` samples of uniform noise,
+    1/n sum_i p(x + u_i | y). More samples make the classifier more accurate. The networks
     evaluate all classes in one batch.
 
     #### Example
@@ -75,24 +75,34 @@ def class_log_joint(
     Args:
       distribution: a flow with a bijector such as `RealNVPImage(..., num_classes=K)`, or with a
         `ClassMixture` or `ConditionalBase` as base; or a `FlowModel` of such a flow.
-      x: [..., H, W, C] or [..., D]: continuous values, or gray levels with `num_samples`.
+      x: [..., H, W, C] or [..., D]: continuous values, or gray levels, which are whole numbers of
+        any dtype.
       prior: class probabilities p(y), [K]. Defaults to the weights of a `ClassMixture`, or 1 / K.
         Required if the flow does not declare the number of classes.
-      num_samples: number of noise samples for gray levels; `None` adds no noise.
+      num_samples: number of noise samples for gray levels. Defaults to 1 for gray levels, and to
+        no noise for continuous values. Within a graph, floats are continuous by default.
       seed: seed of the noise, an int32.
       training: as in `FlowBijector`.
 
     Raises:
       ValueError: if the number of classes is unknown, `prior` is not K probabilities, or `seed` is
-        not an int32. Also if images are integers without `num_samples`, or are no gray levels with
-        it.
+        not an int32. Also if images are gray levels divided by 255, or are no gray levels with
+        `num_samples`.
       TypeError: if `distribution` is neither a distribution nor a `FlowModel`.
     """
     caller, model = "class_log_joint", distribution
     distribution = routing.distribution_of(model, caller)
     log_prior = class_log_prior(distribution, prior)
+    routing.check_context(False, caller)
     x = tf.convert_to_tensor(x if tf.is_tensor(x) else np.asarray(x))
-    event_ndims = distribution.event_shape.rank
+    event_ndims, num_values = distribution.event_shape.rank, routing.find_num_values(distribution)
+    if num_samples is None and getattr(model, "dequantize", event_ndims == 3):
+        # In a graph, only the dtype tells gray levels from continuous values.
+        is_known = tf.executing_eagerly() and x.dtype.is_floating
+        if not x.dtype.is_floating or (is_known and pixels.are_whole(x)):
+            num_samples = 1
+        elif is_known:
+            pixels.check_continuous(x, caller, num_values)
     noise: Any = pixels.NoNoise(distribution.dtype)
     seed = validation.integer(seed, -(2**31), f"{caller}: expected an int32 seed", 2**31)
     if num_samples is not None:
@@ -100,10 +110,7 @@ def class_log_joint(
         # A `FlowModel` can have its own noise distribution, the dequantizer.
         noise = getattr(model, "dequantizer", None) or pixels.UniformNoise(distribution.dtype)
         if tf.executing_eagerly():
-            pixels.check_gray_levels(x, caller, routing.find_num_values(distribution))
-    elif event_ndims == 3:
-        expected = f"{caller}: expected continuous pixel values, or num_samples=1 for gray levels"
-        validation.require(not x.dtype.is_integer, expected, x.dtype.name)
+            pixels.check_gray_levels(x, caller, num_values)
     events = batch_dims.flatten_batch(tf.cast(x, distribution.dtype), event_ndims)
     options: dict[str, Any] = {"num_samples": num_samples or 1, "seed": seed, "training": training}
     options["jit_compile"] = getattr(model, "jit_compile", False)

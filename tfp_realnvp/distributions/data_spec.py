@@ -29,18 +29,30 @@ class Batch(NamedTuple):
     weights: Any = None
 
 
+class Check(NamedTuple):
+    """A rule about the values of a batch: a scalar `bool`, and the error message if it is false."""
+
+    is_valid: Any
+    message: str
+
+
 def parse(data: Any) -> Batch:
     """Finds events, conditions and weights in data of any form that `FlowModel.fit` takes.
 
     Data are events; a tuple of events, conditions and weights; a list of events and conditions; or
-    a dictionary with `'image'`, `'conditional_input'` or `'label'`, and `'sample_weight'`. The
-    events in a tuple or list can also be a tuple or dictionary. This function checks no values.
+    a dictionary with `'image'` or, for vectors, `'x'`; `'conditional_input'` or `'label'`; and
+    `'sample_weight'`. The events in a tuple or list can also be a tuple or dictionary. This
+    function checks no values.
     """
     if isinstance(data, dict):
-        if "image" not in data:
-            raise ValueError(f"expected a key 'image', got {sorted(data)}.")
+        keys = [key for key in ("image", "x") if key in data]
+        if len(keys) != 1:
+            raise ValueError(
+                "expected a dictionary with 'image' (images) or 'x' (vectors), and optionally "
+                f"'conditional_input' or 'label', and 'sample_weight', got {sorted(data)}."
+            )
         condition = data.get("conditional_input", data.get("label"))
-        return Batch(data["image"], condition, data.get("sample_weight"))
+        return Batch(data[keys[0]], condition, data.get("sample_weight"))
     if not isinstance(data, (tuple, list)):
         return Batch(data)
     inner, rest = parse(data[0]), data[1 : 3 if isinstance(data, tuple) else 2]
@@ -51,7 +63,8 @@ def parse(data: Any) -> Batch:
 def as_arrays(data: Any) -> Any:
     """Converts lists of numbers and pandas frames to arrays, and a pandas series to a column.
 
-    Keras takes lists of numbers for lists of arrays, and Keras 3.10 fails on `None` in a tuple.
+    Keras takes lists of numbers for lists of arrays, and Keras 3.10 fails on a tuple that ends in
+    `None`.
     """
     if hasattr(data, "to_numpy"):
         values = data.to_numpy()
@@ -60,16 +73,20 @@ def as_arrays(data: Any) -> Any:
             # Columns of numbers and bools, or of pandas' nullable dtypes.
             values = data.to_numpy(np.float64, na_value=np.nan)
         return values if values.ndim > 1 else values[:, np.newaxis]
+    if isinstance(data, dict):
+        return {key: as_arrays(part) for key, part in data.items()}
     if not isinstance(data, (tuple, list)):
         return data
     if isinstance(data, list) and all(np.ndim(leaf) == 0 for leaf in tf.nest.flatten(data)):
         return np.asarray(data)
-    kind = tuple if isinstance(data, tuple) else list  # a named tuple becomes a tuple
-    return kind(as_arrays(part) for part in data if part is not None)
+    parts = list(map(as_arrays, data))
+    while len(parts) > 1 and parts[-1] is None:
+        parts.pop()
+    return tuple(parts) if isinstance(data, tuple) else parts  # a named tuple becomes a tuple
 
 
 class DataSpec:
-    """Declares the data of a distribution, and parses and checks each batch once.
+    """Declares the data of a distribution, and parses and checks each batch once; immutable.
 
     Attributes:
       distribution, dequantize, dequantizer, seed: as in `FlowModel`.
@@ -79,6 +96,18 @@ class DataSpec:
       takes_condition: whether the distribution takes a condition.
       condition_spec: the declared condition; `None` without one.
     """
+
+    distribution: Any
+    dequantize: bool
+    dequantizer: Any
+    seed: int
+    event_ndims: int
+    num_values: int | None
+    noise: Any
+    takes_condition: bool
+    condition_spec: Any
+    _name: str
+    _axes: str
 
     def __init__(
         self,
@@ -91,29 +120,41 @@ class DataSpec:
         expected = "FlowModel: expected a tfd.Distribution"
         routing.check_distribution(distribution, expected, distribution)
         rank = distribution.event_shape.rank
-        self.event_ndims = 3 if rank is None else rank
-        fits = self.event_ndims in _NAMES and distribution.batch_shape.rank == 0
+        event_ndims = 3 if rank is None else rank
+        fits = event_ndims in _NAMES and distribution.batch_shape.rank == 0
         expected += " over images [height, width, channels] or vectors [size], without batch "
         validation.require(fits, f"{expected}dimensions", distribution)
-        self.distribution, self.dequantizer = distribution, dequantizer
-        self.dequantize = self.event_ndims == 3 if dequantize is None else dequantize
-        validation.flag(self.dequantize, "FlowModel: expected a bool as dequantize")
-        if self.dequantize:
-            self._check_channels_last()
+        dequantize = event_ndims == 3 if dequantize is None else dequantize
+        validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
+        if dequantize:
+            _check_channels_last(distribution.event_shape)
         when = "with dequantize=True"
-        validation.only(dequantizer, "a dequantizer", self.dequantize, when, "FlowModel")
-        self.num_values = routing.find_num_values(distribution)
-        if dequantizer is not None and self.num_values is not None:
-            expected = f"FlowModel: expected a dequantizer of num_values={self.num_values}"
-            fits = dequantizer.num_values == self.num_values
+        validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
+        num_values = routing.find_num_values(distribution)
+        if dequantizer is not None and num_values is not None:
+            expected = f"FlowModel: expected a dequantizer of num_values={num_values}"
+            fits = dequantizer.num_values == num_values
             validation.require(fits, f"{expected}, the flow's", dequantizer.num_values)
         expected = "FlowModel: expected an int32 seed"
-        self.seed = validation.integer(seed, -(2**31), expected, 2**31)
-        uniform = pixels.UniformNoise if self.dequantize else pixels.NoNoise
-        self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
-        self.takes_condition = routing.takes_condition(distribution)
-        self.condition_spec = routing.find_condition_spec(distribution)
-        self._name, self._axes = _NAMES[self.event_ndims]
+        uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
+        name, axes = _NAMES[event_ndims]
+        vars(self).update(
+            distribution=distribution,
+            dequantize=dequantize,
+            dequantizer=dequantizer,
+            seed=validation.integer(seed, -(2**31), expected, 2**31),
+            event_ndims=event_ndims,
+            num_values=num_values,
+            noise=uniform(distribution.dtype) if dequantizer is None else dequantizer,
+            takes_condition=routing.takes_condition(distribution),
+            condition_spec=routing.find_condition_spec(distribution),
+            _name=name,
+            _axes=axes,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises `AttributeError`: traced graphs would not follow a change."""
+        raise AttributeError(f"DataSpec: expected no assignment to {name!r}; make another one.")
 
     @property
     def modules(self) -> list[Any]:
@@ -145,23 +186,26 @@ class DataSpec:
         if self.dequantizer is not None:
             self.dequantizer.dequantize(event, seed=[0, 0])
 
-    def batch(self, data: Any, *, ignores_labels: bool = True) -> Batch:
+    def batch(
+        self, data: Any, *, ignores_labels: bool = True, have_noise: bool = False
+    ) -> tuple[Batch, list[Check]]:
         """Parses a batch, checks shapes and dtypes, and converts its parts to tensors.
 
         Args:
           data: see `parse`.
           ignores_labels: whether to leave out conditions, with a warning, if the distribution takes
             none; otherwise they raise an error.
+          have_noise: whether images are continuous values, to which noise was added.
 
         Returns:
-          Events as in the data; conditions, int32 labels or floats of the distribution's dtype; and
-          weights [B] of this dtype.
+          The batch: events as in the data; conditions, int32 labels or floats of the distribution's
+          dtype; and weights [B] of this dtype. Also the checks of values that are unknown here,
+          because a graph is traced.
 
         Raises:
-          ValueError: if shapes or dtypes do not fit the distribution.
+          ValueError: if known values, shapes or dtypes do not fit the distribution.
         """
         events, condition, weights = parse(data)
-        dtype = self.distribution.dtype
         if condition is not None and not self.takes_condition:
             if not ignores_labels:
                 self._refuse_labels(condition)
@@ -169,6 +213,11 @@ class DataSpec:
                 f"FlowModel: the labels of the dataset are not used by {self.distribution.name}, "
                 f"{_NO_CONDITION} `dataset.map(lambda x, y: x)` leaves labels out.",
                 stacklevel=2,
+            )
+        if isinstance(events, tf.SparseTensor):
+            raise ValueError(
+                f"FlowModel: expected dense {self._name}, got a SparseTensor; "
+                "`dataset.map(tf.sparse.to_dense)` converts it."
             )
         events = tf.convert_to_tensor(events)
         self._check_event_shape(events)
@@ -178,42 +227,66 @@ class DataSpec:
             )
         condition = condition if self.takes_condition else None
         condition = routing.as_conditions(self.distribution, condition, "FlowModel")
+        batch = Batch(events, condition, None if weights is None else self._as_weights(weights))
+        checks = self.checks(batch, have_noise)
+        known = [(tf.get_static_value(is_valid), message) for is_valid, message in checks]
+        for is_valid, message in known:
+            _require(is_valid is None or bool(is_valid), message)
+        # A graph evaluates the checks with the first step. In this step, conditions and weights of
+        # another number than the events must have shapes that the operations take.
+        number = events.shape[0]
+        if number is None:
+            number = tf.shape(events)[0]
+        condition = None if condition is None else _first(condition, number)
         if weights is not None:
-            weights, number = tf.cast(weights, dtype), events.shape[0]
-            is_valid = any(weights.shape.is_compatible_with(s) for s in ([number], [number, 1]))
-            expected = f"{_WEIGHTS}, one for each of {number} events"
-            validation.require(is_valid, expected, weights.shape)
-            weights = tf.ensure_shape(tf.reshape(weights, [-1]), [number])
-        return Batch(events, condition, weights)
+            weights = _first(tf.reshape(batch.weights, [-1]), number)
+        unknown = zip(known, checks, strict=True)
+        return Batch(events, condition, weights), [c for (value, _), c in unknown if value is None]
 
-    def value_checks(self, batch: Batch) -> list[tuple[tf.Tensor, str]]:
-        """Checks the values of a batch within a graph.
-
-        Returns pairs of a scalar `bool`, true for valid values, and an error message.
-        """
+    def checks(self, batch: Batch, have_noise: bool = False) -> list[Check]:
+        """Returns the checks of the values of a batch of tensors, which can be within a graph."""
         checks, spec, (events, condition, weights) = [], self.condition_spec, batch
+        number, each = tf.shape(events)[0], f"each of {events.shape[0] or 'the'} events"
         if condition is not None and spec is not None:
-            is_each = tf.equal(tf.shape(condition)[0], tf.shape(events)[0])
-            expected = "FlowModel: expected one condition for each event"
-            checks.append((is_each, f"{expected}, got another number of conditions."))
+            is_each = tf.equal(tf.shape(condition)[0], number)
+            found = condition.shape[0] or "another number"
+            message = f"FlowModel: expected one condition for {each}, got {found}."
+            checks.append(Check(is_each, message))
             if spec.num_classes is not None:
                 expected = f"FlowModel: expected a conditional_input of {spec.description}"
                 is_valid = tf.reduce_all(spec.in_range(condition))
-                checks.append((is_valid, f"{expected}, got other labels."))
+                checks.append(Check(is_valid, f"{expected}, got other labels."))
         if self.dequantize:
-            for is_valid, *message in pixels.gray_level_conditions(events, self.num_values):
-                checks.append((is_valid, f"FlowModel: {'. '.join(message)}"))
+            rule = pixels.continuous_conditions if have_noise else pixels.gray_level_conditions
+            for is_valid, *message in rule(events, self.num_values):
+                checks.append(Check(is_valid, f"FlowModel: {'. '.join(message)}"))
         if weights is not None:
+            # A shape [B] or [B, 1].
+            shape = tf.concat([tf.shape(weights), [1]], axis=0)[:2]
+            has_shape = tf.reduce_all(tf.equal(shape, [number, 1])) & (tf.size(weights) == number)
+            message = f"{_WEIGHTS}, one for {each}, got shape {weights.shape}."
+            checks.append(Check(has_shape, message))
             is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
-            checks.append((is_valid, f"{_WEIGHTS}."))
+            values = "" if tf.get_static_value(weights) is None else f" {weights.numpy()}"
+            checks.append(Check(is_valid, f"{_WEIGHTS}, got others{values}."))
         return checks
 
-    def check(self, data: Any) -> None:
+    def _as_weights(self, weights: Any) -> tf.Tensor:
+        """Returns sample weights as a tensor of the distribution's dtype."""
+        if not tf.is_tensor(weights):
+            weights = np.asarray(weights)
+            validation.require(weights.dtype.kind in "biuf", _WEIGHTS, weights.dtype)
+        return tf.cast(weights, self.distribution.dtype)
+
+    def check(self, data: Any, caller: str, stacklevel: int = 3, trains: bool = False) -> None:
         """Checks the values of arrays, or the shapes and dtypes of a `tf.data.Dataset`.
 
         Raises `ValueError` if there are no events; events are not finite real numbers, [B, H, W, C]
         with the gray levels of the model or [B, D]; conditions are not as declared; or weights are
         negative, all zero, or not finite. Does not check other kinds of data.
+
+        Columns of vectors that float32 cannot resolve are an error if the data `trains` a model.
+        Otherwise they cause a warning, since the same flow may have scored wider data.
         """
         parts = parse(data)
         is_dataset = isinstance(parts.events, tf.data.Dataset)
@@ -232,6 +305,10 @@ class DataSpec:
                 self.batch(batch if self.takes_condition else batch._replace(condition=None))
         elif is_array:
             self.check_values(parts)
+            if self.event_ndims == 1:
+                level = None if trains else stacklevel + 1
+                rows = np.asarray(parts.events)
+                validation.columns_apart(rows, self.distribution.dtype, caller, level)
 
     def check_values(self, batch: Batch, is_whole: bool = True) -> None:
         """Checks arrays or eager tensors as `check` does.
@@ -267,26 +344,19 @@ class DataSpec:
             )
         if self.dequantize:
             pixels.check_gray_levels(events, "FlowModel", self.num_values)
-        if weights is not None:
-            weights = np.asarray(weights)
-            is_valid = (
-                weights.dtype.kind in "biuf"
-                and weights.shape in ((len(events),), (len(events), 1))
-                and (np.isfinite(weights) & (weights >= 0)).all()
-                and (weights.any() or not is_whole)
-            )
-            expected = f"{_WEIGHTS}, not all 0, one for each of {len(events)} events"
-            validation.require(bool(is_valid), expected, weights)
         condition = routing.checked_conditions(self.distribution, condition, "FlowModel")
-        if condition is not None and self.condition_spec is not None:
-            expected = f"FlowModel: expected one condition for each of {len(events)} events"
-            validation.require(len(condition) == len(events), expected, len(condition))
+        if weights is not None:
+            with tf.device("CPU"):
+                weights = self._as_weights(weights)
+            expected, values = f"{_WEIGHTS}, not all 0", weights.numpy()
+            validation.require(values.any() or not is_whole, expected, values)
+        with tf.device("CPU"):  # arrays may be larger than the memory of a GPU
+            for is_valid, message in self.checks(Batch(events, condition, weights)):
+                _require(bool(is_valid), message)
 
     def warn_of_values(self, batch: Batch, stacklevel: int) -> None:
-        """Warns of unusual values; refuses columns of events that float32 cannot resolve."""
+        """Warns of unusual values in the data of `FlowModel.fit`, or in its first batch."""
         events, spec = np.asarray(batch.events), self.condition_spec
-        if events.ndim == 2:
-            validation.columns_apart(events, self.distribution.dtype, "FlowModel.fit")
         of_vectors = batch.condition is not None and spec is not None and spec.event_ndims == 1
         if of_vectors and routing.bijector_takes_condition(self.distribution):
             conditions = np.asarray(batch.condition, np.float64)
@@ -331,21 +401,37 @@ class DataSpec:
                 f"FlowModel: expected {name} [batch, {axes}], got shape {shape}.{advice}"
             )
 
-    def _check_channels_last(self) -> None:
-        event_shape = self.distribution.event_shape
-        if event_shape.rank != 3 or not event_shape.is_fully_defined():
-            return
-        channels, height, width = event_shape
-        if channels in (1, 3) and height == width > 4:
-            raise ValueError(
-                "FlowModel: expected images [height, width, channels], got a distribution over "
-                f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves "
-                "them to the end."
-            )
+
+def _check_channels_last(event_shape: tf.TensorShape) -> None:
+    if event_shape.rank != 3 or not event_shape.is_fully_defined():
+        return
+    channels, height, width = event_shape
+    if channels in (1, 3) and height == width > 4:
+        raise ValueError(
+            "FlowModel: expected images [height, width, channels], got a distribution over "
+            f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves "
+            "them to the end."
+        )
+
+
+def _require(is_valid: bool, message: str) -> None:
+    if not is_valid:
+        raise ValueError(message)
 
 
 def _placeholder(spec: Any) -> Any:
+    if isinstance(spec, tf.SparseTensorSpec):
+        return tf.compat.v1.sparse_placeholder(spec.dtype, spec.shape)
     return tf.compat.v1.placeholder(spec.dtype, spec.shape) if hasattr(spec, "dtype") else None
+
+
+def _first(values: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
+    """Returns the first `number` values [B, ...], after which zeros follow."""
+    if isinstance(number, int) and values.shape[0] == number:
+        return values
+    zeros = tf.zeros(tf.concat([[number], tf.shape(values)[1:]], axis=0), values.dtype)
+    first = tf.concat([values, zeros], axis=0)[:number]
+    return tf.ensure_shape(first, [tf.get_static_value(number), *values.shape[1:]])
 
 
 def _warn_of_conditions(conditions: np.ndarray, stacklevel: int) -> None:

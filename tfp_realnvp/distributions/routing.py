@@ -8,6 +8,7 @@ from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp.bijectors import FlowBijector, PixelLogit, flow_chain
+from tfp_realnvp.bijectors.flow_bijector import surrounding_pass
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions.conditional_bases import ConditionalBase
 from tfp_realnvp.internal import memoize, private_api, validation
@@ -30,7 +31,21 @@ def check_distribution(distribution: Any, expected: str, model: Any) -> None:
     validation.require(is_tensor, advice, distribution.event_shape, TypeError)
 
 
-def find_part(distribution: tfd.Distribution, kind: type) -> Any:
+def check_context(takes_condition: bool, caller: str, conditional_input: Any = None) -> None:
+    """Raises `ValueError` within a `call_options` whose options the graph of `caller` ignores."""
+    options = surrounding_pass()
+    ignores_condition = takes_condition and conditional_input is None
+    ignored = ["training"] * options.training
+    ignored += ["conditional_input"] * (ignores_condition and options.condition is not None)
+    if ignored:
+        raise ValueError(
+            f"{caller}: expected a call outside of `tfr.call_options({ignored[0]}=...)`, because "
+            "its graph does not depend on the context. Pass conditions as an argument, or call "
+            "`log_prob` or `sample` of the distribution."
+        )
+
+
+def find_part(distribution: tf.Module, kind: type) -> Any:
     """Returns the first instance of `kind` among a distribution and its submodules, or `None`."""
     modules = (distribution, *distribution.submodules)
     return next((module for module in modules if isinstance(module, kind)), None)
@@ -105,8 +120,8 @@ def _has_flows_in_bijectors_of_tfp(distribution: tfd.Distribution) -> bool:
 
 
 @memoize.memoized
-def find_num_values(distribution: tfd.Distribution) -> int | None:
-    """Returns the number of gray levels of a distribution's `PixelLogit`, or `None`."""
+def find_num_values(distribution: tf.Module) -> int | None:
+    """Returns the number of gray levels of the `PixelLogit` of a distribution or bijector."""
     logit = find_part(distribution, PixelLogit)
     return None if logit is None else logit.num_values
 

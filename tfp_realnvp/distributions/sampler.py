@@ -88,6 +88,7 @@ def _is_tempered(distribution: tfd.Distribution) -> bool:
 
 def _conditions(distribution: tfd.Distribution, value: Any, num_samples: int) -> tf.Tensor | None:
     spec = routing.find_condition_spec(distribution)
+    routing.check_context(spec is not None, _CALLER, value)
     if value is None and (spec is None or spec.may_be_missing):
         return None
     expected = f"{_CALLER}: expected no conditional_input, because the distribution declares none; "

@@ -82,7 +82,7 @@ def log_prob(
     options = {"num_samples": num_samples, "jit_compile": jit_compile, **kwargs}
     samples, _ = sampled_log_probs(caller, spec, data, **options)
     log_probs = log_mean_exp(samples).astype(samples.dtype)
-    validation.warn_unless_finite(log_probs, "predict")
+    validation.warn_unless_finite(log_probs, f"tfr.{caller}")
     return log_probs
 
 
@@ -144,9 +144,10 @@ def map_batches(
     """
     validation.known_options(unknown, ["batch_size", "steps", "verbose"], caller)
     batch_size = validation.count(batch_size, "batch_size", 1, caller)
-    data = as_arrays(data[:2] if isinstance(data, tuple) else data)
-    spec.check(data)
-    parts = parse(data)
+    data = as_arrays(data)
+    parts = parse(data)._replace(weights=None)
+    routing.check_context(spec.takes_condition, caller, parts.condition)
+    spec.check(parts, caller, stacklevel=4)
     is_array = hasattr(parts.events, "__array__")
     if is_array:
         batches: Iterable[Any] = batch_dims.slices(batch_size, parts.events, parts.condition)
@@ -155,9 +156,10 @@ def map_batches(
         batches = _batches_of(data, caller, steps)
     progress, results = keras.utils.Progbar(steps, verbose=verbose), []
     for part in itertools.islice(batches, steps):
-        batch = spec.batch(as_arrays(part))
+        part = parse(as_arrays(part))._replace(weights=None)
         if not is_array:
-            spec.check_values(batch)
+            spec.check_values(part)
+        batch, _ = spec.batch(part)
         events = tf.cast(batch.events, spec.distribution.dtype)
         results.append(function(events, *([] if batch.condition is None else [batch.condition])))
         progress.add(1)

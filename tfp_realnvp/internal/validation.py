@@ -17,6 +17,12 @@ def require(condition: bool, expected: str, value: Any, error: type = ValueError
         raise error(f"{expected}, got {value!r}.")
 
 
+def require_message(condition: bool, message: str) -> None:
+    """Raises `ValueError` with a message if the condition is false."""
+    if not condition:
+        raise ValueError(message)
+
+
 def real(value: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
     """Returns a valid Python or NumPy number. `is_valid` must be false for NaN."""
     require(isinstance(value, numbers.Real), expected, value, TypeError)
@@ -63,24 +69,38 @@ def only(value: Any, name: str, applies: bool, when: str, caller: str) -> None:
     require(applies or value is None, f"{caller}: expected {name} only {when}", value)
 
 
-def columns_apart(rows: np.ndarray, dtype: tf.DType, caller: str) -> None:
-    """Raises `ValueError` if float32 cannot resolve the values of a column of `rows`, [N, D]."""
-    if dtype == tf.float64:
+def rounding(largest: Any, dtype: Any) -> Any:
+    """Returns the standard deviation below which values are constant but for rounding.
+
+    `largest` is the largest absolute value, or the mean. The result is 32 units in the last place.
+    """
+    return 32 * np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps * abs(largest)
+
+
+def columns_apart(
+    rows: np.ndarray, dtype: tf.DType, caller: str, stacklevel: int | None = None
+) -> None:
+    """Raises `ValueError` if float32 cannot resolve the values of a column of `rows`, [N, D].
+
+    With a `stacklevel`, issues a warning instead.
+    """
+    if dtype == tf.float64 or not len(rows):
         return
     largest, stddev = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A column's standard deviation must be at least 16 times the spacing of float32 numbers.
-        is_apart = stddev >= 16 * np.spacing(largest.astype(np.float32))
-    columns = np.flatnonzero(~is_apart & (rows.min(axis=0) < rows.max(axis=0)))
+    is_close = (stddev <= rounding(largest, dtype)) & (rows.min(axis=0) < rows.max(axis=0))
+    columns = np.flatnonzero(is_close)
     if columns.size:
         first = columns[0]
-        raise ValueError(
+        message = (
             f"{caller}: expected columns whose values float32 can tell apart, got a standard "
             f"deviation of {stddev[first]:g} and values up to {largest[first]:g} in column {first}"
             f"{f', one of {len(columns)} such columns' if columns.size > 1 else ''}; subtract "
             "their means first, or construct bijectors and base distribution with "
             "`dtype=tf.float64`."
         )
+        if stacklevel is None:
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 def positive(value: Any, expected: str, dtype: Any = tf.float32) -> Any:
@@ -109,14 +129,14 @@ def float_dtype(dtype: Any, caller: str) -> tf.DType:
     return dtype
 
 
-def warn_unless_finite(values: Any, method: str) -> None:
+def warn_unless_finite(values: Any, caller: str) -> None:
     """Issues a `RuntimeWarning` if a log density is not finite.
 
     An error in place of the warning would stop the validation in `fit` because of a single image.
     """
     if number := np.count_nonzero(~np.isfinite(values)):
         warnings.warn(
-            f"FlowModel.{method}: expected finite log densities, got {number} of {np.size(values)} "
+            f"{caller}: expected finite log densities, got {number} of {np.size(values)} "
             "that are not; validate_args=True in the bijector shows where, and "
             "evaluation.bits_per_dim shows for which image.",
             RuntimeWarning,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tensorflow_probability import distributions as tfd
 
+from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ConditionalBijector, FlowChain
 from tfp_realnvp.distributions import ConditionedDistribution, clusters, routing
 from tfp_realnvp.flows import ImageFlow, VectorFlow
@@ -63,7 +64,9 @@ def encode(
     Args:
       flow: a flow over images or vectors, a `tfd.TransformedDistribution` with one, its
         `FlowModel`, or the result of `tfr.condition`, which fixes the condition.
-      images: [..., H, W, C], continuous pixel values or integer gray levels; or vectors [..., D].
+      images: [..., H, W, C], continuous pixel values or gray levels of an integer dtype; or vectors
+        [..., D]. Floats that are gray levels are an error, because they lie on the lower edge of
+        the interval.
         `encode` adds 0.5 to gray levels: level n becomes the center of the interval [n, n + 1).
       batch_size: number of images or vectors per batch.
       conditional_input: labels [...], vectors [..., K] or images [..., H, W, K], as the flow
@@ -79,9 +82,10 @@ def encode(
       ValueError: if values are not finite, if their shape or range does not match the model, or if
         the condition is missing, unexpected, or not as declared.
     """
+    images = continuous(flow, images)
     flow, conditional_input = in_nearest_cluster(flow, images, conditional_input)
     bijector, condition = bijector_of(flow), condition_of(flow, conditional_input)
-    return transformed(bijector, "inverse", _centers(images, bijector), condition, batch_size)
+    return transformed(bijector, "inverse", images, condition, batch_size)
 
 
 def decode(
@@ -185,10 +189,11 @@ def reconstruct(
     Returns:
       A `Reconstruction`. For gray levels, the error is the distance from n + 0.5, as in `encode`.
     """
+    images = continuous(flow, images)
     flow, conditional_input = in_nearest_cluster(flow, images, conditional_input)
     options: dict[str, Any] = {"batch_size": batch_size, "conditional_input": conditional_input}
     decoded = decode(flow, encode(flow, images, **options), **options)
-    error = np.max(np.abs(decoded - _centers(images, bijector_of(flow))))
+    error = np.max(np.abs(decoded - images))
     return Reconstruction(decoded, float(error))
 
 
@@ -222,6 +227,7 @@ def condition_of(flow: Flow, conditional_input: ArrayLike | None) -> ConditionAr
     """Checks the condition of a flow's bijector; returns `None` if only the base takes one."""
     flow, conditional_input = unwrapped(flow, conditional_input)
     bijector = bijector_of(flow)
+    routing.check_context(bijector.accepts_conditional_input, "latents", conditional_input)
     embedding = bijector.condition_embedding
     if embedding is not None:
         spec, dtype = embedding.spec, embedding.compute_dtype
@@ -246,7 +252,7 @@ def in_nearest_cluster(
     spec = mixture.condition_spec
     expected = "encode: expected no conditional_input for a ClusterMixture without classes"
     validation.require(spec is not None or conditional_input is None, expected, conditional_input)
-    values = _centers(images, bijector_of(flow))
+    values = continuous(flow, images)
     labels = None if spec is None else spec.as_tensor(conditional_input, "encode").numpy()
     batch = values.shape[: max(values.ndim - flow.event_shape.rank, 0)]
     expected = f"encode: expected events of shape {tuple(flow.event_shape)}"
@@ -258,8 +264,21 @@ def in_nearest_cluster(
     return flow, np.reshape(clusters.condition_of_events(mixture, values, labels), batch)
 
 
-def _centers(values: ArrayLike, bijector: ImageFlow | VectorFlow) -> np.ndarray:
-    """Returns an array of the values; gray levels become the centers of their intervals."""
+def continuous(flow: Flow, values: ArrayLike) -> np.ndarray:
+    """Returns an array of continuous values; gray levels become the centers of their intervals.
+
+    Raises `ValueError` for floats that are gray levels, or gray levels divided by 255.
+    """
+    expected = "latents: expected values without masked elements"
+    validation.require(not np.ma.is_masked(values), expected, "a masked array")
     values = np.asarray(values)
-    is_gray = bijector.event_ndims == 3 and np.issubdtype(values.dtype, np.integer)
-    return values + 0.5 if is_gray else values
+    expected = "latents: expected an array of real numbers"
+    validation.require(values.dtype.kind in "biuf", expected, values.dtype)
+    bijector = bijector_of(clusters.flow_of(unwrapped(flow)[0]))
+    num_values = routing.find_num_values(bijector)
+    if bijector.event_ndims == 3 and values.dtype.kind in "iu":
+        pixels.check_gray_levels(values, "latents", num_values)
+        return values + 0.5
+    if num_values is not None and getattr(flow, "dequantize", True) and values.size:
+        pixels.check_continuous(values, "latents", num_values)
+    return values

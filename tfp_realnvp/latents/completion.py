@@ -111,10 +111,11 @@ def complete(
 
     Args:
       flow: a distribution over images [H, W, C] or vectors [D], or the `FlowModel` of one.
-      events: images [N, H, W, C], integer gray levels or continuous pixel values; or vectors [N,
-        D]. Unknown values are ignored. All events are sampled at once.
+      events: images [N, H, W, C], gray levels (whole numbers of any dtype) or continuous pixel
+        values; or vectors [N, D]. Unknown values are ignored. All events are sampled at once.
       is_known: booleans that broadcast to the shape of the events; a mask of pixels [H, W] needs a
-        channel axis, `mask[..., np.newaxis]`. By default, all but NaNs are known.
+        channel axis, `mask[..., np.newaxis]`. By default, all but NaNs are known. Masked
+        elements of a `np.ma.MaskedArray` are unknown.
       num_samples: number of samples of each event, in total over its populations. A population has
         `num_samples / num_chains` particles, but at least 160.
       conditional_input: conditions of the events [N, ...], if the distribution takes them.
@@ -138,16 +139,21 @@ def complete(
         unknown, conditions are not as declared, a number is too small, or known values or log
         densities are not finite.
     """
+    dequantize = getattr(flow, "dequantize", True)
     flow = routing.distribution_of(flow, "complete")
+    routing.check_context(routing.takes_condition(flow), "complete", conditional_input)
     num_samples = validation.count(num_samples, "num_samples", 1, "complete")
     num_chains = validation.count(num_chains, "num_chains", 2, "complete")
     num_burnin_steps = validation.count(num_burnin_steps, "num_burnin_steps", 0, "complete")
     num_leapfrog_steps = validation.count(num_leapfrog_steps, "num_leapfrog_steps", 1, "complete")
+    mask = np.ma.getmaskarray(np.ma.asarray(events))
     events = np.asarray(events)
-    is_known = _known(events, is_known, flow.event_shape)
+    expected = "complete: expected events of real numbers"
+    validation.require(events.dtype.kind in "biuf", expected, events.dtype)
+    is_known = _known(events, is_known, mask, flow.event_shape)
     is_finite = np.isfinite(events[is_known]).all()
     validation.require(is_finite, "complete: expected finite known values", events[is_known])
-    support = _Support(flow, events, is_known)
+    support = _Support(flow, events, is_known, dequantize)
     when = "for a distribution that takes a condition"
     applies = routing.takes_condition(flow)
     validation.only(conditional_input, "conditional_input", applies, when, "complete")
@@ -179,12 +185,16 @@ class _Support:
     Arrays are [N, D]. Exactly known values x do not depend on their coordinates t.
     """
 
-    def __init__(self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray) -> None:
+    def __init__(
+        self, flow: tfd.Distribution, events: np.ndarray, is_known: np.ndarray, dequantize: bool
+    ) -> None:
         self._events, self.event_shape, is_image = events, events.shape[1:], events.ndim == 4
         self._is_gray = is_image and np.issubdtype(events.dtype, np.integer)
         self._num_values = routing.find_num_values(flow) if is_image else None
         if self._num_values is not None:
-            pixels.check_gray_levels(events[is_known], "complete", self._num_values)
+            self._is_gray |= dequantize and bool(pixels.are_whole(events[is_known]))
+            rule = pixels.check_gray_levels if self._is_gray else pixels.check_continuous
+            rule(events[is_known], "complete", self._num_values)
         dtype = flow.dtype.as_numpy_dtype
         self.is_known = is_known.reshape(len(events), -1)
         self.size = self.is_known.shape[1]
@@ -208,8 +218,9 @@ class _Support:
         """Returns samples [S, N, ...] in the dtype of the events, with the known values."""
         is_integer = np.issubdtype(self._events.dtype, np.integer)
         if self._is_gray:
-            limits, n = np.iinfo(self._events.dtype), self._num_values
-            x = np.clip(np.floor(x), *((limits.min, limits.max) if n is None else (0, n - 1)))
+            n, dtype = self._num_values, self._events.dtype
+            limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if n is None else (0, n - 1)
+            x = np.clip(np.floor(x), *limits)
         if self._is_gray or not is_integer:
             x = x.astype(self._events.dtype)
         return np.where(self.is_known.reshape(self._events.shape), self._events, x)
@@ -223,7 +234,9 @@ class _Support:
         return np.log(share) - np.log1p(-share)
 
 
-def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape) -> np.ndarray:
+def _known(
+    events: np.ndarray, is_known: ArrayLike | None, mask: np.ndarray, shape: tf.TensorShape
+) -> np.ndarray:
     is_shape = shape.is_compatible_with(events.shape[1:]) and events.size > 0
     expected = f"complete: expected events [{', '.join(['N', *map(str, shape)])}]"
     validation.require(is_shape, expected, events.shape)
@@ -238,6 +251,7 @@ def _known(events: np.ndarray, is_known: ArrayLike | None, shape: tf.TensorShape
             "complete: expected is_known that broadcasts to the shape of the events, "
             f"{events.shape}, got {is_known.shape}{advice}."
         ) from None
+    is_known = is_known & ~mask
     if is_known.all() or not is_known.any():
         raise ValueError(
             "complete: expected known and unknown values, got only "
@@ -492,11 +506,17 @@ def _next_temperature(beta: np.ndarray, log_ratios: np.ndarray) -> np.ndarray:
 def _warn_unless_equal(r_hat: np.ndarray, spread: np.ndarray) -> None:
     is_equal = (r_hat <= _LARGEST_R_HAT) & (spread <= _LARGEST_SPREAD)
     if not is_equal.all():
+        reasons = []
+        if r_hat.max() > _LARGEST_R_HAT:
+            reasons.append(f"R-hat is up to {r_hat.max():.2f}, more than {_LARGEST_R_HAT}")
+        if spread.max() > _LARGEST_SPREAD:
+            reasons.append(
+                f"the log evidence of an event has a standard deviation of up to {spread.max():.1f}"
+                f" over populations, more than {_LARGEST_SPREAD}"
+            )
         warnings.warn(
             f"complete: the populations of {np.count_nonzero(~is_equal)} of {len(is_equal)} events "
-            f"differ: R-hat is up to {r_hat.max():.2f}, and should be at most {_LARGEST_R_HAT}; "
-            f"the log evidence of an event differs by up to {spread.max():.1f}, and should differ "
-            f"by at most {_LARGEST_SPREAD} (standard deviation over populations). Each sample of "
+            f"differ: {'; '.join(reasons)}. Each sample of "
             "these events is a plausible completion, but shares of modes, means and intervals are "
             "not reliable. More samples will not help populations that have found different modes.",
             stacklevel=3,

@@ -166,8 +166,9 @@ class ServedFlow:
                 "call it after the function that trains."
             )
         self.distribution = distribution = routing.distribution_of(model, caller)
-        self._noise = getattr(model, "noise", pixels.UniformNoise(distribution.dtype))
-        self._seed = getattr(model, "seed", 0)
+        spec = getattr(model, "data_spec", None)
+        self._noise = spec.noise if spec else pixels.UniformNoise(distribution.dtype)
+        self._seed = spec.seed if spec else 0
         flow = flow_of(distribution)
         self._is_mixture = flow is not distribution
         expected = f"{caller}: expected a tfd.TransformedDistribution, or a FlowModel of one"

@@ -98,7 +98,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._writes = replicas.is_chief(model.distribute_strategy)
         self._budget = budget
         self._needs_value = monitor is not None or patience is not None
-        self._monitor = monitor or ("val_bits_per_dim" if model.event_ndims == 3 else "val_loss")
+        is_image = model.data_spec.event_ndims == 3
+        self._monitor = monitor or ("val_bits_per_dim" if is_image else "val_loss")
         self._folder = pathlib.Path(folder)
         self._best_path = self._folder / best_weights
         self._save_seconds = save_seconds

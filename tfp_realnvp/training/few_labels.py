@@ -126,7 +126,7 @@ class ClassSeparation(keras.callbacks.Callback):
         self._weights = np.zeros([0])
         for data_of_batch in batches:
             with tf.device("CPU"):  # arrays may be larger than the memory of a GPU
-                batch = self._spec.batch(data_of_batch)
+                batch, _ = self._spec.batch(data_of_batch)
             values, number = batch.events, len(batch.events)
             if batch.condition is not None:
                 weights = np.ones(number) if batch.weights is None else batch.weights.numpy()

@@ -1,6 +1,7 @@
 """Trains a distribution as a Keras model, by maximum likelihood."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import warnings
@@ -14,18 +15,20 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
 from tfp_realnvp.bijectors import ActNorm, FlowBijector
-from tfp_realnvp.bijectors.flow_bijector import surround_with
+from tfp_realnvp.bijectors.flow_bijector import call_options, surround_with
 from tfp_realnvp.distributions import VariationalDequantization, objective, routing, sampler, scorer
-from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
+from tfp_realnvp.distributions.data_spec import Batch, Check, DataSpec, parse
 from tfp_realnvp.internal import private_api, replicas, runtime, validation
-from tfp_realnvp.training import model_variables
+from tfp_realnvp.training import learning_rate, model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
 from tfp_realnvp.training.input_data import (
     ArrayBatches,
-    RequireBatch,
     arguments_for_keras,
-    checked_batch,
+    checked_data,
+    checked_events,
+    errors_of_checks,
+    with_first,
 )
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
 from tfp_realnvp.training.optimizers import FusedAdam, Muon, apply_if, packing_of
@@ -35,6 +38,24 @@ from tfp_realnvp.training.savable_model import SavableModel
 _PEAKS = {1: 1e-3, 3: 4e-3}
 # Standard deviation of a channel below which a step of the optimizer is large.
 _SMALLEST_STDDEV = 0.002
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileOptions:
+    """The options of `FlowModel.compile`, which a saved model stores by name; see there."""
+
+    scale_l2: float = 0.0
+    global_statistics: bool = True
+    anneal: bool = False
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        caller = "FlowModel.compile: expected"
+        is_valid = lambda x: 0 <= x < np.inf  # noqa: E731
+        validation.real(self.scale_l2, is_valid, f"{caller} a scale_l2 of at least 0")
+        validation.flag(self.global_statistics, f"{caller} a bool as global_statistics")
+        validation.flag(self.anneal, f"{caller} a bool as anneal")
+        validation.count(self.first_step, "a first_step", 0, "FlowModel.compile")
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -110,9 +131,8 @@ class FlowModel(SavableModel):
     train_function: Any
     test_function: Any
     predict_function: Any
-    # Whether the first batch of `fit` may initialize the normalizations before the first step, and
-    # whether to warn of its values, since `fit` has not seen all data.
-    _may_initialize, _may_warn = False, True
+    # What `fit` and `train_on_batch` do with the first batch, before the first step.
+    _on_first_batch: Callable[[Any, int], None] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
@@ -163,12 +183,8 @@ class FlowModel(SavableModel):
         replicas.check_scope("the distribution", variables)
         # Keras casts the inputs of `call` to the dtype of the model.
         super().__init__(name=name, dtype=distribution.dtype.name)
-        self.data_spec = spec
-        self.distribution, self.dequantizer = distribution, dequantizer
+        self._data_spec = spec
         self._approximate: Any = None
-        self.event_ndims, self.dequantize = spec.event_ndims, spec.dequantize
-        self.seed, self.noise = spec.seed, spec.noise
-        self.takes_condition, self.condition_spec = spec.takes_condition, spec.condition_spec
         spec.build_networks()
         parts = [part for module in modules for part in module.submodules]
         bijectors = [part for part in parts if isinstance(part, FlowBijector)]
@@ -176,7 +192,7 @@ class FlowModel(SavableModel):
         layers = [layer for part in bijectors for layer in part.layers]
         self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
         self.other_variables = model_variables.TrackedVariables(layers, modules)
-        self.gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
+        self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
         scales = model_variables.find_scales(layers, bijectors)
         in_forward = [*model_variables.normalizations_in_forward(distribution)]
         if dequantizer is not None:
@@ -185,17 +201,44 @@ class FlowModel(SavableModel):
         self._bijectors, self._scales = lambda: bijectors, lambda: scales
         self._normalizations_in_forward = lambda: in_forward
         self._guard = FiniteGuard()
+        self._options = CompileOptions()
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
         loss_tracker = replicas.ReplicatedMean(name="loss")
         self._own_loss_tracker = lambda: loss_tracker
-        self._evaluation_guard = FiniteGuard()
-        self.scale_l2 = 0.0
-        self.global_statistics = True
         self.rate_factors: RateFactors | None = None
         self.validation_freq: int | list[int] = 1
-        self._is_annealed = False
         self._after_fit = contextlib.ExitStack()
         self.built = True
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """What data the model takes: events, conditions and noise; immutable."""
+        return self._data_spec
+
+    @property
+    def distribution(self) -> tfd.Distribution:
+        """The distribution that the model trains."""
+        return self._data_spec.distribution
+
+    @property
+    def dequantize(self) -> bool:
+        """Whether values are integers that get noise."""
+        return self._data_spec.dequantize
+
+    @property
+    def dequantizer(self) -> VariationalDequantization | None:
+        """The distribution of the noise; `None` for uniform noise."""
+        return self._data_spec.dequantizer
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise."""
+        return self._data_spec.seed
+
+    @property
+    def compile_options(self) -> CompileOptions:
+        """The options of `compile` besides those of `keras.Model.compile`; immutable."""
+        return self._options
 
     def compile(
         self,
@@ -204,6 +247,8 @@ class FlowModel(SavableModel):
         *,
         scale_l2: float = 5e-5,
         global_statistics: bool = True,
+        anneal: bool | None = None,
+        first_step: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -215,20 +260,24 @@ class FlowModel(SavableModel):
             `initial_epoch`, `fit` resumes the schedule at that epoch. For a batch of B vectors, the
             schedule also multiplies the rate by `sqrt(B / 32)`, clipped to [1, 4]. A
             `LearningRateBudget` or `keras.callbacks.LearningRateScheduler` replaces this schedule.
-            If you pass an optimizer, only its own schedule applies. The paper uses Adam at a
-            constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see `benchmarks/README.md`.
+            The paper uses Adam at a constant rate, `FusedAdam(1e-3, global_clipnorm=100.0)`; see
+            `benchmarks/README.md`.
           scale_l2: factor of the L2 penalty, the sum of squared weight-normalization and tanh
             scales.
           global_statistics: whether batch statistics average over the batch of all replicas of a
             `tf.distribute.Strategy`, as on one device. With `False` each replica normalizes by its
             own part of the batch without communication, and the replicas average the moving
             statistics after each step.
+          anneal: whether `fit` decays the learning rate as described above. By default, only that
+            of the default optimizer: an optimizer that you pass has its own schedule.
+          first_step: number of the next training step, which determines the noise of the step. By
+            default, continues after the steps that this model has made with earlier optimizers.
           loss, **kwargs: as in `keras.Model.compile`; `loss` and metrics must be `None`.
 
         Raises:
-          ValueError: if a `loss` or metrics are given, `scale_l2` is negative, networks compute in
-            float16, or the optimizer was not constructed in the scope of the model's
-            `tf.distribute.Strategy`.
+          ValueError: if a `loss` or metrics are given, `scale_l2` or `first_step` is negative,
+            networks compute in float16, or the optimizer was not constructed in the scope of the
+            model's `tf.distribute.Strategy`.
         """
         kwargs["loss"] = loss
         given = {k: kwargs[k] for k in ("loss", "metrics", "weighted_metrics") if kwargs.get(k)}
@@ -240,13 +289,17 @@ class FlowModel(SavableModel):
                 "FlowModel.compile: expected networks in float32, mixed_bfloat16 or float64, got "
                 "float16, whose range is too small to train with; see `network_dtype`."
             )
-        expected = "FlowModel.compile: expected a scale_l2 of at least 0"
-        validation.real(scale_l2, lambda x: 0 <= x < np.inf, expected)
-        is_annealed = optimizer is None
+        options = CompileOptions(
+            scale_l2=scale_l2,
+            global_statistics=global_statistics,
+            anneal=optimizer is None if anneal is None else anneal,
+            first_step=self._next_step() if first_step is None else first_step,
+        )
         with self.distribute_strategy.scope():
-            if is_annealed:
-                default = Muon if self.event_ndims == 3 else FusedAdam
-                optimizer = default(_PEAKS[self.event_ndims], global_clipnorm=100.0)
+            if optimizer is None:
+                rank = self._data_spec.event_ndims
+                default = Muon if rank == 3 else FusedAdam
+                optimizer = default(_PEAKS[rank], global_clipnorm=100.0)
             optimizer = keras.optimizers.get(optimizer)
             replicas.check_scope("the optimizer", [v.value for v in optimizer.variables])
             super().compile(optimizer=optimizer, **kwargs)
@@ -254,9 +307,13 @@ class FlowModel(SavableModel):
             self._loss_tracker = self._own_loss_tracker()
         if self.jit_compile:
             runtime.advise_no_xla()
-        self._is_annealed = is_annealed
-        self.scale_l2 = scale_l2
-        self.global_statistics = global_statistics
+        self._options = options
+
+    def _next_step(self) -> int:
+        """Returns the number of the next training step, over all optimizers of this model."""
+        if not self.compiled:
+            return 0
+        return self._options.first_step + learning_rate.step_of(self)
 
     @property
     def networks(self) -> list[keras.layers.Layer]:
@@ -294,9 +351,10 @@ class FlowModel(SavableModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics: `loss`, for images also `bits_per_dim`, and metrics of a subclass."""
         ours = [self._loss_tracker] if self.compiled else []
-        ours += [self._bits_per_dim] if self.event_ndims == 3 else []
-        known = {id(metric) for metric in (*ours, self._bits_per_dim)}
-        return [*ours, *(metric for metric in super().metrics if id(metric) not in known)]
+        ours += [self._bits_per_dim] if self._data_spec.event_ndims == 3 else []
+        # Keras lists the metrics of compiled models within a network too, and logs them by name.
+        names = {metric.name for metric in (*ours, self._bits_per_dim)}
+        return [*ours, *(metric for metric in super().metrics if metric.name not in names)]
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, tf.Tensor]]:
         """Makes the function that `fit` calls, which first checks that the last step was finite."""
@@ -306,7 +364,7 @@ class FlowModel(SavableModel):
                 self.rate_factors = RateFactors(self.steps_per_execution)
             super().make_train_function(force)
             # Check one step late: reading the result of a step waits for the step to end.
-            options = self.gains_from_rewrites, self.train_step, self.raise_failure
+            options = self._gains_from_rewrites, self.train_step, self.raise_failure
             self.train_function = runtime.made_faster(self, self.train_function, *options)
         return self.train_function
 
@@ -314,7 +372,7 @@ class FlowModel(SavableModel):
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            options = self.gains_from_rewrites, self.test_step
+            options = self._gains_from_rewrites, self.test_step
             self.test_function = runtime.made_faster(self, self.test_function, *options)
         return self.test_function
 
@@ -322,7 +380,7 @@ class FlowModel(SavableModel):
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            options = self.predict_function, self.gains_from_rewrites
+            options = self.predict_function, self._gains_from_rewrites
             self.predict_function = runtime.made_faster(self, *options)
         return self.predict_function
 
@@ -348,7 +406,7 @@ class FlowModel(SavableModel):
         """
         self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
-        if self.event_ndims == 3:
+        if self._data_spec.event_ndims == 3:
             runtime.advise_onednn()
         self._guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
@@ -364,27 +422,33 @@ class FlowModel(SavableModel):
             separation = ClassSeparation(self.data_spec, data, budgets)
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
-        if self._is_annealed and not any(isinstance(callback, schedules) for callback in callbacks):
+        has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
+        if self._options.anneal and not has_schedule:
             # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
-            power = 0.5 if self.event_ndims == 1 else 0.0
+            power = 0.5 if self._data_spec.event_ndims == 1 else 0.0
             made = max([getattr(c, "made_batches", (0, 0)) for c in callbacks], default=(0, 0))
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power, made)]
-        # Initialization reads the first batch, which cannot be put back into a Python iterator.
-        self._may_initialize = not isinstance(x, Iterator)
-        self._may_warn = not isinstance(arguments["x"], ArrayBatches)
+        warns = not isinstance(arguments["x"], ArrayBatches)
+        self._on_first_batch = functools.partial(self._begin_training, warns=warns)
         try:
-            history = super().fit(**arguments)
+            # Keras would take the first batch out of an iterator, and an epoch's order out of a
+            # shuffled `PyDataset`.
+            if isinstance(x, Iterator):
+                first, arguments["x"] = with_first(x)
+                self._maybe_symbolic_build(data_batch=first)
+            elif isinstance(x, keras.utils.PyDataset) and x.num_batches != 0:
+                self._maybe_symbolic_build(data_batch=x[0])
+            with errors_of_checks():
+                history = super().fit(**arguments)
             history.params["validation_freq"] = self.validation_freq
         finally:
-            self._may_initialize, self._may_warn = False, True
+            self._on_first_batch = None
             self._after_fit.close()
             if self.rate_factors is not None:
                 self.rate_factors.assign(self, lambda index: 1.0)
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()
-        if history.epoch and not history.history.get("loss"):
-            raise ValueError("FlowModel.fit: expected data to train on, got an empty dataset.")
         return history
 
     def call_after_fit(self, function: Callable[[], None]) -> None:
@@ -399,18 +463,17 @@ class FlowModel(SavableModel):
 
         Issues a `RuntimeWarning` if the loss is not finite.
         """
-        self._evaluation_guard.reset()
         if kwargs.get(private_api.WITHIN_FIT, False):
-            with self.averaged_weights(), self._approximation():
+            with errors_of_checks(), self.averaged_weights(), self._approximation():
                 results = super().evaluate(x, *args, **kwargs)
         else:
-            results = super().evaluate(**arguments_for_keras(self, "evaluate", x, *args, **kwargs))
-        self._evaluation_guard.raise_failure()
-        if not self._loss_tracker.count.numpy():
-            raise ValueError(
-                "FlowModel.evaluate: expected data, got an empty dataset, or weights of zero only."
-            )
-        validation.warn_unless_finite(self._loss_tracker.result().numpy(), "evaluate")
+            arguments = arguments_for_keras(self, "evaluate", x, *args, **kwargs)
+            with errors_of_checks():
+                results = super().evaluate(**arguments)
+        if type(self).test_step is FlowModel.test_step:
+            if not self._loss_tracker.count.numpy():
+                raise ValueError("FlowModel.evaluate: expected data with weights above zero.")
+            validation.warn_unless_finite(self._loss_tracker.result(), "FlowModel.evaluate")
         return results
 
     @contextlib.contextmanager
@@ -437,12 +500,9 @@ class FlowModel(SavableModel):
         Issues a `RuntimeWarning` if a log density is not finite.
         """
         arguments = arguments_for_keras(self, "predict", x, *args, **kwargs)
-        callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
-        arguments["callbacks"] = [*callbacks, RequireBatch()]
-        self._evaluation_guard.reset()
-        log_prob = super().predict(**arguments)
-        self._evaluation_guard.raise_failure()
-        validation.warn_unless_finite(log_prob, "predict")
+        with errors_of_checks():
+            log_prob = super().predict(**arguments)
+        validation.warn_unless_finite(log_prob, "FlowModel.predict")
         return log_prob
 
     def sample(
@@ -505,13 +565,15 @@ class FlowModel(SavableModel):
     ) -> Any:
         """Trains on a batch as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
         self._check_trainable()
-        data = checked_batch(self, (x, y, sample_weight), class_weight)
+        data = checked_data(self, "train_on_batch", (x, y, sample_weight), class_weight)
         self._guard.reset()
-        self._may_initialize = True
+        warns = not self.optimizer.iterations.numpy()
+        self._on_first_batch = functools.partial(self._begin_training, warns=warns)
         try:
-            logs = super().train_on_batch(*data, class_weight, return_dict)
+            with errors_of_checks():
+                logs = super().train_on_batch(*data, class_weight, return_dict)
         finally:
-            self._may_initialize = False
+            self._on_first_batch = None
         self.raise_failure()
         return logs
 
@@ -519,12 +581,15 @@ class FlowModel(SavableModel):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Evaluates as `keras.Model.test_on_batch` does; see `fit` for `x` and errors."""
-        data = checked_batch(self, (x, y, sample_weight))
-        return super().test_on_batch(*data, return_dict=return_dict)
+        data = checked_data(self, "test_on_batch", (x, y, sample_weight))
+        with errors_of_checks():
+            return super().test_on_batch(*data, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Returns log p in nats for each image of a batch, [B]; see `fit` for `x` and errors."""
-        return super().predict_on_batch(checked_batch(self, (x, None, None))[0])
+        x, *_ = checked_data(self, "predict_on_batch", (x, None, None))
+        with errors_of_checks():
+            return super().predict_on_batch(x)
 
     def _check_trainable(self) -> None:
         if not self.trainable_variables:
@@ -546,8 +611,8 @@ class FlowModel(SavableModel):
         A subclass can write a step of its own with `unpack_batch`, `training_log_prob` and
         `penalty`; the schedules of the learning rate apply to it.
         """
-        batch = self.unpack_batch(data)
-        record = FiniteRecord(self.data_spec.value_checks(batch))
+        batch, checks = self._data_spec.batch(data)
+        record = FiniteRecord(checks)
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
         replicas.assert_not_empty(batch.events, "FlowModel.fit")
         step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
@@ -566,7 +631,7 @@ class FlowModel(SavableModel):
         are_finite = record.are_finite() / replicas.num_replicas()
         shared = [mean, loss, are_finite, *packing.pack(gradients)]
         mean, loss, are_finite, *packed = replicas.sum_over_replicas(shared)
-        if not self.global_statistics:
+        if not self._options.global_statistics:
             replicas.average(statistics)
         is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss])
         if batch.weights is not None:
@@ -591,9 +656,10 @@ class FlowModel(SavableModel):
           `None`.
 
         Raises:
-          ValueError: if shapes or dtypes do not fit the distribution.
+          ValueError: if known values, shapes or dtypes do not fit the distribution. Within a graph,
+            other invalid values raise an `InvalidArgumentError` when the graph runs.
         """
-        return self.data_spec.batch(data)
+        return checked_events(*self._data_spec.batch(data))
 
     def training_log_prob(self, batch: Batch) -> tf.Tensor:
         """Returns the log densities that a training step maximizes, [B], in nats.
@@ -627,8 +693,9 @@ class FlowModel(SavableModel):
         Args:
           x: events of the batch, [B, ...].
           y: their conditions, or `None`.
-          y_pred: log densities [B] of `training_log_prob`, or with `training=False` of the events
-            with their evaluation noise.
+          y_pred: log densities of `training_log_prob`, [B], or [2, B] for labels of a
+            `ClassMixture`; with `training=False` log densities [B] of the events with their
+            evaluation noise.
           sample_weight: weights [B], or `None`.
           training: `False` in `evaluate`.
         """
@@ -650,13 +717,15 @@ class FlowModel(SavableModel):
         `first` is the number of events on preceding replicas.
         """
         step = private_api.batch_counter(self.optimizer).value
-        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        step = self._options.first_step + tf.cast(step, tf.int32)
+        seed = tf.stack([self.seed, step])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
         drop = functools.partial(objective.drop_conditions, seed=seed, first=first)
-        with surround_with(statistics=replicas.Statistics(self.global_statistics, batch.weights)):
-            values, log_noise = self.noise.add_noise(batch.events, noise_fn, training=True)
+        is_global, noise = self._options.global_statistics, self._data_spec.noise
+        with surround_with(statistics=replicas.Statistics(is_global, batch.weights)):
+            values, log_noise = noise.add_noise(batch.events, noise_fn, training=True)
             record.add("the data", values)
-            spec = self.condition_spec
+            spec = self._data_spec.condition_spec
             if batch.condition is not None and (spec is None or not spec.may_be_missing):
                 record.add("the condition", batch.condition)
             with surround_with(training=True, observer=record.add_bijector):
@@ -674,14 +743,14 @@ class FlowModel(SavableModel):
         halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
         losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
         if halves:
-            losses.append(2 * self.scale_l2 * tf.add_n(halves))
+            losses.append(2 * self._options.scale_l2 * tf.add_n(halves))
         return tf.add_n(losses) if losses else tf.zeros([], dtype)
 
     def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
         """Returns a context that sets the optimizer's learning rate for the current step."""
         if self.rate_factors is None:
             return contextlib.nullcontext(True)
-        num_rows = part.number if self.event_ndims == 1 else None
+        num_rows = part.number if self._data_spec.event_ndims == 1 else None
         return self.rate_factors.multiply(self.optimizer, num_rows)
 
     def _statistics(self) -> list[tf.Variable]:
@@ -702,7 +771,7 @@ class FlowModel(SavableModel):
         """Updates and returns the metrics, from the mean log density and from the objective."""
         loss = loss if self._has_own_loss else -mean
         self._loss_tracker.update_state(loss, total)
-        if self.event_ndims == 3:
+        if self._data_spec.event_ndims == 3:
             num_dims = tf.reduce_prod(tf.shape(batch.events)[1:])
             self._bits_per_dim.update_state(pixels.bits_per_dim(mean, num_dims), total)
         log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
@@ -729,8 +798,8 @@ class FlowModel(SavableModel):
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
-        batch = self.unpack_batch(data)
-        log_prob = self._evaluated(batch)
+        batch, checks = self._data_spec.batch(data)
+        log_prob = self._evaluated(batch, checks)
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
         terms = [objective.part_of_mean(log_prob, batch.weights, part.total)]
         terms += [self._loss(batch, log_prob, training=False)] if self._has_own_loss else []
@@ -740,38 +809,40 @@ class FlowModel(SavableModel):
     @tf.autograph.experimental.do_not_convert
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
-        return self._evaluated(self.unpack_batch(data))
+        # Predictions do not depend on weights.
+        return self._evaluated(*self._data_spec.batch(parse(data)._replace(weights=None)))
 
-    def _evaluated(self, batch: Batch) -> tf.Tensor:
+    def _evaluated(self, batch: Batch, checks: Sequence[Check]) -> tf.Tensor:
         """Returns log densities [B] with the first noise sample of each event.
 
-        If the data fail a check, `evaluate` and `predict` raise an error at the end.
+        If a check fails, the graph raises an `InvalidArgumentError`. XLA leaves out assertions, so
+        the results are NaN there.
         """
-        record = FiniteRecord(self.data_spec.value_checks(batch))
-        if record.names:
-            shares = record.are_finite() / replicas.num_replicas()
-            [are_finite] = replicas.sum_over_replicas([shares])
-            self._evaluation_guard.check(tf.constant(0, tf.int64), record, are_finite)
+        events, condition, _ = checked_events(batch, checks)
         distribution = self.distribution if self._approximate is None else self._approximate
-        options = distribution, self.noise, None, False
-        return scorer.score(*options, batch.events, self.seed, condition=batch.condition)
+        options = distribution, self._data_spec.noise, None, False
+        log_prob = scorer.score(*options, events, self.seed, condition=condition)
+        if not checks:
+            return log_prob
+        is_valid = tf.reduce_all([check.is_valid for check in checks])
+        return tf.where(is_valid, log_prob, tf.constant(math.nan, log_prob.dtype))
 
-    def call(self, images: Any, training: bool = False) -> tf.Tensor:
+    def call(self, images: Any, training: bool | None = None) -> tf.Tensor:
         """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
 
         Args:
           images: [B, H, W, C], or a tuple of images and their conditions.
-          training: whether to use and update batch statistics.
+          training: whether to use and update batch statistics; `None` means the value of
+            the surrounding `call_options`, by default `False`.
 
         Raises:
           ValueError: if images are gray levels without noise: integers or, in eager mode, only
             whole numbers.
         """
-        images, condition, _ = self.data_spec.batch(images, ignores_labels=False)
-        if self.dequantize:
-            pixels.check_noise(images, "FlowModel")
+        batch, checks = self._data_spec.batch(images, ignores_labels=False, have_noise=True)
+        images, condition, _ = checked_events(batch, checks)
         images = tf.cast(images, self.distribution.dtype)
-        with surround_with(condition=condition, training=training):
+        with call_options(training=training, conditional_input=condition):
             return self.distribution.log_prob(routing.unseen(self.distribution, images))
 
     def _initialize_normalizations(self, data: Any) -> list[ActNorm]:
@@ -789,8 +860,8 @@ class FlowModel(SavableModel):
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
         try:
-            batch = self.unpack_batch(data)
-            record = FiniteRecord(self.data_spec.value_checks(batch))
+            record = FiniteRecord()
+            batch, _ = self._data_spec.batch(data)
             record.add("the log density", self._training_log_prob(batch, 0, record))
             is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= batch.weights is None or bool(tf.reduce_any(batch.weights > 0))
@@ -803,11 +874,10 @@ class FlowModel(SavableModel):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras calls this with the first batch to build variables, and still trains on the batch.
-        # Our variables exist already, so we use the batch to initialize `ActNorm`.
-        may_initialize, self._may_initialize = self._may_initialize, False
-        with self.distribute_strategy.scope():
-            has_strategy = tf.distribute.has_strategy()
-        if not may_initialize or has_strategy or self.run_eagerly:
+        # Our variables exist already, so we check the batch, and use it to initialize `ActNorm`.
+        begin, self._on_first_batch = self._on_first_batch, None
+        strategy = self.distribute_strategy
+        if begin is None or replicas.num_workers(strategy) > 1:
             return
         if iterator is not None:
             with contextlib.suppress(StopIteration, tf.errors.OutOfRangeError):
@@ -815,14 +885,25 @@ class FlowModel(SavableModel):
                     data_batch = next(batches)
                     break
         if data_batch is not None:
-            batch = parse(data_batch)
-            self.data_spec.check_values(batch, is_whole=False)
+            parts = map(strategy.experimental_local_results, tf.nest.flatten(data_batch))
+            data_batch = tf.nest.pack_sequence_as(data_batch, [part[0] for part in parts])
             # The frames up to the caller of `train_on_batch`, or of `fit`, which Keras wraps.
-            is_fit = iterator is not None
-            stacklevel = 5 if is_fit else 4
-            if self._may_warn and (is_fit or not self.optimizer.iterations.numpy()):
-                self.data_spec.warn_of_values(batch, stacklevel)
-            _warn_of_scales(self._initialize_normalizations(data_batch), stacklevel)
+            begin(data_batch, 4 if iterator is None else 5)
+
+    def _begin_training(self, data: Any, stacklevel: int, warns: bool) -> None:
+        """Checks the first batch, warns of its values, and initializes normalizations."""
+        batch = parse(data)
+        self._data_spec.check_values(batch, is_whole=False)
+        if warns:
+            self._data_spec.warn_of_values(batch, stacklevel + 1)
+            rows = np.asarray(batch.events)
+            if rows.ndim == 2:
+                arguments = rows, self.distribution.dtype, "FlowModel.fit", stacklevel + 1
+                validation.columns_apart(*arguments)
+        with self.distribute_strategy.scope():
+            has_strategy = tf.distribute.has_strategy()
+        if not (has_strategy or self.run_eagerly):
+            _warn_of_scales(self._initialize_normalizations(data), stacklevel + 1)
 
 
 def _warn_of_scales(norms: Sequence[ActNorm], stacklevel: int) -> None:

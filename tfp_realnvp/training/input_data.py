@@ -1,13 +1,18 @@
 """Converts the arguments of `fit`, `evaluate` and `predict` to arguments for Keras."""
 
+import contextlib
 import inspect
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.distributions.data_spec import as_arrays, parse
+from tfp_realnvp.distributions import routing
+from tfp_realnvp.distributions.data_spec import Batch, Check, as_arrays, parse
 from tfp_realnvp.internal import private_api, runtime, validation
 
 
@@ -22,6 +27,8 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     arguments = dict(signature.bind(None, *args, **kwargs).arguments)
     arguments.update(arguments.pop("kwargs", {}))
     del arguments["self"]
+    callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
+    arguments["callbacks"] = [*callbacks, RequireBatch()]
     batch_size = arguments.get("batch_size")
     if batch_size is not None:
         form = "conditions as `predict((events, conditions))`, and " * (method == "predict")
@@ -30,9 +37,6 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     names = ("x", "y", "sample_weight")
     data: Any = tuple(arguments.pop(name, None) for name in names)
     x = data[0]
-    if isinstance(x, tuple) and len(x) == 3:
-        # Keras would ignore the weights in a tuple `x`. Predictions do not depend on weights.
-        data = (x[:2], None, None) if method == "predict" else x
     is_dataset = isinstance(x, tf.data.Dataset)
     if is_dataset and method != "fit" and arguments.get("steps") is None:
         if x.cardinality() == tf.data.INFINITE_CARDINALITY:
@@ -44,13 +48,13 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     elif fraction:
         data, held_out = _split(tuple(map(as_arrays, data)), fraction)
     class_weight = arguments.get("class_weight")
-    data = checked_batch(model, data, class_weight)
+    data = checked_data(model, method, data, class_weight)
     if method == "fit" and hasattr((batch := parse(data)).events, "__array__"):
         model.data_spec.warn_of_values(batch, stacklevel=3)
     dtype = model.distribution.dtype
     if held_out is not None:
         arguments["validation_data"] = _batches(
-            *checked_batch(model, held_out),
+            *checked_data(model, "evaluate", held_out),
             batch_size=arguments.get("validation_batch_size") or batch_size,
             steps=arguments.get("validation_steps"),
             dtype=dtype,
@@ -73,17 +77,63 @@ def arguments_for_keras(model: Any, method: str, *args: Any, **kwargs: Any) -> d
     return {**arguments, **{name: part for name, part in data if part is not None}}
 
 
-def checked_batch(model: Any, data: Any, class_weight: Any = None) -> tuple[Any, ...]:
-    """Checks data, and converts lists of numbers and pandas frames to arrays.
+def checked_data(model: Any, method: str, data: Any, class_weight: Any = None) -> tuple[Any, ...]:
+    """Checks the arguments x, y and `sample_weight` of a method of Keras, and returns them.
 
-    Raises the errors of `DataSpec.check`, or `ValueError` for a `class_weight` without labels.
+    Converts lists of numbers and pandas frames to arrays. A tuple x of events, conditions and
+    weights, which Keras would not take apart, replaces the three arguments. Predictions do not
+    depend on weights. Raises the errors of `DataSpec.check`, or `ValueError` for a `class_weight`
+    without labels.
     """
-    data = tuple(map(as_arrays, data))
+    x, y, weights = map(as_arrays, data)
+    if isinstance(x, tuple) and len(x) == 3:
+        x, y, weights = x
+    batch, is_batch = parse((x, y, weights)), method.endswith("_on_batch")
+    if is_batch and not (tf.is_tensor(batch.events) or hasattr(batch.events, "__array__")):
+        expected = f"FlowModel.{method}: expected one batch of events, an array or tensor"
+        raise ValueError(f"{expected}, got {type(batch.events).__name__}.")
+    if method.startswith("predict"):
+        x, y, weights = (x if y is None else (x, y)), None, None
+        batch = batch._replace(weights=None)
+    caller, trains = f"FlowModel.{method}", method == "fit"
+    routing.check_context(model.data_spec.takes_condition, caller)
     has_labels = getattr(model.data_spec.condition_spec, "num_classes", None) is not None
     expected = "FlowModel: expected class_weight only for a distribution that takes labels"
     validation.require(class_weight is None or has_labels, expected, class_weight)
-    model.data_spec.check(data)
-    return data
+    model.data_spec.check(batch, caller, stacklevel=5, trains=trains)
+    return x, y, weights
+
+
+@contextlib.contextmanager
+def errors_of_checks() -> Iterator[None]:
+    """Turns an error of the assertions of `checked_events` into a `ValueError`."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(r"assertion failed: \[(FlowModel: .*?\.)\]", str(error), re.DOTALL)
+        if found is None:
+            raise
+        raise ValueError(found[1]) from error
+
+
+def checked_events(batch: Batch, checks: Sequence[Check]) -> Batch:
+    """Returns a batch whose events are computed after assertions of the checks."""
+    if not checks:
+        return batch
+    assertions = [tf.debugging.Assert(is_valid, [message]) for is_valid, message in checks]
+    with tf.control_dependencies(assertions):
+        return Batch(*(None if part is None else tf.identity(part) for part in batch))
+
+
+def with_first(batches: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    """Returns the first batch, or `None` if there is none, and a generator of all batches."""
+    first = list(itertools.islice(batches, 1))
+
+    def all_batches() -> Iterator[Any]:  # Keras takes generators, but no `itertools.chain`
+        yield from first
+        yield from batches
+
+    return next(iter(first), None), all_batches()
 
 
 class ArrayBatches(private_api.ArrayDataAdapter):
@@ -172,15 +222,36 @@ def _split(data: Any, fraction: float) -> tuple[Any, Any]:
 
 
 class RequireBatch(keras.callbacks.Callback):
-    """Raises a clear error if `predict` got no batches, before Keras fails."""
+    """Raises an error if `fit`, `evaluate` or `predict` gets no batch, before Keras fails."""
 
-    num_batches = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes a batch of `fit`."""
+        self._seen.add("fit")
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes a batch of `evaluate`, which `fit` calls for a validation."""
+        self._seen.add("evaluate")
 
     def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts the batch."""
-        self.num_batches += 1
+        """Notes a batch of `predict`."""
+        self._seen.add("predict")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raises the error in `fit`."""
+        self._require("fit")
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Raises the error in `evaluate`."""
+        self._require("evaluate")
 
     def on_predict_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Raises the error."""
-        if not self.num_batches:
-            raise ValueError("FlowModel.predict: expected data, got an empty dataset.")
+        """Raises the error in `predict`."""
+        self._require("predict")
+
+    def _require(self, method: str) -> None:
+        if method not in self._seen:
+            raise ValueError(f"FlowModel.{method}: expected data, got an empty dataset.")

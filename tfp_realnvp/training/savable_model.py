@@ -1,5 +1,6 @@
 """Saves a `FlowModel` as a `.keras` file, weights, a preset or a SavedModel."""
 
+import dataclasses
 import itertools
 import os
 import warnings
@@ -65,12 +66,7 @@ class SavableModel(keras.Model):
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the serialized arguments of `compile`; an empty dictionary before `compile`."""
         config = super().get_compile_config()
-        if not config:
-            return config
-        if self._is_annealed and isinstance(self.optimizer.learning_rate, keras.Variable):
-            config["optimizer"] = None
-        options = {"scale_l2": self.scale_l2, "global_statistics": self.global_statistics}
-        return {**config, **options}
+        return {**config, **dataclasses.asdict(self.compile_options)} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles with the arguments that `get_compile_config` returned."""
