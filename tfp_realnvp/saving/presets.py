@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files, optional_packages, validation
+from tfp_realnvp.internal import atomic_files, optional_packages, private_api, validation
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 
 _FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
@@ -92,7 +92,7 @@ def read_preset(
         arrays = weights_file.declared_arrays(weights)
     # `get_registered_name` also returns names for classes that are not registered.
     custom_objects = {keras.saving.get_registered_name(cls): cls, **(custom_objects or {})}
-    with keras.saving.custom_object_scope(custom_objects):
+    with private_api.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
         is_class = isinstance(saved_class, type) and "config" in config
@@ -111,7 +111,7 @@ def read_preset(
             preset_checks.expecting(f"a {_CONFIG} from which a model can be constructed"),
             preset_checks.limited_variables(num_elements),
         ):
-            model = cls.from_config(config["config"], custom_objects)
+            model = cls.from_config(config["config"])
     with preset_checks.expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
         weights_file.load_weights(model, weights, arrays)
     preset_checks.check_parameters(model)

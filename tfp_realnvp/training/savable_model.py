@@ -42,7 +42,7 @@ class SavableModel(keras.Model):
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
         """Returns a model from the result of `get_config`, with newly initialized networks."""
-        with keras.saving.custom_object_scope(custom_objects or {}):
+        with private_api.custom_object_scope(custom_objects):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"]
             dequantizer = dequantizer and deserialize(dequantizer, VariationalDequantization)
@@ -270,7 +270,8 @@ class SavableModel(keras.Model):
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
         package, `custom_objects`, and objects registered with
-        `keras.saving.register_keras_serializable`. The weights file must have exactly the weights
+        `keras.saving.register_keras_serializable` or named by the caller's
+        `keras.saving.custom_object_scope`. The weights file must have exactly the weights
         of the described model, all finite. A model that is much larger than its weights file, or
         has invalid distribution parameters, such as a negative scale, raises an error.
 
