@@ -46,6 +46,12 @@ class Hiding(tfr.Additive):
 
 
 @keras.saving.register_keras_serializable(package="tests")
+class FewBins(tfr.RationalQuadraticSpline):
+    def __init__(self, **kwargs):
+        super().__init__(num_bins=3, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="tests")
 class WithoutKwargs(keras.layers.Layer):
     def __init__(self, units):
         super().__init__()
@@ -69,8 +75,9 @@ def shared():
     return [bijector, bijector.copy(name="other")]
 
 
-def hiding():
-    return [tfr.Coupling(tfr.CheckerboardMask(), tfr.ShallowConv(1, 4), Hiding())]
+def transformed(transformer):
+    network = tfr.ShallowConv(transformer.num_parameters, 4)
+    return [tfr.Coupling(tfr.CheckerboardMask(), network, transformer)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,14 @@ def hiding():
         (lambda: coupling(tf.identity), r"0\]\.network cannot be saved: .* a named function"),
         (lambda: [Unregistered(2.0)], "Unregistered is not registered .*@keras.saving.register_"),
         (lambda: [Incomplete(2.0)], "a get_config of Incomplete that returns.* argument: 'factor'"),
-        (hiding, r"transformer cannot .*Hiding: expected an attribute .* attributes \['factor'\]"),
+        (
+            lambda: transformed(Hiding()),
+            r"transformer cannot .*Hiding: expected an attribute .* attributes \['factor'\]",
+        ),
+        (
+            lambda: transformed(FewBins()),
+            "transformer cannot .* a get_config of FewBins .*multiple values.* 'num_bins'",
+        ),
         (lambda: coupling(WithoutKwargs(2)), "get_config of WithoutKwargs .* argument 'trainable'"),
         (lambda: coupling(WithoutFromConfig()), "method from_config, .* got WithoutFromConfig"),
         (shared, r"1\] cannot be saved: it shares variables"),

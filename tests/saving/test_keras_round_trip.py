@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from keras.src.saving import object_registration
 
 import tfp_realnvp as tfr
 from tfp_realnvp.bijectors import ConditionalBijector
@@ -105,12 +106,12 @@ def transformers_by_hand():
 
 @keras.saving.register_keras_serializable(package="tests")
 class Stretch(tfr.Transformer):
-    """A transformer of the user."""
+    """A transformer of the user, with the constructor of Keras' guides."""
 
     num_parameters = 1
 
-    def __init__(self, bound=0.5):
-        super().__init__()
+    def __init__(self, bound=0.5, **kwargs):
+        super().__init__(**kwargs)
         self.bound = bound
 
     def inverse(self, x, parameters):
@@ -120,6 +121,22 @@ class Stretch(tfr.Transformer):
     def forward(self, z, parameters):
         log_scale = self.bound * tf.tanh(parameters)
         return z * tf.exp(-log_scale), -log_scale
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Shifted(Stretch):
+    """A transformer of the user, which passes the arguments of its base class on."""
+
+    def __init__(self, shift, **kwargs):
+        super().__init__(**kwargs)
+        self.shift = shift
+
+    def inverse(self, x, parameters):
+        return super().inverse(x - self.shift, parameters)
+
+    def forward(self, z, parameters):
+        x, log_det = super().forward(z, parameters)
+        return x + self.shift, log_det
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -265,7 +282,62 @@ def test_bijectors_and_bases_round_trip(tmp_path, bijector, base):
         assert trainable[0] == trainable[1] > 0
 
 
-def test_parts_of_the_user_in_a_preset(tmp_path, monkeypatch):
+def test_keyword_arguments_of_a_base_class():
+    coupling = tfr.Coupling(tfr.ChannelMask(0), ft.network(1, 1), Shifted(0.3, bound=0.7, name="a"))
+    config = keras_config.serialize(coupling, "bijector")
+    loaded = keras_config.deserialize(config, tfr.Coupling).transformer
+    assert (loaded.shift, loaded.bound, loaded.name) == (0.3, 0.7, "a")
+
+
+def in_scope(load, path, objects):
+    with keras.saving.custom_object_scope(objects):
+        return load(path)
+
+
+def in_another_scope(load, path, objects):
+    (first, value), *others = objects.items()
+    with keras.saving.custom_object_scope({first: value}):
+        return load(path, custom_objects=dict(others))
+
+
+WAYS_TO_NAME = {
+    "custom_objects": lambda load, path, objects: load(path, custom_objects=objects),
+    "scope": in_scope,
+    "both": in_another_scope,
+}
+
+
+@pytest.mark.parametrize("how", WAYS_TO_NAME)
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_parts_of_the_user_that_are_not_registered(tmp_path, monkeypatch, how, is_registered):
+    bijector = ft.randomize(parts_of_the_user())
+    model = tfr.FlowModel(tfd.TransformedDistribution(BASES["of the user"](), bijector))
+    parts = [Stretch, LaterChannels, Rotation, Halves, Wide]
+    registered = {keras.saving.get_registered_name(part): part for part in parts}
+    names = registered if is_registered else {part.__name__: part for part in parts}
+
+    def forget():
+        for name, part in registered.items():
+            monkeypatch.delitem(keras.saving.get_custom_objects(), name)
+            monkeypatch.delitem(object_registration.GLOBAL_CUSTOM_NAMES, part)
+
+    if not is_registered:
+        forget()
+    with keras.saving.custom_object_scope(names):
+        model.save(tmp_path / "model.keras")
+        model.save_to_preset(tmp_path / "preset")
+    if is_registered:
+        forget()
+    for load, path in (
+        (keras.models.load_model, tmp_path / "model.keras"),
+        (tfr.FlowModel.from_preset, tmp_path / "preset"),
+    ):
+        with pytest.raises((TypeError, ValueError), match="registered with Keras, got"):
+            load(path)
+        assert_same(model, WAYS_TO_NAME[how](load, path, names))
+
+
+def test_a_preset_names_the_part_that_is_not_registered(tmp_path, monkeypatch):
     bijector = ft.randomize(parts_of_the_user())
     model = tfr.FlowModel(tfd.TransformedDistribution(BASES["of the user"](), bijector))
     model.save_to_preset(tmp_path)
@@ -278,7 +350,6 @@ def test_parts_of_the_user_in_a_preset(tmp_path, monkeypatch):
             patch.delitem(keras.saving.get_custom_objects(), name)
             with pytest.raises(ValueError, match=f"{error} '{name}'"):
                 tfr.FlowModel.from_preset(tmp_path)
-            assert_same(model, tfr.FlowModel.from_preset(tmp_path, custom_objects={name: part}))
 
 
 def objects_of(config):

@@ -5,6 +5,8 @@ import functools
 import json
 import operator
 import os
+import pathlib
+import re
 import shutil
 import sys
 import types
@@ -274,6 +276,36 @@ def test_an_unknown_name():
     names = r"\['digits', 'digits_label', 'photos'\]"
     with pytest.raises(ValueError, match=rf"one of the names {names}, a folder.*got 'sunset'"):
         tfr.FlowModel.from_preset("sunset")
+
+
+@pytest.mark.parametrize(
+    ("folder", "advice"),
+    [("digits", "./digits"), ("hf://user/flow", "./flow"), ("kaggle://user/flow/keras/1", "./1")],
+)
+def test_a_model_is_not_saved_under_the_handle_of_another(folder, advice, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, _ = _vector_model()
+    message = f"expected a folder, such as '{advice}', .* got '{folder}'"
+    with pytest.raises(ValueError, match=message):
+        model.save_to_preset(folder)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["./digits", "results/digits", "absolute", "path"])
+def test_a_folder_with_the_name_of_a_bundled_preset(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = {"absolute": str(tmp_path / "digits"), "path": pathlib.Path("digits")}.get(kind, kind)
+    model, data = _vector_model()
+    model.save_to_preset(folder)
+    card = pathlib.Path(folder, "README.md").read_text()
+    loaded = [tfr.FlowModel.from_preset(folder)]
+    # The call in the card, in the folder that contains the preset.
+    (call,) = re.findall(r'tfr\.FlowModel\.from_preset\(".*?"\)', card)
+    monkeypatch.chdir(pathlib.Path(folder).absolute().parent)
+    loaded.append(eval(call))
+    expected = model.predict(data, verbose=0)
+    for other in loaded:
+        np.testing.assert_array_equal(other.predict(data, verbose=0), expected)
 
 
 def test_the_home_of_the_user(tmp_path, monkeypatch):

@@ -162,8 +162,21 @@ def test_invalid_inputs_raise(served):
         served.log_prob(tf.ones([0, *SHAPE]))
     with pytest.raises(error, match="num_samples of at least 1"):
         served.sample(0, 7, 1.0)
+    for temperature in (np.nan, -0.5, np.inf):
+        for sample in (served.sample, served.sample_uint8):
+            with pytest.raises(error, match="expected a finite temperature of at least 0"):
+                sample(2, 7, temperature)
     with pytest.raises((TypeError, ValueError)):
         served.log_prob(tf.ones([1, 4, 4, 3]))
+
+
+def test_a_tensor_of_another_dtype_is_not_cast(served):
+    levels = ft.grey_levels(2, SHAPE) % 100
+    for images in (levels / 255, levels.astype(np.int64), np.full(levels.shape, np.nan)):
+        with pytest.raises(TypeError, match="Can not cast"):
+            served.log_prob_uint8(tf.constant(images), seed=0)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected to be a uint8 tensor"):
+            served.signatures["log_prob_uint8"](images=tf.constant(images), seed=tf.constant(0))
 
 
 def test_gray_levels_without_noise(served):

@@ -75,3 +75,8 @@ def test_guidance_of_a_flow_with_labels(tmp_path):
         expected = model.sample(3, 7, guidance=guidance, conditional_input=2)
         np.testing.assert_allclose(samples, expected, rtol=1e-3, atol=1e-2)
     assert np.abs(samples - plain).max() > 0.1
+    for guidance in (np.nan, -0.5, np.inf):
+        for sample in (served.sample, served.sample_uint8):
+            message = "expected a finite guidance of at least 0"
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                sample(3, 7, 1.0, guidance, label)

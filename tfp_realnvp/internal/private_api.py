@@ -7,11 +7,15 @@ here; `ATTRIBUTES` lists these methods and attributes.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+# Loading must find the classes of the caller's `custom_object_scope` within a scope of its own, but
+# Keras' scopes hide each other.
+from keras.src.backend.common.global_state import get_global_attribute
 
 # The bijector cache must know in which `keras.StatelessScope` a result was computed.
 from keras.src.backend.common.stateless_scope import get_stateless_scope
@@ -106,6 +110,12 @@ ATTRIBUTES = {
 
 # `keras.Model.fit` passes this argument when it calls `evaluate` for validation; users do not.
 WITHIN_FIT = "_use_cached_eval_dataset"
+
+
+def custom_object_scope(custom_objects: Mapping[str, Any] | None) -> Any:
+    """Returns a scope of Keras in which the custom objects of the enclosing scope remain known."""
+    enclosing = get_global_attribute("custom_objects_scope_dict", {})
+    return keras.saving.custom_object_scope({**enclosing, **(custom_objects or {})})
 
 
 def set_trainable(variable: tf.Variable, trainable: bool) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_realnvp import bijectors, distributions, flows
-from tfp_realnvp.internal import layer_variables, validation
+from tfp_realnvp.internal import configurable, layer_variables, validation
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -276,6 +276,9 @@ def _check_registered(name: str, arguments: dict[str, Any] | None, path: str) ->
     if getattr(from_config, "__func__", None) in (None, keras.Operation.from_config.__func__):
         try:
             inspect.signature(found.__init__).bind(None, **arguments)
+            if issubclass(found, configurable.Configurable):
+                # A base class can refuse what `**kwargs` passes to it.
+                found(**arguments)
         except TypeError as error:
             raise TypeError(
                 f"{path} cannot be saved: expected a get_config of {found.__name__} that returns "

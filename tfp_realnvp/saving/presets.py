@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files, optional_packages, validation
+from tfp_realnvp.internal import atomic_files, optional_packages, private_api, validation
 from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 
 _FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
@@ -34,6 +34,10 @@ def write_preset(
     with_weights: bool,
 ) -> None:
     """Writes a preset; see `FlowModel.save_to_preset`."""
+    name = pathlib.PurePath(folder).name
+    expected = f"save_to_preset: expected a folder, such as './{name}', not a name or handle of "
+    expected += "another preset"
+    validation.require(_is_folder(folder), expected, folder)
     folder = pathlib.Path(os.path.expanduser(folder))
     try:
         numbers_of_numpy = operator.methodcaller("tolist")
@@ -73,7 +77,7 @@ def read_preset(
     network_dtype: str | None,
 ) -> keras.Model:
     """Returns the model of a preset; see `FlowModel.from_preset`."""
-    folder = _folder_of(os.fspath(handle))
+    folder = _folder_of(handle)
     names = (_METADATA, _CONFIG, _WEIGHTS)
     metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)
     for path in (metadata, config_file, weights):
@@ -88,7 +92,7 @@ def read_preset(
         arrays = weights_file.declared_arrays(weights)
     # `get_registered_name` also returns names for classes that are not registered.
     custom_objects = {keras.saving.get_registered_name(cls): cls, **(custom_objects or {})}
-    with keras.saving.custom_object_scope(custom_objects):
+    with private_api.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
         is_class = isinstance(saved_class, type) and "config" in config
@@ -107,25 +111,33 @@ def read_preset(
             preset_checks.expecting(f"a {_CONFIG} from which a model can be constructed"),
             preset_checks.limited_variables(num_elements),
         ):
-            model = cls.from_config(config["config"], custom_objects)
+            model = cls.from_config(config["config"])
     with preset_checks.expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
         weights_file.load_weights(model, weights, arrays)
     preset_checks.check_parameters(model)
     return model
 
 
-def _folder_of(handle: str) -> pathlib.Path:
+def _bundled_names() -> list[str]:
+    return sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
+
+
+def _is_folder(handle: str | os.PathLike[str]) -> bool:
+    # A `pathlib.Path` is always a folder: it drops the "./" that tells a folder from a name.
+    return not isinstance(handle, str) or not (handle in _bundled_names() or "://" in handle)
+
+
+def _folder_of(handle: str | os.PathLike[str]) -> pathlib.Path:
     """Returns a preset's folder, downloading the preset if the handle names a hub."""
-    hub, _, name = handle.rpartition("://")
+    hub, _, name = os.fspath(handle).rpartition("://")
     if hub in _HUBS:
         package, function, options = _HUBS[hub]
         module = optional_packages.load(package, f"The preset {handle!r}", package)
         return pathlib.Path(getattr(module, function)(name, **options))
-    bundled = sorted(path.name for path in _BUNDLED.glob("*") if path.is_dir())
-    folder = _BUNDLED / handle if handle in bundled else pathlib.Path(os.path.expanduser(handle))
-    expected = f"from_preset: expected one of the names {bundled}, a folder of save_to_preset, or "
-    expected += "a handle hf://user/repo or kaggle://user/model/keras/variation"
-    validation.require(folder.is_dir(), expected, handle)
+    folder = pathlib.Path(os.path.expanduser(handle)) if _is_folder(handle) else _BUNDLED / handle
+    expected = f"from_preset: expected one of the names {_bundled_names()}, a folder of "
+    expected += "save_to_preset, or a handle hf://user/repo or kaggle://user/model/keras/variation"
+    validation.require(folder.is_dir(), expected, os.fspath(handle))
     return folder
 
 
@@ -161,7 +173,7 @@ A normalizing flow: exact densities and samples, as a distribution of TensorFlow
 ```python
 import tfp_realnvp as tfr
 
-model = tfr.FlowModel.from_preset("{name}")  # this folder, or its hf:// or kaggle:// handle
+model = tfr.FlowModel.from_preset("./{name}")  # this folder, or its hf:// or kaggle:// handle
 ```
 
 `model.distribution` has `sample` and `log_prob`; `model.predict` takes the data as it is.

@@ -66,7 +66,8 @@ def export_saved_model(
     variants. If you pass a distribution, the noise is uniform in [0, 1), so pass the model, not
     `model.distribution`.
 
-    `num_samples` and `seed` are int32. The samples equal
+    `num_samples` and `seed` are int32; `temperature` and `guidance` are finite and at least 0, or
+    raise an `InvalidArgumentError`. The samples equal
     `distribution.sample(num_samples, seed=tf.constant([seed, 0]))`. If the base distribution is
     standard normal, `temperature` multiplies the latents, and values below 1 give more probable
     images. With any other base distribution, `temperature` must be 1.
@@ -333,6 +334,11 @@ class ServedFlow:
         message = "expected num_samples of at least 1"
         assertions = [tf.debugging.assert_positive(num_samples, message)]
         assertions += self._label_assertions(self._spec, condition)
+        scales = {"temperature": temperature} | ({"guidance": guidance} if self._guidance else {})
+        for name, value in scales.items():
+            is_valid = (value >= 0) & (value < float("inf"))  # false for NaN
+            message = f"expected a finite {name} of at least 0"
+            assertions.append(tf.debugging.Assert(is_valid, [message]))
         if not self._is_standard_normal:
             message = "expected temperature 1: the base distribution is not standard normal"
             one = tf.ones_like(temperature)

@@ -43,7 +43,7 @@ class SavableModel(keras.Model):
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
         """Returns a model from the result of `get_config`, with newly initialized networks."""
-        with keras.saving.custom_object_scope(custom_objects or {}):
+        with private_api.custom_object_scope(custom_objects):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"]
             dequantizer = dequantizer and deserialize(dequantizer, VariationalDequantization)
@@ -230,7 +230,8 @@ class SavableModel(keras.Model):
         True
 
         Args:
-          folder: created if it is missing; `~` is the user's home.
+          folder: created if it is missing; `~` is the user's home. For a folder with the name of a
+            preset of this package, pass `'./digits'` or `pathlib.Path('digits')`.
           card: facts about the model by name, such as `data`, `command`, `steps`, `seconds`,
             `bits/dim` and `limits`. Values are JSON values, or NumPy numbers and arrays.
           weights: whether to write the weights file. `False` keeps the file in the folder, for
@@ -238,7 +239,8 @@ class SavableModel(keras.Model):
 
         Raises:
           TypeError: if a part of the distribution, named in the message, could not be loaded again.
-          ValueError: if `card` cannot be written as JSON, which has only finite numbers.
+          ValueError: if `card` cannot be written as JSON, which has only finite numbers, or
+            `from_preset(folder)` would load another preset.
           OSError: if the files cannot be written. The folder then does not change.
         """
         presets.write_preset(self, folder, card, weights)
@@ -264,13 +266,14 @@ class SavableModel(keras.Model):
         Loading runs no code from the preset. The configuration may name layers, initializers,
         regularizers and constraints of Keras, public distributions and bijectors of TFP and of this
         package, `custom_objects`, and objects registered with
-        `keras.saving.register_keras_serializable`. The weights file must have exactly the weights
+        `keras.saving.register_keras_serializable` or named by the caller's
+        `keras.saving.custom_object_scope`. The weights file must have exactly the weights
         of the described model, all finite. A model that is much larger than its weights file, or
         has invalid distribution parameters, such as a negative scale, raises an error.
 
         Args:
-          handle: see the table. The name of a preset of this package takes precedence over a folder
-            of the same name; `./name` is the folder.
+          handle: see the table. `'digits'` is a preset of this package, also if a folder has that
+            name; `'./digits'` and `pathlib.Path('digits')` are the folder.
           custom_objects: the caller's own classes and functions, keyed by registered name.
           network_dtype: name of a Keras dtype policy for the flow's networks, in place of the
             policy from training. After training with `'mixed_bfloat16'`, `'float32'` makes
