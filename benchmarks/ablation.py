@@ -193,7 +193,7 @@ def train_row(row: str, seed: int, flags: argparse.Namespace) -> dict[str, Any]:
         return {**run, "error": str(error)}
     seconds = time.perf_counter() - start
     result = evaluation.bits_per_dim(flow, test, num_samples=_NUM_DRAWS, dequantizer=dequantizer)
-    steps = int(model.optimizer.iterations)
+    steps = int(model.optimizer.iterations.numpy())
     return {
         **run,
         "bits_per_dim": result.mean,

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=flags.seconds)
     batches = training_batches(data.train, 16, flip=data.flip)
     model.fit(batches, steps_per_epoch=1_000, epochs=10**6, callbacks=[budget], verbose=2)
-    outcome = {"steps": int(model.optimizer.iterations)}
+    outcome = {"steps": int(model.optimizer.iterations.numpy())}
     for name, images in {"validation": data.validation, "test": data.test}.items():
         result = tfr.evaluation.bits_per_dim(model, images, num_samples=4)
         outcome |= {name: result.mean, f"{name}_importance_weighted": result.importance_weighted}

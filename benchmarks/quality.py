@@ -114,7 +114,7 @@ def _fit(contender: Any, images: np.ndarray, seconds: float, seed: int) -> int:
     batches = training_batches(images, contender.size.batch_size, flip=True, seed=seed)
     budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=seconds)
     contender.model.fit(batches, steps_per_epoch=10**9, callbacks=[budget], verbose=0)
-    return int(contender.model.optimizer.iterations)
+    return int(contender.model.optimizer.iterations.numpy())
 
 
 def _batches(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:

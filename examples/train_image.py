@@ -131,7 +131,7 @@ def main(argv: list[str]) -> None:
     checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
     step = 0
     if checkpoint.restore():
-        step = int(model.optimizer.iterations)
+        step = int(model.optimizer.iterations.numpy())
         print(f"resuming {output_dir} after step {step}")
     # The batches after this step; their order depends only on the seed.
     batches = tfr.data.batches(
@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
             callbacks=[budget, keras.callbacks.CSVLogger(log, append=True), checkpoint],
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    steps = int(model.optimizer.iterations)
+    steps = int(model.optimizer.iterations.numpy())
     model.load_weights(output_dir / "best.weights.h5")  # of the best validation
 
     # Bits/dim of the test images: an upper bound, and a tighter one by importance weighting.

@@ -239,7 +239,7 @@ def train_and_report(images: datasets.Images, output_dir: pathlib.Path, given: l
         best = tfr.FlowModel.from_preset(output_dir.absolute())
         model.set_weights(best.get_weights())
 
-    num_steps = int(model.optimizer.iterations)
+    num_steps = int(model.optimizer.iterations.numpy())
     report = write_report(model, images, output_dir, num_steps)
     kind = "upper bounds" if model.dequantizer is not None else "means"
     bits = next(iter(report["bits_per_dim"].values()))
@@ -421,14 +421,14 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
         return budget.fraction >= 1 or checkpoint.is_out_of_patience
 
     if checkpoint.restore():
-        print(f"resuming after step {int(model.optimizer.iterations)}")
+        print(f"resuming after step {int(model.optimizer.iterations.numpy())}")
     if is_done():
         # Put averaged weights into the model, as `fit` does at its end.
         model.optimizer.finalize_variable_values(model.trainable_variables)
         return budget.used_seconds
     print("tracing the training step, up to a minute; later steps are fast", flush=True)
     log = output_dir / "log.csv"
-    epoch, step = divmod(int(model.optimizer.iterations), log_steps)
+    epoch, step = divmod(int(model.optimizer.iterations.numpy()), log_steps)
     keep_epochs(log, epoch)
     callbacks = [budget, Progress(budget), keras.callbacks.CSVLogger(log, append=True)]
     if FLAGS.tensorboard:
@@ -472,7 +472,7 @@ def fit(model: tfr.FlowModel, images: datasets.Images, output_dir: pathlib.Path)
 
 def training_batches(model: tfr.FlowModel, images: datasets.Images) -> tf.data.Dataset:
     """Returns the batches that follow the model's last completed training step."""
-    step = int(model.optimizer.iterations)
+    step = int(model.optimizer.iterations.numpy())
     return images.training_batches(FLAGS.batch_size, seed=FLAGS.seed, step=step)
 
 
@@ -484,7 +484,7 @@ class Progress(keras.callbacks.Callback):
         self._budget = budget
 
     def on_epoch_end(self, epoch: int, logs: dict) -> None:
-        logs["step"] = int(self.model.optimizer.iterations)
+        logs["step"] = int(self.model.optimizer.iterations.numpy())
         logs["seconds"] = round(self._budget.elapsed_seconds, 3)
 
 
@@ -523,7 +523,7 @@ class Interruption(keras.callbacks.Callback):
             self._stop()
 
     def _stop(self) -> None:
-        print(f"saved a checkpoint of step {int(self.model.optimizer.iterations)}", flush=True)
+        print(f"saved a checkpoint of step {self.model.optimizer.iterations.numpy()}", flush=True)
         raise KeyboardInterrupt
 
 

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     budget = tfr.LearningRateBudget(_LEARNING_RATE, seconds=60 * FLAGS.limit_minutes)
     checkpoint = tfr.TrainingCheckpoint(output_dir, model, budget=budget)
     if checkpoint.restore():
-        print(f"resuming after step {int(model.optimizer.iterations):,}")
+        print(f"resuming after step {int(model.optimizer.iterations.numpy()):,}")
     model.fit(
         train,
         batch_size=512,

@@ -69,8 +69,9 @@ from tfp_realnvp.saving.weights_file import save_weights
 from tfp_realnvp.training.checkpoint import TrainingCheckpoint
 from tfp_realnvp.training.diagnosis import NonFiniteLossError
 from tfp_realnvp.training.flow_model import FlowModel
+from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.learning_rate import LearningRateBudget
-from tfp_realnvp.training.optimizers import FusedAdam, Muon
+from tfp_realnvp.training.muon import Muon
 
 __all__ = [
     "PAPER_CONFIGURATIONS",

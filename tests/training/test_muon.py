@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training import optimizers
+from tfp_realnvp.training import muon
 
 # Two of the same shape as matrices, so that they are a group.
 _KERNELS = {
@@ -118,7 +118,7 @@ def test_a_gradient_that_is_not_finite_is_not_hidden_and_does_not_spread():
     ids=["paper", "compact", "vector", "jet"],
 )
 def test_kernels_of_flows(flow, names):
-    variables = [v for v in flow().trainable_variables if len(v.shape) > 1 and optimizers._sides(v)]
+    variables = [v for v in flow().trainable_variables if len(v.shape) > 1 and muon._sides(v)]
     assert {v.name.split(":")[0].split("/")[-1] for v in variables} == set(names.split())
 
 
@@ -130,6 +130,6 @@ def test_fit():
     model.compile(tfr.Muon(rate, weight_decay=0.0))
     before = {v.path: v.numpy() for v in model.trainable_variables}
     model.fit(ft.normal([64, 4]), batch_size=64, verbose=0)
-    kernels = [v for v in model.trainable_variables if optimizers._sides(v)]
+    kernels = [v for v in model.trainable_variables if muon._sides(v)]
     lengths = [np.sqrt(np.mean((v - before[v.path]) ** 2)) / (0.2 * rate) for v in kernels]
     assert len(lengths) == 6 and 0.3 < min(lengths) and max(lengths) < 1.21

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-from tfp_realnvp.training.optimizers import _LARGE
+from tfp_realnvp.training.fused_adam import _LARGE
 
 _ONE = tf.distribute.get_strategy()
 
@@ -62,7 +62,7 @@ def optimizers(two):
         (lambda: tfr.FusedAdam(1e-2, epsilon=1e-2, weight_decay=0.1), 2),
     ):
         options = {"optimizer": make, "network_fn": ft.convolution}
-        with mock.patch("tfp_realnvp.training.optimizers._LARGE", large):
+        with mock.patch("tfp_realnvp.training.fused_adam._LARGE", large):
             actual, expected = (_fit(s, ft.grey_levels(24), **options) for s in (two, _ONE))
         _assert_same(actual, expected)
     assert any(len(v.shape) == 4 for v in actual.optimizer.variables)

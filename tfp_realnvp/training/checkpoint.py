@@ -54,7 +54,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     >>> checkpoint = tfr.TrainingCheckpoint(folder, make())
     >>> history = checkpoint.model.fit(images, batch_size=8, verbose=0, callbacks=[checkpoint])
     >>> again = tfr.TrainingCheckpoint(folder, make())
-    >>> again.restore(), int(again.model.optimizer.iterations)
+    >>> again.restore(), int(again.model.optimizer.iterations.numpy())
     (True, 4)
     """
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_realnvp.bijectors import PixelLogit
 from tfp_realnvp.internal import replicas
-from tfp_realnvp.training.optimizers import Packing
+from tfp_realnvp.training.packing import Packing
 
 _GRADIENT = "the gradient"
 

@@ -22,6 +22,7 @@ from tfp_realnvp.internal import private_api, replicas, runtime, validation
 from tfp_realnvp.training import learning_rate, model_variables
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
+from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import (
     ArrayBatches,
     arguments_for_keras,
@@ -31,7 +32,8 @@ from tfp_realnvp.training.input_data import (
     with_first,
 )
 from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
-from tfp_realnvp.training.optimizers import FusedAdam, Muon, apply_if, packing_of
+from tfp_realnvp.training.muon import Muon
+from tfp_realnvp.training.packing import apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
 
 # Default learning rates, by the rank of an event.
