@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
+from tfp_realnvp.saving import versions
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]
@@ -157,3 +158,84 @@ def test_configurations_of_other_objects_raise():
     ):
         with pytest.raises(ValueError, match=f"expected {expected}"):
             deserialize(config, tfd.Distribution)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Versioned(keras.layers.Layer):
+    """A network whose variables differ between versions of its class."""
+
+    num_filters = 4
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = [keras.layers.Dense(units) for units in (self.num_filters, 2)]
+
+    def call(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+def versioned_model():
+    flow = tfr.FlowChain(coupling(Versioned()))
+    return tfr.FlowModel(tfd.TransformedDistribution(ft.standard_normal(SHAPE), flow))
+
+
+def saved_by(writer, how, folder):
+    """Saves a model as another version does; returns a function that loads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "current", lambda: writer)
+        model = versioned_model()
+        model.save(folder / "model.keras")
+        model.save_weights(folder / "model.weights.h5")
+        if how == "from_preset":
+            model.save_to_preset(folder / "preset")
+    return {
+        "load_model": lambda: keras.models.load_model(folder / "model.keras"),
+        "from_preset": lambda: tfr.FlowModel.from_preset(folder / "preset"),
+        "load_weights": lambda: versioned_model().load_weights(folder / "model.weights.h5"),
+    }[how]
+
+
+EARLIER = {"tfp_realnvp_version": "0.1.7", "format_version": 1}
+LATER = {"tfp_realnvp_version": "3.1.4", "format_version": 3}
+
+
+@pytest.mark.parametrize(
+    ("how", "writer", "name"),
+    [
+        ("load_model", EARLIER, r"tfp_realnvp 0\.1\.7"),
+        ("load_weights", EARLIER, r"tfp_realnvp 0\.1\.7"),
+        ("from_preset", EARLIER, r"tfp_realnvp 0\.1\.7"),
+        ("load_model", {}, "an earlier version of tfp_realnvp"),
+        ("load_weights", {}, "an earlier version of tfp_realnvp"),
+    ],
+)
+def test_an_error_names_both_versions(how, writer, name, tmp_path, monkeypatch):
+    load = saved_by(writer, how, tmp_path)
+    load()
+    both = (
+        rf"by {name} \(file format 1\), and this is tfp_realnvp {tfr.__version__} \(file format 2\)"
+    )
+    monkeypatch.setattr(Versioned, "num_filters", 6)
+    with pytest.raises(ValueError, match=rf"\(1, 4\) instead of .*\(1, 6\) for layers/.*{both}"):
+        load()
+    if how != "load_weights":
+        monkeypatch.setattr(Versioned, "num_filters", None)
+        with pytest.raises(ValueError, match=rf"units.*\. The file was written {both}: load the"):
+            load()
+
+
+@pytest.mark.parametrize("how", ["load_model", "load_weights", "from_preset"])
+def test_an_error_of_a_file_of_this_version_names_no_version(how, tmp_path, monkeypatch):
+    load = saved_by(versions.current(), how, tmp_path)
+    monkeypatch.setattr(Versioned, "num_filters", 6)
+    with pytest.raises(ValueError, match=r"\(1, 4\) instead of .*\(1, 6\)") as error:
+        load()
+    assert "written by" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["load_model", "from_preset"])
+def test_a_file_of_a_later_format_is_not_loaded(how, tmp_path):
+    load = saved_by(LATER, how, tmp_path)
+    match = r"format_version of at most 2, got 3\. .* by tfp_realnvp 3\.1\.4 \(file format 3\), and"
+    with pytest.raises(ValueError, match=match):
+        load()

@@ -1,7 +1,6 @@
 """Presets: folders with a trained model, in the layout of keras-hub."""
 
 import datetime
-import importlib.metadata
 import json
 import math
 import operator
@@ -14,11 +13,10 @@ import keras
 import tensorflow as tf
 
 from tfp_realnvp.internal import atomic_files, optional_packages, private_api, validation
-from tfp_realnvp.saving import keras_config, preset_checks, weights_file
+from tfp_realnvp.saving import keras_config, preset_checks, versions, weights_file
 
 _FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
 _CONFIG, _METADATA, _WEIGHTS, _CARD = _FILES
-_FORMAT_VERSION = 1
 _BUNDLED = pathlib.Path(__file__).parents[1] / "presets"
 # For each hub: its package, the function that downloads a model to a folder, and options.
 _HUBS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -52,10 +50,8 @@ def write_preset(
         preset_checks.check_names(config["config"])
     except ValueError as error:
         raise TypeError(f"save_to_preset: the preset could not be loaded. {error}") from error
-    packages = importlib.metadata.distributions(name="tfp_realnvp")
     metadata = {
-        "format_version": _FORMAT_VERSION,
-        "tfp_realnvp_version": next((package.version for package in packages), "unknown"),
+        "tfp_realnvp_version": versions.current()["tfp_realnvp_version"],
         "keras_version": keras.__version__,
         "tensorflow_version": tf.__version__,
         "parameter_count": model.count_params(),
@@ -78,15 +74,11 @@ def read_preset(
 ) -> keras.Model:
     """Returns the model of a preset; see `FlowModel.from_preset`."""
     folder = _folder_of(handle)
-    names = (_METADATA, _CONFIG, _WEIGHTS)
-    metadata, config_file, weights = (atomic_files.current_path(folder, name) for name in names)
-    for path in (metadata, config_file, weights):
+    names = (_CONFIG, _WEIGHTS)
+    config_file, weights = (atomic_files.current_path(folder, name) for name in names)
+    for path in (config_file, weights):
         if not path.is_file():
             raise ValueError(f"from_preset: expected {names} in {folder}, got no file {path.name}.")
-    version = preset_checks.read_json(metadata).get("format_version")
-    expected = f"from_preset: expected format_version {_FORMAT_VERSION} in {metadata}, which this "
-    expected += "version of tfp_realnvp reads"
-    validation.require(version == _FORMAT_VERSION, expected, version)
     config = preset_checks.read_json(config_file)
     with preset_checks.expecting(f"plain HDF5 arrays in {weights}"):
         arrays = weights_file.declared_arrays(weights)
@@ -95,7 +87,7 @@ def read_preset(
     with private_api.custom_object_scope(custom_objects):
         name = config.get("registered_name")
         saved_class = keras.saving.get_registered_object(str(name))
-        is_class = isinstance(saved_class, type) and "config" in config
+        is_class = isinstance(saved_class, type) and isinstance(config.get("config"), dict)
         if is_class and issubclass(saved_class, cls):
             cls = saved_class
         elif not (is_class and issubclass(cls, saved_class)):
@@ -103,17 +95,18 @@ def read_preset(
                 f"from_preset: expected the configuration of a {cls.__name__}, or of one of its "
                 f"base classes, in {_CONFIG}, got {name!r:.80}; call from_preset of that class."
             )
-        preset_checks.check_names(config["config"])
-        if network_dtype is not None:
-            _replace_network_dtype(config, network_dtype)
-        num_elements = sum(math.prod(shape) for _, shape in arrays.values())
-        with (
-            preset_checks.expecting(f"a {_CONFIG} from which a model can be constructed"),
-            preset_checks.limited_variables(num_elements),
-        ):
-            model = cls.from_config(config["config"])
-    with preset_checks.expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
-        weights_file.load_weights(model, weights, arrays)
+        with versions.named_in_errors(config["config"]):
+            preset_checks.check_names(config["config"])
+            if network_dtype is not None:
+                _replace_network_dtype(config, network_dtype)
+            num_elements = sum(math.prod(shape) for _, shape in arrays.values())
+            with (
+                preset_checks.expecting(f"a {_CONFIG} from which a model can be constructed"),
+                preset_checks.limited_variables(num_elements),
+            ):
+                model = cls.from_config(config["config"])
+            with preset_checks.expecting(f"finite weights in {weights} for the model in {_CONFIG}"):
+                weights_file.load_weights(model, weights, arrays)
     preset_checks.check_parameters(model)
     return model
 

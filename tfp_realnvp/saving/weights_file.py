@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 
 from tfp_realnvp.internal import atomic_files, private_api, validation
+from tfp_realnvp.saving import versions
 
 # Maps the name of an array to its dtype and shape.
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]
@@ -40,6 +42,7 @@ def weights_of(model: keras.Model) -> io.BytesIO:
     """Returns the weights file of a model in memory, without the optimizer's variables."""
     whole, weights = private_api.weights_in_memory(model), io.BytesIO()
     with h5py.File(whole) as source, h5py.File(weights, "w") as target:
+        target.attrs.update(source.attrs)
         for name in source:
             if name != "optimizer":
                 source.copy(name, target)
@@ -56,7 +59,7 @@ def declared_arrays(path: pathlib.Path) -> Arrays:
     return arrays
 
 
-def _arrays(file: h5py.File) -> Arrays:
+def _arrays(file: h5py.Group) -> Arrays:
     arrays = {}
 
     def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
@@ -71,43 +74,58 @@ def _arrays(file: h5py.File) -> Arrays:
     return arrays
 
 
+def write_versions(store: Any) -> None:
+    """Writes the version of this package to the file of a store of Keras."""
+    if (group := private_api.weights_group_of(store)) is not None:
+        group.attrs.update(versions.current())
+
+
 def check_layers(model: keras.Model, store: Any) -> None:
     """Raises `ValueError` if a store of Keras lacks arrays of a model's layers, or has others.
 
     Keras itself ignores arrays of layers that have no variables yet. A store that consists of
     several files is not checked.
     """
-    group = private_api.weights_group_of(store)
-    # Keras raises an error if a variable has no array, so that equal numbers are enough.
-    if group is None or len(names := _names_of_layers(group)) == len(model.weights):
+    if (group := private_api.weights_group_of(store)) is None:
         return
-    with h5py.File(private_api.weights_in_memory(model)) as whole:
-        expected = _names_of_layers(whole)
-    missing, others = sorted(expected - names), sorted(names - expected)
-    if missing or others:
-        raise ValueError(
-            "FlowModel: expected a file with the arrays of the model's layers, got one that lacks "
-            f"{len(missing)} of them, {missing[:5]}, and has {len(others)} others, {others[:5]}."
-        )
+    # Equal shapes are enough: Keras raises an error if a variable has no array. Names take longer.
+    found = _shapes_of_layers(group)
+    if sorted(found.values()) == sorted(tuple(weight.shape) for weight in model.weights):
+        return
+    with (
+        versions.named_in_errors(group.attrs),
+        h5py.File(private_api.weights_in_memory(model)) as whole,
+    ):
+        if differences := _differences(_shapes_of_layers(whole), found):
+            raise ValueError(
+                "FlowModel: expected a file with the arrays of the model's layers, got one with "
+                f"{len(differences)} differences: {'; '.join(differences[:3])}."
+            )
 
 
-def _names_of_layers(group: h5py.Group) -> set[str]:
-    names: list[str] = []
-    group.visit(names.append)
-    return {name for name in names if re.match("layers/.*/vars/[^/]*$", name)}
+def _shapes_of_layers(group: h5py.Group) -> dict[str, Any]:
+    arrays = _arrays(group).items()
+    return {name: shape for name, (_, shape) in arrays if re.match("layers/.*/vars/[^/]*$", name)}
+
+
+def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{found.get(name, 'no such array')} instead of {expected.get(name, 'no such array')} for "
+        f"{name}"
+        for name in sorted({*expected, *found})
+        if expected.get(name) != found.get(name)
+    ]
 
 
 def load_weights(model: keras.Model, path: pathlib.Path, declared: Arrays) -> None:
     """Loads all weights of a model; raises `ValueError` if the file lacks weights or has others."""
     with h5py.File(private_api.weights_in_memory(model)) as file:
-        expected = _arrays(file)
-    for name in sorted({*expected, *declared}):
-        here, there = (
-            "{}{}".format(*arrays[name]) if name in arrays else "no such array"
-            for arrays in (expected, declared)
+        both = (
+            {name: "{}{}".format(*array) for name, array in arrays.items()}
+            for arrays in (_arrays(file), declared)
         )
-        if here != there:
-            raise ValueError(f"{there} instead of {here} for {name}")
+        if differences := _differences(*both):
+            raise ValueError(differences[0])
     model.load_weights(path)
     for weight in model.weights:
         values = np.asarray(weight.numpy(), np.float64)

@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.saving import onnx, presets, saved_model, weights_file
+from tfp_realnvp.saving import onnx, presets, saved_model, versions, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 
 Model = TypeVar("Model", bound="SavableModel")
@@ -32,6 +32,7 @@ class SavableModel(keras.Model):
         """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
         frozen = [i for i, layer in enumerate(self._all_layers()) if not layer.trainable]
         return {
+            **versions.current(),
             "name": self.name,
             "distribution": serialize(self.distribution, "distribution"),
             "dequantize": self.dequantize,
@@ -43,13 +44,15 @@ class SavableModel(keras.Model):
     @classmethod
     def from_config(cls: type[Model], config: dict[str, Any], custom_objects: Any = None) -> Model:
         """Returns a model from the result of `get_config`, with newly initialized networks."""
-        with private_api.custom_object_scope(custom_objects):
+        with versions.named_in_errors(config), private_api.custom_object_scope(custom_objects):
             distribution = deserialize(config["distribution"], tfp.distributions.Distribution)
             dequantizer = config["dequantizer"]
             dequantizer = dequantizer and deserialize(dequantizer, VariationalDequantization)
-        arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
-        frozen = arguments.pop("frozen_layers")
-        model = cls(**arguments)
+            arguments = {**config, "distribution": distribution, "dequantizer": dequantizer}
+            frozen = arguments.pop("frozen_layers")
+            for key in versions.current():
+                arguments.pop(key, None)
+            model = cls(**arguments)
         layers = model._all_layers()
         for i in frozen:
             # A layer that was constructed with `trainable=False` ignores this assignment, so that
@@ -153,6 +156,11 @@ class SavableModel(keras.Model):
             for variable, value in before:
                 variable.assign(value)
             raise
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the variables like `keras.Model`, and the version of this package."""
+        super().save_own_variables(store)
+        weights_file.write_versions(store)
 
     def load_own_variables(self, store: Any) -> None:
         """Checks the arrays of all layers in the file, which `load_model` and `load_weights` read.
