@@ -34,6 +34,7 @@ def dequantize(
 
     Args:
       images: gray levels of any shape, and any integer or floating dtype. Fractions are dropped.
+        For levels near n, noise is a multiple of about n 2^-24, or n 2^-53 if `dtype` is float64.
       seed: two integers. Equal seeds give equal noise.
       dtype: dtype of the result, `tf.float32` or `tf.float64`.
       first: for a part of a larger batch, the index of its first image, so that the part gets the
@@ -135,7 +136,7 @@ class UniformNoise:
     ) -> tuple[tf.Tensor, Any]:
         """Adds the U[0, 1) noise `noise_fn(levels)`; also returns the noise's log density, 0."""
         levels = tf.floor(tf.cast(images, self.dtype))
-        return levels + tf.minimum(noise_fn(levels), largest_noise(self.dtype)), 0.0
+        return add_fractions(levels, noise_fn(levels)), 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +152,14 @@ class NoNoise:
         return tf.cast(images, self.dtype), 0.0
 
 
-def largest_noise(dtype: Any) -> tf.Tensor:
-    """Returns an upper limit for noise, so that 255 + noise does not round to 256."""
-    return tf.constant(1 - 2.0 ** (-11 if tf.as_dtype(dtype) == tf.float32 else -40), dtype)
+def add_fractions(levels: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """Returns `levels + noise` for noise in [0, 1], rounded to a value below the next level.
+
+    Levels are whole numbers, in float32 between -2²² and 2²², in float64 between -2⁵¹ and 2⁵¹.
+    """
+    # The bound lies one or two floats below the next level, so the sum with it is exact.
+    epsilon = np.finfo(levels.dtype.as_numpy_dtype).eps
+    return levels + tf.minimum(noise, 1 - epsilon * (1 + tf.abs(levels)))
 
 
 def batch_noise(levels: tf.Tensor, seed: Any, *, first: tf.Tensor | int = 0) -> tf.Tensor:

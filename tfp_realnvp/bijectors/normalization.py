@@ -120,7 +120,8 @@ class LearnedAffine(ChannelVariables):
             mean, variance = statistics.moments(images, shift=mean)
         # A channel that is constant but for rounding, as in a batch of one vector, has no scale.
         rounding = tf.square(32 * np.finfo(mean.dtype.as_numpy_dtype).eps * mean)
-        log_std = tf.where(variance <= rounding, 0.0, 0.5 * tf.math.log(variance + epsilon))
+        log_std = 0.5 * tf.math.log(variance + epsilon)
+        log_std = tf.where(variance <= rounding, tf.zeros_like(log_std), log_std)
         values = (mean, -log_std) if inverse else (-mean * tf.exp(-log_std), log_std)
         # Skip moments that are not finite: no later batch would replace them.
         is_finite = tf.reduce_all(tf.math.is_finite(tf.concat(values, axis=0)))

@@ -122,7 +122,7 @@ class VariationalDequantization(tf.Module):
         surrounding_pass().record(-log_ratio)
         log_q = tf.reduce_sum(log_ratio, axis=[1, 2, 3]) - fldj
         u = 0.5 * (1 + tf.math.erf(transformed / math.sqrt(2)))
-        return levels + tf.minimum(u, pixels.largest_noise(self.dtype)), log_q
+        return pixels.add_fractions(levels, u), log_q
 
     def get_config(self) -> dict[str, Any]:
         """Returns constructor arguments that make an equal dequantizer."""
