@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfp_realnvp as tfr
+from tfp_realnvp import pixels
 
 pytestmark = pytest.mark.quick
 
@@ -94,3 +95,24 @@ def test_noise_of_a_part_of_a_batch(image_shape, dtype):
     for first in range(1, 6):
         part = tfr.dequantize(images[first:], (3, 5), dtype, first=tf.constant(first))
         np.testing.assert_array_equal(part, whole[first:])
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_noise_near_one_of_many_levels(dtype):
+    levels = tf.range(65536)
+    for noise in (0.0, 0.5, 1 - 2.0**-24, 1.0):
+        values, _ = pixels.UniformNoise(dtype).add_noise(
+            levels, lambda x, n=noise: tf.fill(x.shape, tf.cast(n, x.dtype))
+        )
+        np.testing.assert_array_equal(tf.floor(values), levels)
+    values = tfr.dequantize(levels, (0, 1), dtype)
+    np.testing.assert_array_equal(tf.floor(values), levels)
+
+
+def test_many_gray_levels_in_float32():
+    logit = tfr.PixelLogit(num_values=65536)
+    levels = tf.reshape(tf.range(65536), [16, 64, 64, 1])
+    values = tfr.dequantize(levels, (0, 1))
+    restored = logit.forward(tf.identity(logit.inverse(values)))
+    assert np.isfinite(restored).all()
+    np.testing.assert_allclose(restored, values, atol=0.05)

@@ -231,3 +231,17 @@ def test_statistics_are_made_once_also_in_a_function():
     assert bijector.moving.num_channels == 3 and len(bijector.variables) == 3
     assert int(bijector.moving.num_updates) == 2
     assert not bijector.trainable_variables
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_the_first_batch_is_seen_in_a_graph(dtype):
+    flow = ft.vector_distribution(2, num_filters=4, dtype=dtype, weights_seed=1)
+    x = ft.normal([8, 2], dtype)
+
+    @tf.function
+    def log_prob(x):
+        return flow.log_prob(x, bijector_kwargs={"training": True})
+
+    assert log_prob(x).dtype == dtype
+    np.testing.assert_allclose(log_prob(x), flow.log_prob(x), rtol=1e-4)

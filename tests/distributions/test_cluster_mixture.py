@@ -419,3 +419,10 @@ def test_maps_are_those_of_the_nearest_cluster(labels):
     expected = tfr.log_prob_map(mixture.components_distribution, images, clusters)
     actual = tfr.log_prob_map(mixture, *data)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_duplicates_among_events():
+    events = np.repeat(ft.grey_levels(3), 4, axis=0)
+    with pytest.raises(ValueError, match=r"at least num_clusters=5 distinct events .*, got 3"):
+        tfr.Clusters.of(events, num_clusters=5)
+    assert tfr.Clusters.of(events, num_clusters=3).frequencies.numpy().min() > 0

@@ -260,3 +260,20 @@ def test_errors_of_a_base():
     )
     with pytest.raises(ValueError, match=r"a distribution of event_shape \(4, 4, 1\), got"):
         base.log_prob(tf.zeros(_SHAPE), conditional_input=0)
+
+
+@pytest.mark.parametrize("kind", ["labels", "vectors"])
+def test_slices_of_the_batch_shape(kind):
+    flow = ft.conditional_distribution(kind)
+    conditions = ft.condition(kind, (2, 3))
+    conditioned, x = tfr.condition(flow, conditions), ft.pixels([4, 4, 1])
+    log_probs = conditioned.log_prob(x).numpy()
+    assert len(np.unique(log_probs)) > 3
+    slices = [1, (1, 2), (slice(None), 2), (..., 2), (slice(0, 1), tf.newaxis, 1), slice(1, None)]
+    for part in slices:
+        sliced = conditioned[part]
+        assert sliced.batch_shape == log_probs[part].shape
+        np.testing.assert_allclose(sliced.log_prob(x), log_probs[part], rtol=1e-5)
+        assert sliced.sample(2).shape == [2, *log_probs[part].shape, 4, 4, 1]
+    with pytest.raises(IndexError, match="expected at most 2 indices of the batch shape"):
+        conditioned[0, 0, 0]

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
@@ -283,3 +284,28 @@ def test_only_the_chain_that_says_so_recomputes(recompute):
     assert counting.count == 1 + recompute
     tf.function(lambda: gradient(chain))()
     assert counting.count == 1
+
+
+def _jacobian_product(flow, x, tangent):
+    with tf.autodiff.ForwardAccumulator(x, tangent) as forward:
+        log_prob = flow.log_prob(x)
+    return forward.jvp(log_prob)
+
+
+def _hessian_product(flow, x, tangent):
+    with tf.autodiff.ForwardAccumulator(x, tangent) as forward:
+        scores = tfp.math.value_and_gradient(flow.log_prob, x)[1]
+    return forward.jvp(scores)
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("wrap", [lambda function: function, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("product", [_jacobian_product, _hessian_product])
+def test_forward_mode(product, wrap):
+    flow = ft.vector_distribution(2, num_filters=4, weights_seed=1)
+    recomputed = flow.copy(bijector=flow.bijector.copy(recompute=True))
+    x, tangent = ft.normal([3, 2]), ft.normal([3, 2], seed=1)
+    expected = product(flow, x, tangent)
+    assert np.abs(expected).max() > 1e-2
+    actual = wrap(lambda x, tangent: product(recomputed, x, tangent))(x, tangent)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)

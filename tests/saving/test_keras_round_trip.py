@@ -484,3 +484,11 @@ def test_layers_frozen_after_the_last_fit(tmp_path, optimizer):
     before = ft.values(frozen)
     loaded.fit(batch_for(loaded.distribution, 8), verbose=0)
     ft.assert_equal(frozen, before)
+
+
+def test_changed_attributes_of_the_default_optimizer(tmp_path):
+    model = trained_model(ft.conditional_distribution("labels", condition_dropout=0.3))
+    model.optimizer.global_clipnorm, model.optimizer.beta_1 = 1.0, 0.5
+    loaded = ft.reloaded("load_model", model, tmp_path)
+    assert (loaded.optimizer.global_clipnorm, loaded.optimizer.beta_1) == (1.0, 0.5)
+    assert loaded.compile_options == model.compile_options and loaded.compile_options.anneal

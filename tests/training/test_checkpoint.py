@@ -292,3 +292,34 @@ def test_a_folder_is_locked_within_fit_only(tmp_path):
     assert again.restore()
     again.model.fit(_POINTS, batch_size=8, verbose=0, callbacks=[again])
     assert not _is_locked(tmp_path)
+
+
+def _vector_model():
+    return ft.compiled(ft.vector_distribution(2, num_filters=4, weights_seed=1))
+
+
+def test_another_model_than_that_of_the_constructor(tmp_path):
+    rows, checkpoint = ft.normal([8, 2]), tfr.TrainingCheckpoint(tmp_path, _vector_model())
+    with pytest.raises(ValueError, match="expected `fit` of its own model"):
+        _vector_model().fit(rows, verbose=0, callbacks=[checkpoint])
+    assert not checkpoint.restore()
+
+
+def test_a_new_optimizer_is_followed(tmp_path):
+    rows, model = ft.normal([8, 2]), _vector_model()
+    checkpoint = tfr.TrainingCheckpoint(tmp_path, model)
+    options = {"verbose": 0, "callbacks": [checkpoint]}
+    model.fit(rows, **options)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.5))
+    model.fit(rows, epochs=2, **options)
+    momenta = ft.values(model.optimizer.variables)
+    again = _vector_model()
+    again.compile(keras.optimizers.SGD(0.01, momentum=0.5))
+    assert tfr.TrainingCheckpoint(tmp_path, again).restore()
+    ft.assert_equal(ft.values(again.optimizer.variables), momenta)
+
+
+def test_a_model_that_is_not_compiled(tmp_path):
+    model = tfr.FlowModel(ft.vector_distribution(2, num_filters=4))
+    with pytest.raises(ValueError, match=r"expected a compiled model; call `model.compile\(\)`"):
+        tfr.TrainingCheckpoint(tmp_path, model)

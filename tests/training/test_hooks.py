@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import strategy_testing as st
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
 
@@ -168,3 +169,83 @@ def test_log_prob_of_data_warns_under_a_tape():
     model = make(tfr.FlowModel)
     with tf.GradientTape(), pytest.warns(UserWarning, match="`distribution.log_prob.x.` has grad"):
         tfr.log_prob(model, _ROWS)
+
+
+class _OtherKeys(tfr.FlowModel):
+    """Returns logs without the key `loss`."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        return {"nats": logs["loss"]}
+
+    def test_step(self, data):
+        return {"zero": tf.zeros([])}
+
+
+def test_logs_without_a_loss():
+    model = _OtherKeys(ft.vector_distribution(2, num_filters=4, weights_seed=1))
+    model.compile()
+    rows = ft.normal([8, 2])
+    history = model.fit(rows, verbose=0).history
+    assert {*history} == {"nats"} and np.isfinite(history["nats"]).all()
+    assert model.evaluate(rows, verbose=0, return_dict=True) == {"zero": 0.0}
+    with pytest.raises(ValueError, match="got an empty dataset"):
+        model.fit(tf.data.Dataset.from_tensors(rows).take(0).repeat(1), verbose=0)
+
+
+def test_a_compiled_layer_within_a_network():
+    encoder = keras.Sequential([keras.layers.Dense(4)])
+    encoder.compile("sgd", "mse")
+    encoder.fit(np.ones([8, 1]), np.ones([8, 4]), verbose=0)
+
+    @keras.saving.register_keras_serializable("test_hooks")
+    class Network(keras.layers.Layer):
+        def __init__(self, channels, **kwargs):
+            super().__init__(**kwargs)
+            self.encoder, self.output_layer = encoder, keras.layers.Dense(channels)
+
+        def call(self, x):
+            return self.output_layer(self.encoder(x))
+
+    coupling = tfr.AffineCoupling(tfr.ChannelMask(0), Network(2), event_ndims=1)
+    model = ft.compiled(tfd.TransformedDistribution(ft.standard_normal([2]), coupling))
+    rows = ft.normal([8, 2])
+    expected = -model.predict(rows, verbose=0).mean()
+    assert model.evaluate(rows, verbose=0) == pytest.approx(expected, rel=1e-5)
+    history = model.fit(rows, validation_data=(rows,), verbose=0).history
+    assert history["loss"] == [pytest.approx(expected, rel=1e-5)]
+    assert abs(history["val_loss"][0]) > 0.1
+
+
+def test_a_second_training_has_noise_of_its_own():
+    model = ft.compiled(ft.flow_distribution((4, 4, 1)), keras.optimizers.SGD(0.0))
+    images = ft.grey_levels(8)
+    options = {"shuffle": False, "batch_size": 8, "verbose": 0}
+    model.fit(images, **options)  # initializes normalizations
+    losses = []
+    for _ in range(2):
+        model.compile(keras.optimizers.SGD(0.0))
+        losses += model.fit(images, epochs=2, **options).history["loss"]
+    assert len(np.unique(losses)) == 4
+    assert model.compile_options.first_step == 3
+    first = model.compile_options.first_step
+    model.compile(keras.optimizers.SGD(0.0), first_step=first)
+    assert model.compile_options.first_step == first
+
+
+def test_training_none_in_a_functional_model():
+    flow_model = ft.compiled(ft.vector_distribution(2, num_filters=4, weights_seed=1))
+    inputs = keras.Input([2])
+
+    class Density(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.model = flow_model
+
+        def call(self, x, training=None):
+            return self.model(x, training=training)
+
+    rows = ft.normal([8, 2])
+    np.testing.assert_allclose(Density()(rows), flow_model(rows), rtol=1e-6)
+    functional = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 0)(flow_model(inputs)))
+    np.testing.assert_allclose(functional(rows), flow_model(rows), rtol=1e-6)

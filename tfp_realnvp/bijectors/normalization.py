@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfp_realnvp.bijectors.flow_bijector import FlowBijector, Pass
@@ -119,7 +118,7 @@ class LearnedAffine(ChannelVariables):
             # The variance over replicas is accurate only for a shift near the mean.
             mean, variance = statistics.moments(images, shift=mean)
         # A channel that is constant but for rounding, as in a batch of one vector, has no scale.
-        rounding = tf.square(32 * np.finfo(mean.dtype.as_numpy_dtype).eps * mean)
+        rounding = tf.square(validation.rounding(mean, mean.dtype))
         log_std = 0.5 * tf.math.log(variance + epsilon)
         log_std = tf.where(variance <= rounding, tf.zeros_like(log_std), log_std)
         values = (mean, -log_std) if inverse else (-mean * tf.exp(-log_std), log_std)

@@ -86,7 +86,8 @@ class Clusters(keras.layers.Layer):
           seed: seed of k-means.
 
         Raises:
-          ValueError: if events or labels are invalid, or there are fewer events than clusters.
+          ValueError: if events or labels are invalid, or there are fewer distinct events than
+            clusters.
           ImportError: if scikit-learn is not installed.
         """
         values = np.asarray(events)
@@ -116,6 +117,11 @@ class Clusters(keras.layers.Layer):
         centers = np.concatenate([each.cluster_centers_ for each in found])
         clusters.centers.assign(centers.reshape(clusters.centers.shape))
         counts = [np.bincount(each.labels_, minlength=num_clusters) for each in found]
+        for count, group in zip(counts, groups, strict=True):
+            if not count.all():
+                distinct = len(np.unique(group, axis=0))
+                expected = f"Clusters.of: expected at least num_clusters={num_clusters} distinct "
+                raise ValueError(f"{expected}events (per class), got {distinct}.")
         clusters.frequencies.assign(np.concatenate([count / count.sum() for count in counts]))
         return clusters
 

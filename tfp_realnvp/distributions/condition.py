@@ -17,6 +17,10 @@ def condition(
 ) -> "ConditionedDistribution":
     r"""Returns p(x | c) for a fixed condition c. The leading shape of c is the batch shape.
 
+    `sample` draws a latent for each sample and condition. By contrast, `flow.sample(n,
+    bijector_kwargs={'conditional_input': c})` draws n latents, as all distributions of TFP do: the
+    conditions broadcast with them, so that several conditions can share one latent.
+
     #### Example
 
     >>> import tensorflow_probability as tfp, tfp_realnvp as tfr
@@ -86,6 +90,21 @@ class ConditionedDistribution(tfd.Distribution):
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: int | None = None) -> dict[str, Any]:
         return {}
+
+    def __getitem__(self, slices: Any) -> "ConditionedDistribution":
+        """Slices the batch shape, as TFP does; `IndexError` for more indices than it has axes."""
+        slices = slices if isinstance(slices, tuple) else (slices,)
+        batch_ndims = self._static_batch_shape.rank
+        number = sum(part is not Ellipsis and part is not tf.newaxis for part in slices)
+        expected = f"{self.name}: expected at most {batch_ndims} indices of the batch shape"
+        validation.require(number <= batch_ndims, expected, slices, IndexError)
+        if self.conditional_input is None:
+            return self
+        if any(part is Ellipsis for part in slices):
+            event_ndims = self.conditional_input.shape.rank - batch_ndims
+            slices = (*slices, *[slice(None)] * event_ndims)
+        name = self.parameters["name"]
+        return ConditionedDistribution(self.distribution, self.conditional_input[slices], name)
 
     def _event_shape(self) -> tf.TensorShape:
         return self.distribution.event_shape

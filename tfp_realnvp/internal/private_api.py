@@ -30,8 +30,8 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from tensorflow.python.eager.context import FunctionCallOptions
 from tensorflow.python.eager.context import context as eager_context
 
-# Without a new state, tapes record nothing while a forward accumulator processes an operation.
-from tensorflow.python.eager.forwardprop_util import push_forwardprop_state
+# Recomputation must know whether a forward accumulator watches a tensor.
+from tensorflow.python.eager.forwardprop_util import pack_tangents
 
 # The bijector cache must know whether a gradient tape is active.
 # `record_operation` gives a tape the gradient of a recomputed part; the public `tf.custom_gradient`

@@ -46,8 +46,8 @@ def recompute(
 
     The gradient calls the function again under a new tape, so memory holds the activations of only
     one such function at a time. The gradient consists of ordinary operations, so second derivatives
-    are correct. Forward mode transposes the gradient, so a Jacobian product costs about two
-    gradients. A tape outside of a `tf.function` gets the same gradients, but stores the activations.
+    are correct. A tape outside of a `tf.function` gets the same gradients, but stores the
+    activations; so does a tape within a `tf.autodiff.ForwardAccumulator` of the inputs.
 
     Args:
       function: returns a sequence of floating tensors, and an auxiliary value without a gradient.
@@ -56,6 +56,9 @@ def recompute(
         upstream gradient; operations on other inputs can run earlier.
     """
     inputs = [tf.convert_to_tensor(value) for value in inputs]
+    if private_api.pack_tangents(inputs).tangents:
+        # Forward mode needs the tangents of all activations.
+        return function(*inputs)
     with private_api.stop_recording():
         outputs, auxiliary = function(*inputs)
 
@@ -66,16 +69,7 @@ def recompute(
             recomputed, _ = function(*copies)
         return tape.gradient(recomputed, copies, upstream, unconnected_gradients="zero")
 
-    def jacobian_product(*tangents: tf.Tensor) -> list[tf.Tensor]:
-        # The gradient is linear in `upstream`. Its transpose maps tangents of inputs to tangents of
-        # outputs. Tapes record within a forward accumulator's call only in a new state.
-        with private_api.push_forwardprop_state(), tf.GradientTape() as tape:
-            upstream = [tf.ones_like(output) for output in outputs]
-            tape.watch(upstream)
-            gradients = gradient(*upstream)
-            return tape.gradient(gradients, upstream, tangents, unconnected_gradients="zero")
-
-    private_api.record_operation("Recompute", list(outputs), inputs, gradient, jacobian_product)
+    private_api.record_operation("Recompute", list(outputs), inputs, gradient)
     return outputs, auxiliary
 
 

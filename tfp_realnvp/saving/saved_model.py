@@ -84,7 +84,7 @@ def export_saved_model(
     standard normal and the bijector is one of this package that accepts any size. Images of a size
     that the scales cannot halve, or with values out of range, raise an `InvalidArgumentError`. If
     there are uint8 variants, `log_prob`, `bits_per_dim` and `classify` also raise this error for
-    gray levels without noise, a batch of whole numbers only.
+    gray levels without noise, a batch of whole numbers only, and for gray levels divided by 255.
 
     The export copies the weights, uses the moving statistics of normalizations, and precomputes all
     values that depend only on weights. Gradients of the functions ignore `tf.custom_gradient`. An
@@ -274,7 +274,8 @@ class ServedFlow:
                 table[f"{name}_uint8"] = variant, inputs
             for name in {"log_prob", "bits_per_dim", "classify"} & {*table}:
                 function, inputs = table[name]
-                table[name] = functools.partial(_of_continuous, name, function), inputs
+                num_values = self._logit.num_values
+                table[name] = functools.partial(_of_continuous, name, num_values, function), inputs
         return {name: memoize.traced(*row, seed=self._seed) for name, row in table.items()}
 
     def noise_source(self, noise: tf.TensorSpec) -> tf.TensorSpec:
@@ -471,14 +472,20 @@ class ServedFlow:
 
 
 def _of_continuous(
-    name: str, function: Callable[..., Outputs], images: tf.Tensor, *conditions: tf.Tensor
+    name: str,
+    num_values: int,
+    function: Callable[..., Outputs],
+    images: tf.Tensor,
+    *conditions: tf.Tensor,
 ) -> Outputs:
     """Calls a function of continuous images, and asserts that they are no gray levels."""
     outputs = function(images, *conditions)
     with tf.control_dependencies(outputs.values()):  # other assertions come first
-        message = f"expected pixel values with noise, got whole numbers: use {name}_uint8"
-        assertion = tf.debugging.Assert(~pixels.are_whole(images), [message])
-    with tf.control_dependencies([assertion]):
+        assertions = [
+            tf.debugging.Assert(is_valid, [f"{expected}: use {name}_uint8"])
+            for is_valid, expected, _ in pixels.continuous_conditions(images, num_values)
+        ]
+    with tf.control_dependencies(assertions):
         return {key: tf.identity(value) for key, value in outputs.items()}
 
 

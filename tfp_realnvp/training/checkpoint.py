@@ -83,8 +83,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           patience: number of successive validations without improvement after which training stops.
 
         Raises:
-          ValueError: if `save_seconds` or `patience` is not positive, or `best_weights` does not
-            end in `.weights.h5`.
+          ValueError: if the model is not compiled, `save_seconds` or `patience` is not positive, or
+            `best_weights` does not end in `.weights.h5`.
         """
         super().__init__()
         caller = "TrainingCheckpoint: expected"
@@ -94,7 +94,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             validation.positive(save_seconds, f"{caller} positive save_seconds or None")
         if patience is not None:
             patience = validation.integer(patience, 1, f"{caller} a positive patience or None")
-        self.set_model(model)
+        self._require_compiled(model)
+        super().set_model(model)
         self._writes = replicas.is_chief(model.distribute_strategy)
         self._budget = budget
         self._needs_value = monitor is not None or patience is not None
@@ -104,10 +105,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._best_path = self._folder / best_weights
         self._save_seconds = save_seconds
         self._patience = patience
-        model.build_optimizer()
         self._state = tf.train.Checkpoint(
             distribution=model.distribution,
-            optimizer=model.optimizer,
             seconds=tf.Variable(0.0, dtype=tf.float64),
             steps=tf.Variable(0, dtype=tf.int64),
             best=tf.Variable(math.inf, dtype=tf.float64),
@@ -121,6 +120,27 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._state.dequantizer = model.dequantizer
         path = str(self._folder / "checkpoints")
         self._manager = tf.train.CheckpointManager(self._state, path, max_to_keep=2)
+        self._follow_optimizer()
+
+    @staticmethod
+    def _require_compiled(model: FlowModel) -> None:
+        expected = "TrainingCheckpoint: expected a compiled model; call `model.compile()` first"
+        validation.require(model.compiled, expected, model)
+
+    def set_model(self, model: FlowModel) -> None:
+        """Follows a new optimizer of the model.
+
+        Raises:
+          ValueError: if `fit` trains another model than that of the constructor.
+        """
+        expected = "TrainingCheckpoint: expected `fit` of its own model"
+        validation.require(model is self.model, f"{expected} {self.model.name!r}", model)
+        self._follow_optimizer()
+
+    def _follow_optimizer(self) -> None:
+        self._require_compiled(self.model)
+        self.model.build_optimizer()
+        self._state.optimizer = self.model.optimizer
 
     def restore(self) -> bool:
         """Restores the latest checkpoint; returns whether there was one.
@@ -129,6 +149,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
           BlockingIOError: if another process is training in the folder.
           FileNotFoundError: if a worker does not find the checkpoint of the chief.
         """
+        self._follow_optimizer()
         latest = self._manager.latest_checkpoint
         if latest is not None:
             lock = atomic_files.folder_lock(self._folder, "TrainingCheckpoint.restore")
