@@ -100,7 +100,7 @@ def surround_with(**fields: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def call_options(*, training: bool | None = None, conditional_input: Any = None) -> Iterator[None]:
-    r"""Sets the options of all flows that are evaluated within the context.
+    r"""Sets the options of distributions and bijectors that are evaluated within the context.
 
     Keyword arguments such as `log_prob(x, bijector_kwargs={'training': True})` reach the flow of a
     `tfd.TransformedDistribution`. The context reaches every flow, wherever TFP evaluates it: in a
@@ -108,6 +108,10 @@ def call_options(*, training: bool | None = None, conditional_input: Any = None)
     flow take precedence. Flows and base distributions without a condition ignore the context's.
     Leading shapes of conditions and of the values that a flow gets broadcast: in distributions that
     change the batch shape, such as `tfd.MixtureSameFamily`, use one condition for all events.
+
+    Functions that trace a graph of their own, such as `FlowModel.fit` and `predict`, `tfr.log_prob`
+    and `latents.encode`, take conditions as arguments. Within a context whose options would not
+    reach their graph, they raise `ValueError`.
 
     The options apply to operations that are created within the context: enter the context within a
     `tf.function`, not around its call. TFP's own bijectors, such as `tfb.Chain`, cache results by

@@ -1,5 +1,6 @@
 """What data a distribution takes: events, their conditions and their weights."""
 
+import contextlib
 import warnings
 from typing import Any, NamedTuple
 
@@ -97,18 +98,6 @@ class DataSpec:
       condition_spec: the declared condition; `None` without one.
     """
 
-    distribution: Any
-    dequantize: bool
-    dequantizer: Any
-    seed: int
-    event_ndims: int
-    num_values: int | None
-    noise: Any
-    takes_condition: bool
-    condition_spec: Any
-    _name: str
-    _axes: str
-
     def __init__(
         self,
         distribution: Any,
@@ -120,41 +109,35 @@ class DataSpec:
         expected = "FlowModel: expected a tfd.Distribution"
         routing.check_distribution(distribution, expected, distribution)
         rank = distribution.event_shape.rank
-        event_ndims = 3 if rank is None else rank
-        fits = event_ndims in _NAMES and distribution.batch_shape.rank == 0
+        self.event_ndims = 3 if rank is None else rank
+        fits = self.event_ndims in _NAMES and distribution.batch_shape.rank == 0
         expected += " over images [height, width, channels] or vectors [size], without batch "
         validation.require(fits, f"{expected}dimensions", distribution)
-        dequantize = event_ndims == 3 if dequantize is None else dequantize
-        validation.flag(dequantize, "FlowModel: expected a bool as dequantize")
-        if dequantize:
-            _check_channels_last(distribution.event_shape)
+        self.distribution, self.dequantizer = distribution, dequantizer
+        self.dequantize = self.event_ndims == 3 if dequantize is None else dequantize
+        validation.flag(self.dequantize, "FlowModel: expected a bool as dequantize")
+        if self.dequantize:
+            self._check_channels_last()
         when = "with dequantize=True"
-        validation.only(dequantizer, "a dequantizer", dequantize, when, "FlowModel")
-        num_values = routing.find_num_values(distribution)
-        if dequantizer is not None and num_values is not None:
-            expected = f"FlowModel: expected a dequantizer of num_values={num_values}"
-            fits = dequantizer.num_values == num_values
+        validation.only(dequantizer, "a dequantizer", self.dequantize, when, "FlowModel")
+        self.num_values = routing.find_num_values(distribution)
+        if dequantizer is not None and self.num_values is not None:
+            expected = f"FlowModel: expected a dequantizer of num_values={self.num_values}"
+            fits = dequantizer.num_values == self.num_values
             validation.require(fits, f"{expected}, the flow's", dequantizer.num_values)
         expected = "FlowModel: expected an int32 seed"
-        uniform = pixels.UniformNoise if dequantize else pixels.NoNoise
-        name, axes = _NAMES[event_ndims]
-        vars(self).update(
-            distribution=distribution,
-            dequantize=dequantize,
-            dequantizer=dequantizer,
-            seed=validation.integer(seed, -(2**31), expected, 2**31),
-            event_ndims=event_ndims,
-            num_values=num_values,
-            noise=uniform(distribution.dtype) if dequantizer is None else dequantizer,
-            takes_condition=routing.takes_condition(distribution),
-            condition_spec=routing.find_condition_spec(distribution),
-            _name=name,
-            _axes=axes,
-        )
+        self.seed = validation.integer(seed, -(2**31), expected, 2**31)
+        uniform = pixels.UniformNoise if self.dequantize else pixels.NoNoise
+        self.noise = uniform(distribution.dtype) if dequantizer is None else dequantizer
+        self.takes_condition = routing.takes_condition(distribution)
+        self.condition_spec = routing.find_condition_spec(distribution)
+        self._name, self._axes = _NAMES[self.event_ndims]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Raises `AttributeError`: traced graphs would not follow a change."""
-        raise AttributeError(f"DataSpec: expected no assignment to {name!r}; make another one.")
+        """Raises `AttributeError` for a new value: traced graphs would not follow it."""
+        if hasattr(self, name):
+            raise AttributeError(f"DataSpec: expected no assignment to {name!r}; make another one.")
+        super().__setattr__(name, value)
 
     @property
     def modules(self) -> list[Any]:
@@ -245,27 +228,29 @@ class DataSpec:
 
     def checks(self, batch: Batch, have_noise: bool = False) -> list[Check]:
         """Returns the checks of the values of a batch of tensors, which can be within a graph."""
-        checks, spec, (events, condition, weights) = [], self.condition_spec, batch
-        number, each = tf.shape(events)[0], f"each of {events.shape[0] or 'the'} events"
-        if condition is not None and spec is not None:
-            is_each = tf.equal(tf.shape(condition)[0], number)
-            found = condition.shape[0] or "another number"
-            message = f"FlowModel: expected one condition for {each}, got {found}."
-            checks.append(Check(is_each, message))
-            if spec.num_classes is not None:
-                expected = f"FlowModel: expected a conditional_input of {spec.description}"
-                is_valid = tf.reduce_all(spec.in_range(condition))
-                checks.append(Check(is_valid, f"{expected}, got other labels."))
+        events, checks = batch.events, []
         if self.dequantize:
             rule = pixels.continuous_conditions if have_noise else pixels.gray_level_conditions
             for is_valid, *message in rule(events, self.num_values):
                 checks.append(Check(is_valid, f"FlowModel: {'. '.join(message)}"))
+        number = tf.shape(events)[0] if events.shape[0] is None else events.shape[0]
+        return checks + self._checks_for_each(number, batch.condition, batch.weights)
+
+    def _checks_for_each(self, number: Any, condition: Any, weights: Any) -> list[Check]:
+        """Returns the checks of the conditions and weights of a number of events."""
+        checks, spec = [], self.condition_spec
+        each = f"each of {number if isinstance(number, int) else 'the'} events"
+        if condition is not None and spec is not None:
+            found = condition.shape[0] or "another number"
+            message = f"FlowModel: expected one condition for {each}, got {found}."
+            checks.append(Check(_are_one_each(condition, number), message))
+            if spec.num_classes is not None:
+                expected = f"FlowModel: expected a conditional_input of {spec.description}"
+                is_valid = tf.reduce_all(spec.in_range(condition))
+                checks.append(Check(is_valid, f"{expected}, got other labels."))
         if weights is not None:
-            # A shape [B] or [B, 1].
-            shape = tf.concat([tf.shape(weights), [1]], axis=0)[:2]
-            has_shape = tf.reduce_all(tf.equal(shape, [number, 1])) & (tf.size(weights) == number)
             message = f"{_WEIGHTS}, one for {each}, got shape {weights.shape}."
-            checks.append(Check(has_shape, message))
+            checks.append(Check(_are_one_each(weights, number, are_numbers=True), message))
             is_valid = tf.reduce_all(weights >= 0) & tf.math.is_finite(tf.reduce_sum(weights))
             values = "" if tf.get_static_value(weights) is None else f" {weights.numpy()}"
             checks.append(Check(is_valid, f"{_WEIGHTS}, got others{values}."))
@@ -351,7 +336,7 @@ class DataSpec:
             expected, values = f"{_WEIGHTS}, not all 0", weights.numpy()
             validation.require(values.any() or not is_whole, expected, values)
         with tf.device("CPU"):  # arrays may be larger than the memory of a GPU
-            for is_valid, message in self.checks(Batch(events, condition, weights)):
+            for is_valid, message in self._checks_for_each(len(events), condition, weights):
                 _require(bool(is_valid), message)
 
     def warn_of_values(self, batch: Batch, stacklevel: int) -> None:
@@ -401,17 +386,30 @@ class DataSpec:
                 f"FlowModel: expected {name} [batch, {axes}], got shape {shape}.{advice}"
             )
 
+    def _check_channels_last(self) -> None:
+        event_shape = self.distribution.event_shape
+        if event_shape.rank != 3 or not event_shape.is_fully_defined():
+            return
+        channels, height, width = event_shape
+        if channels in (1, 3) and height == width > 4:
+            raise ValueError(
+                "FlowModel: expected images [height, width, channels], got a distribution over "
+                f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves "
+                "them to the end."
+            )
 
-def _check_channels_last(event_shape: tf.TensorShape) -> None:
-    if event_shape.rank != 3 or not event_shape.is_fully_defined():
-        return
-    channels, height, width = event_shape
-    if channels in (1, 3) and height == width > 4:
-        raise ValueError(
-            "FlowModel: expected images [height, width, channels], got a distribution over "
-            f"{event_shape}, which has the channels first; `np.moveaxis(images, 1, -1)` moves "
-            "them to the end."
-        )
+
+def _are_one_each(values: Any, number: Any, are_numbers: bool = False) -> Any:
+    """Returns whether values [B, ...] are as many as the events; numbers are [B] or [B, 1]."""
+    shape: Any = tf.TensorShape(values.shape)
+    is_static = shape.is_fully_defined() and isinstance(number, int)
+    shape = shape.as_list() if is_static else tf.shape(values)
+    with tf.init_scope() if is_static else contextlib.nullcontext():
+        if not are_numbers:
+            return tf.equal(shape[0], number)
+        first_two = tf.concat([shape, [1]], axis=0)[:2]
+        is_column = tf.reduce_all(tf.equal(first_two, [number, 1]))
+        return is_column & tf.equal(tf.reduce_prod(shape), number)
 
 
 def _require(is_valid: bool, message: str) -> None:

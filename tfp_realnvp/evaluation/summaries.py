@@ -164,7 +164,7 @@ def log_likelihood(
     Args:
       model: a `FlowModel`, or a distribution over vectors [D] or images [H, W, C].
       data: vectors [N, D] or images [N, H, W, C], in any form that `bits_per_dim` takes. In a
-        dictionary, vectors have the key `'image'`.
+        dictionary, vectors have the key `'x'`.
       num_samples: number of noise samples K; must be 1 without noise.
       dequantize: whether values are integers that need noise. Defaults to the option of the
         `FlowModel`; for a distribution, `True` for images and `False` for vectors.

@@ -53,8 +53,8 @@ class CompileOptions:
 
     def __post_init__(self) -> None:
         caller = "FlowModel.compile: expected"
-        is_valid = lambda x: 0 <= x < np.inf  # noqa: E731
-        validation.real(self.scale_l2, is_valid, f"{caller} a scale_l2 of at least 0")
+        expected = f"{caller} a scale_l2 of at least 0"
+        validation.real(self.scale_l2, lambda x: 0 <= x < np.inf, expected)
         validation.flag(self.global_statistics, f"{caller} a bool as global_statistics")
         validation.flag(self.anneal, f"{caller} a bool as anneal")
         validation.count(self.first_step, "a first_step", 0, "FlowModel.compile")
@@ -80,8 +80,9 @@ class FlowModel(SavableModel):
 
     *   `fit`, `evaluate` and `predict` accept the same data as any `keras.Model`: arrays, tensors,
         pandas frames, `tf.data`, `keras.utils.PyDataset`, generators. A batch is images, a tuple
-        that begins with images, or a dictionary with `'image'`; a generator yields tuples,
-        `(images,)` without labels. `FlowModel` casts floats to the distribution's dtype.
+        that begins with images, or a dictionary with `'image'`, or with `'x'` for vectors; a
+        generator yields tuples, `(images,)` without labels. `FlowModel` casts floats to the
+        distribution's dtype.
     *   A distribution that takes a condition gets the second element of a tuple as
         `conditional_input`, or the element `'conditional_input'` or `'label'` of a dictionary:
         `fit(images, labels)`, `predict((images, labels))`. For other distributions, passing labels
