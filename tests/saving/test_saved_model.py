@@ -183,7 +183,7 @@ def test_gray_levels_without_noise(served):
     levels = ft.grey_levels(2, SHAPE) % 100
     for name in ("log_prob", "bits_per_dim"):
         for images in (levels, levels.astype(np.float32)):
-            with pytest.raises(tf.errors.InvalidArgumentError, match=f"whole.*{name}_uint8"):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=f"gray levels.*{name}_uint8"):
                 getattr(served, name)(images)
         mixed = np.concatenate([levels, levels + 0.5]).astype(np.float32)
         assert np.isfinite(getattr(served, name)(mixed)[name]).all()

@@ -232,14 +232,15 @@ def test_a_missing_condition_in_a_chain_names_its_key():
 
 
 @pytest.mark.graph
-def test_cached_graphs_do_not_keep_the_options_of_the_context():
+def test_functions_with_graphs_of_their_own_refuse_the_options_of_the_context():
     flow, rows = _given(ft.randomize(_flow("batch"))), ft.normal([8, 4])
-    copy, before = flow.copy(), ft.values(flow.variables)
-    with tfr.call_options(training=True):
-        actual = tfr.latents.encode(flow, rows), tfr.log_prob(flow, rows.numpy())
+    before = ft.values(flow.variables)
+    for function in (tfr.latents.encode, tfr.log_prob):
+        expected = function(flow, rows.numpy())
+        with tfr.call_options(training=True), pytest.raises(ValueError, match="outside of `tfr"):
+            function(flow, rows.numpy())
+        ft.assert_equal(function(flow, rows.numpy()), expected)
     ft.assert_equal(ft.values(flow.variables), before)
-    expected = tfr.latents.encode(copy, rows), tfr.log_prob(copy, rows.numpy())
-    ft.assert_equal(actual, expected)
 
 
 def test_options_of_the_context():
