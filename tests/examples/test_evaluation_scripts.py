@@ -156,7 +156,7 @@ def test_other_weights(folder, tmp_path, run_script):
 
 def test_a_folder_without_a_run(tmp_path, run_script):
     for script in ("evaluate", "sample", "latent_space"):
-        with pytest.raises(ValueError, match=r"got no file metadata\.json"):
+        with pytest.raises(ValueError, match=r"got no file config\.json"):
             run_script(script, f"--results_dir={tmp_path}")
 
 

@@ -33,7 +33,7 @@ def test_labels_and_resumption(labeled_images, tmp_path, run_script, capsys):
     log = np.genfromtxt(output / "log.csv", delimiter=",", names=True)
     np.testing.assert_array_equal(log["epoch"], [0, 1, 2])
     model = tfr.FlowModel.from_preset(output)
-    assert (report["steps"], model.condition_spec.num_classes) == (9, 3)
+    assert (report["steps"], model.data_spec.condition_spec.num_classes) == (9, 3)
     assert report["importance_weighted"] < report["mean"]
     # The preset names its data.
     test = datasets.load(**read("metadata.json")["card"]["data"]).batches("test", 16)
