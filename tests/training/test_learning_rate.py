@@ -318,7 +318,7 @@ def clock(monkeypatch):
 
 def _rates_without_training(budget, num_steps):
     """Returns the rates of the first steps of a budget, without training."""
-    model = _model()
+    model = _line()
     budget.set_model(model)
     budget.on_train_begin()
     rates = []

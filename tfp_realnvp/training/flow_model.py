@@ -1,7 +1,6 @@
 """Trains a distribution as a Keras model, by maximum likelihood."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import warnings
@@ -14,13 +13,12 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_realnvp import pixels
-from tfp_realnvp.bijectors import ActNorm, FlowBijector
-from tfp_realnvp.bijectors.flow_bijector import call_options, surround_with
-from tfp_realnvp.distributions import VariationalDequantization, objective, routing, sampler, scorer
-from tfp_realnvp.distributions.data_spec import Batch, Check, DataSpec, parse
+from tfp_realnvp.bijectors import ActNorm
+from tfp_realnvp.bijectors.flow_bijector import call_options
+from tfp_realnvp.distributions import VariationalDequantization, objective, routing, sampler
+from tfp_realnvp.distributions.data_spec import Batch, DataSpec, parse
 from tfp_realnvp.internal import private_api, replicas, runtime, validation
-from tfp_realnvp.training import learning_rate, model_variables
-from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
+from tfp_realnvp.training.diagnosis import FiniteRecord
 from tfp_realnvp.training.few_labels import ClassSeparation
 from tfp_realnvp.training.fused_adam import FusedAdam
 from tfp_realnvp.training.input_data import (
@@ -31,33 +29,21 @@ from tfp_realnvp.training.input_data import (
     errors_of_checks,
     with_first,
 )
-from tfp_realnvp.training.learning_rate import CosineAnnealing, LearningRateBudget, RateFactors
+from tfp_realnvp.training.learning_rate import (
+    CosineAnnealing,
+    LearningRateBudget,
+    StepRates,
+    step_of,
+)
+from tfp_realnvp.training.model_parts import ModelParts
 from tfp_realnvp.training.muon import Muon
-from tfp_realnvp.training.packing import apply_if, packing_of
 from tfp_realnvp.training.savable_model import SavableModel
+from tfp_realnvp.training.steps import CompileOptions, EvaluationStep, StepResult, TrainingStep
 
 # Default learning rates, by the rank of an event.
 _PEAKS = {1: 1e-3, 3: 4e-3}
 # Standard deviation of a channel below which a step of the optimizer is large.
 _SMALLEST_STDDEV = 0.002
-
-
-@dataclasses.dataclass(frozen=True)
-class CompileOptions:
-    """The options of `FlowModel.compile`, which a saved model stores by name; see there."""
-
-    scale_l2: float = 0.0
-    global_statistics: bool = True
-    anneal: bool = False
-    first_step: int = 0
-
-    def __post_init__(self) -> None:
-        caller = "FlowModel.compile: expected"
-        expected = f"{caller} a scale_l2 of at least 0"
-        validation.real(self.scale_l2, lambda x: 0 <= x < np.inf, expected)
-        validation.flag(self.global_statistics, f"{caller} a bool as global_statistics")
-        validation.flag(self.anneal, f"{caller} a bool as anneal")
-        validation.count(self.first_step, "a first_step", 0, "FlowModel.compile")
 
 
 @keras.saving.register_keras_serializable(package="tfp_realnvp")
@@ -138,17 +124,11 @@ class FlowModel(SavableModel):
     _on_first_batch: Callable[[Any, int], None] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Makes the schedules of the learning rate apply to a `train_step` of the subclass.
-
-        Raises:
-          TypeError: if the class overrides `call`, which no step uses.
-        """
+        """Raises `TypeError` if the class overrides `call`, which no step uses."""
         super().__init_subclass__(**kwargs)
         expected = f"{cls.__name__}: expected no `call`, because steps evaluate the distribution; "
         expected += "override `compute_loss`, `compute_metrics`, `train_step` or `test_step`"
         validation.require(cls.call is FlowModel.call, expected, cls.call, TypeError)
-        if cls.train_step is not FlowModel.train_step:
-            setattr(cls, "train_step", _with_scheduled_rate(cls.train_step))  # noqa: B010
 
     def __init__(
         self,
@@ -181,67 +161,36 @@ class FlowModel(SavableModel):
             `tf.distribute.Strategy` as this model.
         """
         spec = DataSpec(distribution, dequantize, dequantizer, seed)
-        modules = spec.modules
-        variables = [variable for module in modules for variable in module.variables]
+        variables = [variable for module in spec.modules for variable in module.variables]
         replicas.check_scope("the distribution", variables)
-        # Keras casts the inputs of `call` to the dtype of the model.
-        super().__init__(name=name, dtype=distribution.dtype.name)
-        self._data_spec = spec
-        self._approximate: Any = None
+        super().__init__(spec, name=name)
         spec.build_networks()
-        parts = [part for module in modules for part in module.submodules]
-        bijectors = [part for part in parts if isinstance(part, FlowBijector)]
-        # Keras tracks layers only, so one layer wraps all other variables.
-        layers = [layer for part in bijectors for layer in part.layers]
-        self.layers_of_bijectors = layers = list(dict.fromkeys(layers))
-        self.other_variables = model_variables.TrackedVariables(layers, modules)
-        self._gains_from_rewrites = model_variables.gains_from_rewrites(bijectors)
-        scales = model_variables.find_scales(layers, bijectors)
-        in_forward = [*model_variables.normalizations_in_forward(distribution)]
-        if dequantizer is not None:
-            in_forward += model_variables.normalizations_in_forward(dequantizer.bijector, True)
-        # Keras would track lists in attributes; functions hide these lists from Keras.
-        self._bijectors, self._scales = lambda: bijectors, lambda: scales
-        self._normalizations_in_forward = lambda: in_forward
-        self._guard = FiniteGuard()
-        self._options = CompileOptions()
+        self._parts = ModelParts(spec)
+        # Keras tracks the variables of layers in attributes.
+        self.layers_of_bijectors = self._parts.layers
+        self.other_variables = self._parts.other_variables
+        self._step = TrainingStep(spec, self._parts)
+        self._evaluation = EvaluationStep(spec, spec.distribution)
         self._bits_per_dim = replicas.ReplicatedMean(name="bits_per_dim")
-        loss_tracker = replicas.ReplicatedMean(name="loss")
-        self._own_loss_tracker = lambda: loss_tracker
-        self.rate_factors: RateFactors | None = None
+        self._loss_tracker = replicas.ReplicatedMean(name="loss")
         self.validation_freq: int | list[int] = 1
         self._after_fit = contextlib.ExitStack()
         self.built = True
 
     @property
-    def data_spec(self) -> DataSpec:
-        """What data the model takes: events, conditions and noise; immutable."""
-        return self._data_spec
-
-    @property
-    def distribution(self) -> tfd.Distribution:
-        """The distribution that the model trains."""
-        return self._data_spec.distribution
-
-    @property
-    def dequantize(self) -> bool:
-        """Whether values are integers that get noise."""
-        return self._data_spec.dequantize
-
-    @property
-    def dequantizer(self) -> VariationalDequantization | None:
-        """The distribution of the noise; `None` for uniform noise."""
-        return self._data_spec.dequantizer
-
-    @property
-    def seed(self) -> int:
-        """The seed of the noise."""
-        return self._data_spec.seed
-
-    @property
     def compile_options(self) -> CompileOptions:
         """The options of `compile` besides those of `keras.Model.compile`; immutable."""
-        return self._options
+        return self._step.options
+
+    @property
+    def step_rates(self) -> StepRates | None:
+        """The learning rates that a schedule plans for the next steps; `None` before `compile`."""
+        return self._step.rates
+
+    @property
+    def has_own_train_step(self) -> bool:
+        """Whether a subclass overrides `train_step`."""
+        return type(self).train_step is not FlowModel.train_step
 
     def compile(
         self,
@@ -300,30 +249,26 @@ class FlowModel(SavableModel):
         )
         with self.distribute_strategy.scope():
             if optimizer is None:
-                rank = self._data_spec.event_ndims
+                rank = self.data_spec.event_ndims
                 default = Muon if rank == 3 else FusedAdam
                 optimizer = default(_PEAKS[rank], global_clipnorm=100.0)
             optimizer = keras.optimizers.get(optimizer)
             replicas.check_scope("the optimizer", [v.value for v in optimizer.variables])
             super().compile(optimizer=optimizer, **kwargs)
-            self._approximate_test_function: Any = None
-            self._loss_tracker = self._own_loss_tracker()
+            rates = StepRates(self.steps_per_execution)
+        self._approximate_test_function: Any = None
         if self.jit_compile:
             runtime.advise_no_xla()
-        self._options = options
+        self._step = TrainingStep(self.data_spec, self._parts, optimizer, options, rates)
 
     def _next_step(self) -> int:
         """Returns the number of the next training step, over all optimizers of this model."""
-        if not self.compiled:
-            return 0
-        return self._options.first_step + learning_rate.step_of(self)
+        return self.compile_options.first_step + step_of(self) if self.compiled else 0
 
     @property
     def networks(self) -> list[keras.layers.Layer]:
         """Networks and condition embeddings of the distribution and of the dequantizer."""
-        kinds = ("network", "embedding")
-        parts = [(part, getattr(part, kind, None)) for part in self._bijectors() for kind in kinds]
-        return list(dict.fromkeys(layer for part, layer in parts if layer in part.layers))
+        return self._parts.networks
 
     def build_optimizer(self) -> None:
         """Creates the optimizer's variables if they do not exist, as `fit` does at its start."""
@@ -354,7 +299,7 @@ class FlowModel(SavableModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics: `loss`, for images also `bits_per_dim`, and metrics of a subclass."""
         ours = [self._loss_tracker] if self.compiled else []
-        ours += [self._bits_per_dim] if self._data_spec.event_ndims == 3 else []
+        ours += [self._bits_per_dim] if self.data_spec.event_ndims == 3 else []
         # Keras lists the metrics of compiled models within a network too, and logs them by name.
         names = {metric.name for metric in (*ours, self._bits_per_dim)}
         return [*ours, *(metric for metric in super().metrics if metric.name not in names)]
@@ -363,11 +308,9 @@ class FlowModel(SavableModel):
         """Makes the function that `fit` calls, which first checks that the last step was finite."""
         if self.train_function is None or force:
             self.build_optimizer()
-            with self.distribute_strategy.scope():
-                self.rate_factors = RateFactors(self.steps_per_execution)
             super().make_train_function(force)
             # Check one step late: reading the result of a step waits for the step to end.
-            options = self._gains_from_rewrites, self.train_step, self.raise_failure
+            options = self._parts.gains_from_rewrites, self.train_step, self.raise_failure
             self.train_function = runtime.made_faster(self, self.train_function, *options)
         return self.train_function
 
@@ -375,7 +318,7 @@ class FlowModel(SavableModel):
         """Makes the function that `evaluate` calls."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            options = self._gains_from_rewrites, self.test_step
+            options = self._parts.gains_from_rewrites, self.test_step
             self.test_function = runtime.made_faster(self, self.test_function, *options)
         return self.test_function
 
@@ -383,7 +326,7 @@ class FlowModel(SavableModel):
         """Makes the function that `predict` calls."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            options = self.predict_function, self._gains_from_rewrites
+            options = self.predict_function, self._parts.gains_from_rewrites
             self.predict_function = runtime.made_faster(self, *options)
         return self.predict_function
 
@@ -409,9 +352,9 @@ class FlowModel(SavableModel):
         """
         self._check_trainable()
         arguments = arguments_for_keras(self, "fit", x, *args, **kwargs)
-        if self._data_spec.event_ndims == 3:
+        if self.data_spec.event_ndims == 3:
             runtime.advise_onednn()
-        self._guard.reset()
+        self._step.guard.reset()
         self.validation_freq = arguments.get("validation_freq", 1)
         callbacks = keras.tree.flatten(arguments.get("callbacks") or [])
         ends = ("is_used_up", "is_out_of_patience")
@@ -426,9 +369,9 @@ class FlowModel(SavableModel):
             callbacks = arguments["callbacks"] = [*callbacks, separation]
         schedules = (LearningRateBudget, keras.callbacks.LearningRateScheduler)
         has_schedule = any(isinstance(callback, schedules) for callback in callbacks)
-        if self._options.anneal and not has_schedule:
-            # With larger batches of vectors, steps are fewer and less noisy and allow higher rates.
-            power = 0.5 if self._data_spec.event_ndims == 1 else 0.0
+        if self.compile_options.anneal and not has_schedule:
+            # See `TrainingStep.scheduled_rate`.
+            power = 0.5 if self.data_spec.event_ndims == 1 else 0.0
             made = max([getattr(c, "made_batches", (0, 0)) for c in callbacks], default=(0, 0))
             arguments["callbacks"] = [*callbacks, CosineAnnealing(power, made)]
         warns = not isinstance(arguments["x"], ArrayBatches)
@@ -447,8 +390,7 @@ class FlowModel(SavableModel):
         finally:
             self._on_first_batch = None
             self._after_fit.close()
-            if self.rate_factors is not None:
-                self.rate_factors.assign(self, lambda index: 1.0)
+            self._step.rates.clear()
         self.raise_failure()
         if separation is not None:
             separation.warn_of_errors()
@@ -485,17 +427,17 @@ class FlowModel(SavableModel):
 
         Each of the two has its own graph.
         """
-        approximate = objective.approximation_of(self.distribution)
+        exact, approximate = self._evaluation, objective.approximation_of(self.distribution)
         if approximate is self.distribution:
             yield
             return
         exact_function, self.test_function = self.test_function, self._approximate_test_function
-        self._approximate = approximate
+        self._evaluation = EvaluationStep(self.data_spec, approximate)
         try:
             yield
         finally:
             self._approximate_test_function = self.test_function
-            self._approximate, self.test_function = None, exact_function
+            self._evaluation, self.test_function = exact, exact_function
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Returns log p in nats for each image, [N]; see `fit` for `x` and errors.
@@ -569,7 +511,7 @@ class FlowModel(SavableModel):
         """Trains on a batch as `keras.Model.train_on_batch` does; see `fit` for `x` and errors."""
         self._check_trainable()
         data = checked_data(self, "train_on_batch", (x, y, sample_weight), class_weight)
-        self._guard.reset()
+        self._step.guard.reset()
         warns = not self.optimizer.iterations.numpy()
         self._on_first_batch = functools.partial(self._begin_training, warns=warns)
         try:
@@ -600,7 +542,7 @@ class FlowModel(SavableModel):
                 "FlowModel: expected variables to train, got none; set `model.trainable = True`, "
                 "and call `model.compile()` again."
             )
-        for part in self._normalizations_in_forward():
+        for part in self._parts.normalizations_in_forward:
             raise ValueError(
                 f"FlowModel: expected data to pass through {part.name} by `inverse`, in which "
                 "batch normalization learns its statistics, got `forward`, as in a `tfb.Invert`; "
@@ -611,40 +553,10 @@ class FlowModel(SavableModel):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Makes one step that minimizes `compute_loss`, unless a value or gradient is not finite.
 
-        A subclass can write a step of its own with `unpack_batch`, `training_log_prob` and
-        `penalty`; the schedules of the learning rate apply to it.
+        A subclass can write a step of its own with `unpack_batch`, `training_log_prob`, `penalty`
+        and `scheduled_rate`.
         """
-        batch, checks = self._data_spec.batch(data)
-        record = FiniteRecord(checks)
-        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
-        replicas.assert_not_empty(batch.events, "FlowModel.fit")
-        step = tf.cast(private_api.batch_counter(self.optimizer).value, tf.int64)
-        variables = self.trainable_variables
-        statistics = self._statistics()
-        before = [tf.convert_to_tensor(variable) for variable in statistics]
-        with tf.GradientTape() as tape:
-            log_prob = self._training_log_prob(batch, part.first, record)
-            loss = self._loss(batch, log_prob, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        values = [variable.value for variable in variables]
-        gradients = tape.gradient(scaled_loss, values, unconnected_gradients="zero")
-        mean = objective.part_of_mean(log_prob, batch.weights, part.total)
-        record.add(f"the log density of {self.distribution.name}, after its bijectors", log_prob)
-        packing = packing_of(self.optimizer, variables)
-        are_finite = record.are_finite() / replicas.num_replicas()
-        shared = [mean, loss, are_finite, *packing.pack(gradients)]
-        mean, loss, are_finite, *packed = replicas.sum_over_replicas(shared)
-        if not self._options.global_statistics:
-            replicas.average(statistics)
-        is_applied = self._guard.check(step, record, are_finite, packing, packed, [loss])
-        if batch.weights is not None:
-            # Skip a batch whose weights are all zero.
-            is_applied &= part.total > 0
-        with self._scheduled_rate(part) as is_made:
-            is_applied &= is_made
-            apply_if(is_applied, self.optimizer, gradients, packed, packing, variables)
-        replicas.restore_unless(is_applied, statistics, before)
-        return self._updated_metrics(batch, log_prob, part.total, mean, loss)
+        return self._updated_metrics(self._step(data, self.trainable_variables, self._objective))
 
     def unpack_batch(self, data: Any) -> Batch:
         """Returns events, condition and weights of a batch of any form that `fit` takes.
@@ -662,17 +574,33 @@ class FlowModel(SavableModel):
           ValueError: if known values, shapes or dtypes do not fit the distribution. Within a graph,
             other invalid values raise an `InvalidArgumentError` when the graph runs.
         """
-        return checked_events(*self._data_spec.batch(data))
+        return checked_events(*self.data_spec.batch(data))
 
-    def training_log_prob(self, batch: Batch) -> tf.Tensor:
+    def training_log_prob(self, batch: Batch, draw: int | tf.Tensor | None = None) -> tf.Tensor:
         """Returns the log densities that a training step maximizes, [B], in nats.
 
-        These are log p(x) minus log q of the step's noise. Noise, dropped conditions, batch
-        statistics and moving statistics are those of the current step. With labels of a
+        These are log p(x) minus log q of the step's noise. Noise, dropped conditions and batch
+        statistics are those of a step, which also updates the moving statistics. With labels of a
         `ClassMixture`, returns [2, B]: log densities with and without the labels.
+
+        Args:
+          batch: the result of `unpack_batch`.
+          draw: number of the step, which determines noise and dropped conditions; by default the
+            current step. Step k of the first `fit` has the number `compile_options.first_step + k`.
         """
         part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
-        return self._training_log_prob(batch, part.first, FiniteRecord())
+        return self._step.log_prob(batch, self._step.draw() if draw is None else draw, part.first)
+
+    def scheduled_rate(self, batch: Batch) -> contextlib.AbstractContextManager[tf.Tensor]:
+        """Returns a context in which the optimizer has the learning rate of the current step.
+
+        Apply the gradients of a `train_step` of your own within the context: `with
+        self.scheduled_rate(batch): self.optimizer.apply(...)`. Without the context, all steps of an
+        execution have the rate of the first step, and the rate does not depend on the number of
+        rows in the batch.
+        """
+        number = replicas.part_of_batch(tf.shape(batch.events)[0]).number
+        return self._step.scheduled_rate(number, tf.constant(True))
 
     def compute_loss(
         self,
@@ -702,62 +630,18 @@ class FlowModel(SavableModel):
           sample_weight: weights [B], or `None`.
           training: `False` in `evaluate`.
         """
-        total = replicas.part_of_batch(tf.shape(x)[0], sample_weight).total
-        mean = objective.training_mean(self.distribution, y_pred, y, sample_weight, total)
-        return self.penalty() - replicas.num_replicas() * mean
+        loss = self._step.loss(Batch(x, y, sample_weight), y_pred, self.losses)
+        return replicas.num_replicas() * loss
 
-    def _loss(self, batch: Batch, log_prob: tf.Tensor, training: bool) -> tf.Tensor:
+    def _objective(self, batch: Batch, log_prob: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Returns this replica's term of the objective: the terms of all replicas add up."""
         arguments = {"y_pred": log_prob, "sample_weight": batch.weights, "training": training}
         loss = self.compute_loss(batch.events, batch.condition, **arguments)
         return loss / replicas.num_replicas()
 
-    def _training_log_prob(
-        self, batch: Batch, first: tf.Tensor | int, record: FiniteRecord
-    ) -> tf.Tensor:
-        """Returns `training_log_prob`, with the results of all bijectors in `record`.
-
-        `first` is the number of events on preceding replicas.
-        """
-        step = private_api.batch_counter(self.optimizer).value
-        step = self._options.first_step + tf.cast(step, tf.int32)
-        seed = tf.stack([self.seed, step])
-        noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
-        drop = functools.partial(objective.drop_conditions, seed=seed, first=first)
-        is_global, noise = self._options.global_statistics, self._data_spec.noise
-        with surround_with(statistics=replicas.Statistics(is_global, batch.weights)):
-            values, log_noise = noise.add_noise(batch.events, noise_fn, training=True)
-            record.add("the data", values)
-            spec = self._data_spec.condition_spec
-            if batch.condition is not None and (spec is None or not spec.may_be_missing):
-                record.add("the condition", batch.condition)
-            with surround_with(training=True, observer=record.add_bijector):
-                options = values, batch.condition, drop
-                log_prob = objective.training_log_prob(self.distribution, *options)
-        return log_prob - log_noise
-
     def penalty(self) -> tf.Tensor:
         """Returns the sum of the L2 penalty of `compile` and the losses of layers, a scalar."""
-        dtype = self.distribution.dtype
-        # Stack scales of equal shape, so that one operation and its gradient serve all of them.
-        groups: dict[Any, list[tf.Tensor]] = {}
-        for scale in self._scales():
-            groups.setdefault((scale.dtype, tuple(scale.shape)), []).append(scale.value)
-        halves = [tf.cast(tf.nn.l2_loss(tf.stack(g)), dtype) for g in groups.values()]
-        losses = [tf.reduce_sum(tf.cast(loss, dtype)) for loss in self.losses]
-        if halves:
-            losses.append(2 * self._options.scale_l2 * tf.add_n(halves))
-        return tf.add_n(losses) if losses else tf.zeros([], dtype)
-
-    def _scheduled_rate(self, part: replicas.BatchPart) -> Any:
-        """Returns a context that sets the optimizer's learning rate for the current step."""
-        if self.rate_factors is None:
-            return contextlib.nullcontext(True)
-        num_rows = part.number if self._data_spec.event_ndims == 1 else None
-        return self.rate_factors.multiply(self.optimizer, num_rows)
-
-    def _statistics(self) -> list[tf.Variable]:
-        return [v for part in self._bijectors() for v in part.variables_set_in_training]
+        return self._step.penalty(self.losses)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -768,13 +652,11 @@ class FlowModel(SavableModel):
         """
         return self.get_metrics_result()
 
-    def _updated_metrics(
-        self, batch: Batch, log_prob: tf.Tensor, total: tf.Tensor, mean: tf.Tensor, loss: Any
-    ) -> dict[str, tf.Tensor]:
-        """Updates and returns the metrics, from the mean log density and from the objective."""
-        loss = loss if self._has_own_loss else -mean
-        self._loss_tracker.update_state(loss, total)
-        if self._data_spec.event_ndims == 3:
+    def _updated_metrics(self, result: StepResult) -> dict[str, tf.Tensor]:
+        """Updates and returns the metrics."""
+        batch, log_prob, total, mean, loss = result
+        self._loss_tracker.update_state(loss if self._has_own_loss else -mean, total)
+        if self.data_spec.event_ndims == 3:
             num_dims = tf.reduce_prod(tf.shape(batch.events)[1:])
             self._bits_per_dim.update_state(pixels.bits_per_dim(mean, num_dims), total)
         log_prob = log_prob[0] if log_prob.shape.rank == 2 else log_prob
@@ -796,39 +678,20 @@ class FlowModel(SavableModel):
         Raises:
           NonFiniteLossError: names the step and its first computation that was not finite.
         """
-        self._guard.raise_failure(lambda: self.trainable_variables)
+        self._step.guard.raise_failure(lambda: self.trainable_variables)
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics with a batch."""
-        batch, checks = self._data_spec.batch(data)
-        log_prob = self._evaluated(batch, checks)
-        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
-        terms = [objective.part_of_mean(log_prob, batch.weights, part.total)]
-        terms += [self._loss(batch, log_prob, training=False)] if self._has_own_loss else []
-        mean, *loss = replicas.sum_over_replicas(terms)
-        return self._updated_metrics(batch, log_prob, part.total, mean, *(loss or [None]))
+        evaluated = functools.partial(self._objective, training=False)
+        return self._updated_metrics(
+            self._evaluation(data, evaluated if self._has_own_loss else None)
+        )
 
     @tf.autograph.experimental.do_not_convert
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns log p, [B], of a batch."""
-        # Predictions do not depend on weights.
-        return self._evaluated(*self._data_spec.batch(parse(data)._replace(weights=None)))
-
-    def _evaluated(self, batch: Batch, checks: Sequence[Check]) -> tf.Tensor:
-        """Returns log densities [B] with the first noise sample of each event.
-
-        If a check fails, the graph raises an `InvalidArgumentError`. XLA leaves out assertions, so
-        the results are NaN there.
-        """
-        events, condition, _ = checked_events(batch, checks)
-        distribution = self.distribution if self._approximate is None else self._approximate
-        options = distribution, self._data_spec.noise, None, False
-        log_prob = scorer.score(*options, events, self.seed, condition=condition)
-        if not checks:
-            return log_prob
-        is_valid = tf.reduce_all([check.is_valid for check in checks])
-        return tf.where(is_valid, log_prob, tf.constant(math.nan, log_prob.dtype))
+        return self._evaluation.predict(data)
 
     def call(self, images: Any, training: bool | None = None) -> tf.Tensor:
         """Returns log p, [B], in nats, for continuous pixel values [B, H, W, C].
@@ -842,7 +705,7 @@ class FlowModel(SavableModel):
           ValueError: if images are gray levels without noise: integers or, in eager mode, only
             whole numbers.
         """
-        batch, checks = self._data_spec.batch(images, ignores_labels=False, have_noise=True)
+        batch, checks = self.data_spec.batch(images, ignores_labels=False, have_noise=True)
         images, condition, _ = checked_events(batch, checks)
         images = tf.cast(images, self.distribution.dtype)
         with call_options(training=training, conditional_input=condition):
@@ -855,17 +718,18 @@ class FlowModel(SavableModel):
         Initializes nothing if the batch fails a check of the data, or its log density is not
         finite: the first step then raises an error that names the cause.
         """
-        norms = [part for part in self._bijectors() if isinstance(part, ActNorm)]
+        norms = self._parts.act_norms
         to_set = {id(v) for norm in norms for v in norm.variables_set_in_training}
         if not to_set:
             return []
-        statistics = self._statistics()
+        statistics = self._parts.statistics
         before = [tf.convert_to_tensor(variable) for variable in statistics]
         is_valid = False
         try:
             record = FiniteRecord()
-            batch, _ = self._data_spec.batch(data)
-            record.add("the log density", self._training_log_prob(batch, 0, record))
+            batch, _ = self.data_spec.batch(data)
+            log_prob = self._step.log_prob(batch, self._step.draw(), record=record)
+            record.add("the log density", log_prob)
             is_valid = bool(tf.reduce_all(record.are_finite() > 0))
             is_valid &= batch.weights is None or bool(tf.reduce_any(batch.weights > 0))
         finally:
@@ -896,9 +760,9 @@ class FlowModel(SavableModel):
     def _begin_training(self, data: Any, stacklevel: int, warns: bool) -> None:
         """Checks the first batch, warns of its values, and initializes normalizations."""
         batch = parse(data)
-        self._data_spec.check_values(batch, is_whole=False)
+        self.data_spec.check_values(batch, is_whole=False)
         if warns:
-            self._data_spec.warn_of_values(batch, stacklevel + 1)
+            self.data_spec.warn_of_values(batch, stacklevel + 1)
             rows = np.asarray(batch.events)
             if rows.ndim == 2:
                 arguments = rows, self.distribution.dtype, "FlowModel.fit", stacklevel + 1
@@ -922,16 +786,3 @@ def _warn_of_scales(norms: Sequence[ActNorm], stacklevel: int) -> None:
                 stacklevel=stacklevel + 1,
             )
             return
-
-
-def _with_scheduled_rate(train_step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Applies the schedule of the learning rate within a `train_step`."""
-
-    @functools.wraps(train_step)
-    def call(self: FlowModel, data: Any) -> Any:
-        batch = self.unpack_batch(data)
-        part = replicas.part_of_batch(tf.shape(batch.events)[0], batch.weights)
-        with self._scheduled_rate(part):
-            return train_step(self, data)
-
-    return call

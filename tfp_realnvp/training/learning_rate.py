@@ -1,11 +1,10 @@
 """Learning rate schedules that apply to each step, even within an execution of several steps."""
 
 import contextlib
-import contextvars
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,86 +14,130 @@ from tfp_realnvp.internal import private_api, replicas, validation
 
 # The default warm-up: its number of steps, and the largest share of a budget that it takes.
 _WARMUP_STEPS, _WARMUP_SHARE = 100, 0.3
-# `RateFactors` clips the number of rows in a batch to this range.
+# `StepRates` clips the number of rows in a batch to this range.
 _LEAST_ROWS, _MOST_ROWS = 32, 512
 
 
-# An optimizer's learning rate variable, and its value while a step runs eagerly or is traced.
-_of_step = contextvars.ContextVar[Any]("rate_of_step", default=(None, None))
+class StepRates:
+    """The learning rates of the steps of the next execution.
 
-
-class _Rate(keras.Variable):
-    """A learning rate that reads as the rate of the step within `RateFactors.multiply`."""
-
-    @property
-    def value(self) -> Any:
-        variable, rate = _of_step.get()
-        return rate if variable is self else super().value
-
-
-class RateFactors:
-    """Multiplies the learning rate by a factor within a step.
-
-    The optimizer's variable never changes: callbacks that read or save it, also after a failed
-    step, get the user's value without the factor. Keras calls callbacks once per execution, so
-    callbacks set the factors of all steps of an execution in advance.
+    Keras calls callbacks once per execution, so a schedule plans the rates of all steps of an
+    execution in advance. `FlowModel.train_step` then sets the optimizer's learning rate in the
+    graph, applies the gradients, and sets it back.
     """
 
     def __init__(self, num_steps: int) -> None:
-        """Constructs factors of 1, for executions of `num_steps` steps."""
+        """Constructs an empty plan for executions of `num_steps` steps."""
         options = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
         self._first = tf.Variable(0, dtype=tf.int64, **options)
-        # One row per step of an execution: the factor and the power.
-        self._table = tf.Variable(tf.tile([[1.0, 0.0]], [num_steps, 1]), **options)
+        # One row per step of an execution: the rate, -1 without a plan, and the power.
+        self._table = tf.Variable(tf.tile([[-1.0, 0.0]], [num_steps, 1]), **options)
         self.num_steps = num_steps
 
-    def assign(
-        self, model: keras.Model, factor: Callable[[int], float], power: float = 0.0
-    ) -> None:
-        """Sets the factors of the next execution of the model's train function.
+    def plan(self, first_step: int, rates: Sequence[float], power: float = 0.0) -> None:
+        """Plans the rates of the next execution; NaN skips a step.
 
-        `factor` maps the index of a step in the execution to its factor; NaN skips the step. The
-        factors are multiplied by `(rows / 32) ** power`, with rows clipped to [32, 512].
+        The rates are multiplied by `(rows / 32) ** power`, with rows clipped to [32, 512].
         """
         if self.num_steps > 1:
-            self._first.assign(step_of(model))
-        self._table.assign([[factor(i), power] for i in range(self.num_steps)])
+            self._first.assign(first_step)
+        self._table.assign([[rate, power] for rate in rates])
+
+    def clear(self) -> None:
+        """Removes the plan: steps have the optimizer's learning rate."""
+        self._table.assign([[-1.0, 0.0]] * self.num_steps)
 
     @contextlib.contextmanager
-    def multiply(
-        self, optimizer: keras.optimizers.Optimizer, num_rows: tf.Tensor | None = None
+    def of_step(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        is_made: tf.Tensor,
+        num_rows: tf.Tensor | None = None,
     ) -> Iterator[tf.Tensor]:
-        """Multiplies the learning rate within the context; yields whether to make the step.
+        """Sets the optimizer's learning rate within the context; yields whether to make the step.
 
-        If the step is not to be made, the rate is 0. Does not change a `LearningRateSchedule`.
-        `num_rows` is the number of rows in the batch; `None` leaves out the factor
-        `(rows / 32) ** power`.
+        The rate is 0 unless the plan and `is_made` say that the step is to be made. Does not change
+        a `LearningRateSchedule`. `num_rows` is the number of rows in the batch; `None` leaves out
+        the factor `(rows / 32) ** power`.
         """
         variable = optimizer.learning_rate
         if not isinstance(variable, keras.Variable):
-            yield tf.constant(True)
+            yield is_made
             return
         index: Any = 0
         if self.num_steps > 1:
             step = tf.cast(private_api.batch_counter(optimizer).value, tf.int64)
             index = tf.clip_by_value(step - self._first, 0, self.num_steps - 1)
-        factor, power = tf.unstack(tf.gather(self._table, index))
-        is_made = tf.math.is_finite(factor)
+        rate, power = tf.unstack(tf.gather(self._table, index))
+        is_made &= tf.logical_not(tf.math.is_nan(rate))
         if num_rows is not None:
             rows = tf.clip_by_value(tf.cast(num_rows, tf.float32), _LEAST_ROWS, _MOST_ROWS)
-            factor *= tf.pow(rows / _LEAST_ROWS, power)
-        # Keras has no hook for the rate of a step, so a subclass overrides the property.
-        variable.__class__ = _Rate
-        token = _of_step.set((None, None))
-        rate, factor = tf.convert_to_tensor(variable), tf.where(is_made, factor, 0.0)
-        _of_step.set((variable, rate * tf.cast(factor, rate.dtype)))
+            rate *= tf.pow(rows / _LEAST_ROWS, power)
+        before = tf.convert_to_tensor(variable)
+        rate = tf.cast(tf.where(rate < 0, tf.cast(before, rate.dtype), rate), before.dtype)
+        # `is_made` also delays the assignment until the assertions of the step have passed.
+        replicas.assign(variable, tf.where(is_made, rate, tf.zeros_like(rate)))
         try:
             yield is_made
         finally:
-            _of_step.reset(token)
+            replicas.assign(variable, before)
 
 
-class CosineAnnealing(keras.callbacks.Callback):
+class _Schedule(keras.callbacks.Callback):
+    """Multiplies the optimizer's learning rate by a factor in each step.
+
+    In a model whose steps do not use `StepRates`, all steps of an execution have the rate of the
+    first one. The optimizer then has this rate from `on_train_batch_begin` to `on_train_batch_end`.
+    """
+
+    def __init__(self, power: float = 0.0) -> None:
+        super().__init__()
+        self._power = power
+        # Sets the learning rate back.
+        self._after_step = contextlib.ExitStack()
+
+    def factor(self, batch: int) -> Callable[[int], float]:
+        """Returns the function from the index of a step in the next execution to its factor.
+
+        The factor NaN skips the step.
+        """
+        raise NotImplementedError
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rate back if Keras called no callback after an error in the last `fit`."""
+        self._after_step.close()
+        # If `fit` raises an error, only a `FlowModel` calls `on_train_end`.
+        getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rate back."""
+        self._after_step.close()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rates of the next execution."""
+        self._after_step.close()
+        variable, factor = self.model.optimizer.learning_rate, self.factor(batch)
+        if not isinstance(variable, keras.Variable):
+            return
+        peak = float(variable.numpy())
+        rates: StepRates | None = getattr(self.model, "step_rates", None)
+        if rates is not None:
+            planned = [peak * factor(i) for i in range(rates.num_steps)]
+            rates.plan(step_of(self.model), planned, self._power)
+        if rates is None or self.model.has_own_train_step:
+            self._after_step.callback(variable.assign, peak)
+            variable.assign(peak * factor(0))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rate back."""
+        self._after_step.close()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the rate back if the data ended before a batch: then no `on_train_batch_end` ran."""
+        self._after_step.close()
+
+
+class CosineAnnealing(_Schedule):
     r"""Anneals the learning rate to zero over the epochs of `FlowModel.fit`.
 
     ```
@@ -118,12 +161,12 @@ class CosineAnnealing(keras.callbacks.Callback):
         `made` is the number of batches of the first epoch that an interrupted run has made, and the
         number of all batches in its epochs.
         """
-        super().__init__()
-        self._power, self._made, self._first_batch = power, made, 0
-        self._epoch = 0
+        super().__init__(power)
+        self._made, self._first_batch, self._epoch = made, 0, 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Continues an interrupted epoch, unless `fit` only makes the rest of this epoch."""
+        super().on_train_begin(logs)
         first, steps = self._made
         self._first_batch = first if self.params["steps"] == steps else 0
 
@@ -131,18 +174,19 @@ class CosineAnnealing(keras.callbacks.Callback):
         """Stores the number of the epoch."""
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the rate factors of the next execution."""
+    def factor(self, batch: int) -> Callable[[int], float]:
+        """Returns the factors of the half-cosine."""
 
-        def factor(index: int) -> float:
+        def of_step(index: int) -> float:
             fraction = self._fraction(batch + index)
             is_over = index > 0 and self._first_batch and fraction >= 1
             return math.nan if is_over else _half_cosine(max(0.0, 1 - fraction))
 
-        self.model.rate_factors.assign(self.model, factor, self._power)
+        return of_step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops a resumed run after the steps of an uninterrupted one."""
+        super().on_train_batch_end(batch, logs)
         self.model.stop_training |= self._first_batch > 0 and self._fraction(batch + 1) >= 1
 
     def _fraction(self, batch: int) -> float:
@@ -151,7 +195,7 @@ class CosineAnnealing(keras.callbacks.Callback):
         return (self._epoch + share) / self.params["epochs"]
 
 
-class LearningRateBudget(keras.callbacks.Callback):
+class LearningRateBudget(_Schedule):
     r"""Warms the learning rate up, holds it, and anneals it to zero at the end of a budget.
 
     Let `f` be the used fraction of the budget, in steps or in seconds of wall time. Then
@@ -164,7 +208,8 @@ class LearningRateBudget(keras.callbacks.Callback):
     workers use the chief's clock.
 
     The callback changes the rate only during a step. Between steps, in saved models and after
-    `fit`, `optimizer.learning_rate` has its original value.
+    `fit`, `optimizer.learning_rate` has its original value. A model with a `train_step` of its own,
+    or another Keras model, has the rate of the step from `on_train_batch_begin` on.
 
     A budget counts the steps or seconds of all calls of `fit` with the same callback. If
     `keras.callbacks.BackupAndRestore` or `TrainingCheckpoint(budget=...)` resumes a run, the budget
@@ -173,8 +218,9 @@ class LearningRateBudget(keras.callbacks.Callback):
     With `warmup`, a fraction of the budget, the first factor is `min(1, f / warmup)`. With
     `cosine`, `(1 - cos(π r)) / 2` replaces the last factor r.
 
-    By default the warm-up takes 100 steps, but at most a share `min(0.3, hold)` of the budget. With
-    a budget of seconds, this share begins after the first step, which is mostly tracing.
+    By default the warm-up takes 100 steps, but at most a share `max(0.05, min(0.3, hold))` of the
+    budget. With a budget of seconds, this share begins after the first step, which is mostly
+    tracing.
 
     With `compile(steps_per_execution=...)`, a `FlowModel` applies a budget of steps exactly, even
     within one execution; a budget of seconds reads the clock once per execution. After each epoch
@@ -252,8 +298,6 @@ class LearningRateBudget(keras.callbacks.Callback):
         self._first_step = 0
         # The optimizer's learning rate at the start of `fit`, and the factor of the last execution.
         self._initial_rate = self._factor = 1.0
-        # Restores the learning rate after each step of a model that is not a `FlowModel`.
-        self._after_step = contextlib.ExitStack()
         # Elapsed steps, time and fraction at the end of `fit`'s first step, which is mostly
         # tracing.
         self._after_first_step: tuple[int, float, float] | None = None
@@ -315,7 +359,7 @@ class LearningRateBudget(keras.callbacks.Callback):
                 "train; to continue, pass a new LearningRateBudget.",
                 stacklevel=2,
             )
-        self._after_step.close()
+        super().on_train_begin(logs)
         optimizer = self.model.optimizer
         rate = optimizer.learning_rate
         is_variable = isinstance(rate, keras.Variable)
@@ -323,35 +367,26 @@ class LearningRateBudget(keras.callbacks.Callback):
         expected = "LearningRateBudget: expected an optimizer with a positive learning rate"
         self._initial_rate = validation.positive(rate, f"{expected}, and no schedule")
         self._start, self._after_first_step = time.monotonic(), None
-        # If `fit` raises an error, only a `FlowModel` calls `on_train_end`.
-        getattr(self.model, "call_after_fit", lambda function: None)(self.on_train_end)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock."""
+        super().on_train_end(logs)
         self.used_seconds, self.used_steps = self.elapsed_seconds, self.elapsed_steps
         self._start = None
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the rate factors of the next execution."""
+    def factor(self, batch: int) -> Callable[[int], float]:
+        """Returns the factors of the budget."""
         first, fraction = self.elapsed_steps, self._common_fraction()
 
-        def factor(index: int) -> float:
+        def of_step(index: int) -> float:
             step = first + index
             if self.steps is None:
                 return self._rate(step, fraction) / self._initial_rate
             is_over = index > 0 and step >= self.steps
             return math.nan if is_over else self._rate(step, step / self.steps) / self._initial_rate
 
-        self._factor = factor(0)
-        rate_factors: RateFactors | None = getattr(self.model, "rate_factors", None)
-        if rate_factors is not None:
-            rate_factors.assign(self.model, factor)
-        else:
-            self._after_step.close()
-            variable = self.model.optimizer.learning_rate
-            rate = float(variable.numpy())
-            self._after_step.callback(variable.assign, rate)
-            variable.assign(rate * self._factor)
+        self._factor = of_step(0)
+        return of_step
 
     def _rate(self, step: int, fraction: float) -> float:
         if self.warmup:
@@ -372,7 +407,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Stops training when the budget is exhausted."""
-        self._after_step.close()
+        super().on_train_batch_end(batch, logs)
         fraction = self._common_fraction()
         if self._after_first_step is None:
             self._after_first_step = self.elapsed_steps, time.monotonic(), fraction
@@ -380,9 +415,7 @@ class LearningRateBudget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds rate and time to the logs; stops if the budget ran out during the validation."""
-        # If the data end before a batch, Keras calls `on_train_batch_begin` but no
-        # `on_train_batch_end`.
-        self._after_step.close()
+        super().on_epoch_end(epoch, logs)
         if logs is not None:
             rate = float(self.model.optimizer.learning_rate.numpy())
             logs["learning_rate"] = rate * self._factor

@@ -1,19 +1,15 @@
-"""Exposes the variables of a distribution to Keras, and inspects its bijectors."""
+"""Exposes the variables of a distribution to Keras, by names."""
 
 import collections
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_realnvp.bijectors import Affine, BatchNormalization, Coupling, FlowBijector, SigmoidAffine
-from tfp_realnvp.bijectors.coupling import NetworkCoupling
-from tfp_realnvp.bijectors.flow_chain import outermost_parts
-from tfp_realnvp.internal import layer_variables, private_api
-from tfp_realnvp.networks import ConvResNet, DenseResNet, ShallowConv, VisionTransformer
+from tfp_realnvp.internal import layer_variables
 
 tfd = tfp.distributions
 
@@ -120,43 +116,3 @@ def _numbered(name: str, counts: dict[str, int]) -> str:
     """Appends a number to a name from its second occurrence on."""
     number = counts[name] = counts.get(name, -1) + 1
     return f"{name}_{number}" if number else name
-
-
-def normalizations_in_forward(module: Any, is_forward: bool = False) -> Iterator[Any]:
-    """Yields the batch normalizations through which data pass by `forward`, as in a `tfb.Invert`.
-
-    `is_forward` says whether data pass through the module itself by `forward`.
-    """
-    for part in outermost_parts(module, (private_api.Invert, BatchNormalization)):
-        if isinstance(part, private_api.Invert):
-            yield from normalizations_in_forward(part.bijector, not is_forward)
-        elif is_forward:
-            yield part
-
-
-def find_scales(
-    networks: Sequence[keras.layers.Layer], bijectors: Sequence[FlowBijector]
-) -> list[keras.Variable]:
-    """Returns the scales in the L2 penalty: the scales of weight normalization and of tanh.
-
-    A layer lists its weight-normalization scales in the attribute `weight_norm_scales`.
-    """
-    layers = [layer for network in networks for layer in private_api.flatten_layers(network)]
-    of_layers = [v for layer in layers for v in getattr(layer, "weight_norm_scales", ())]
-    transformers = [part.transformer for part in bijectors if isinstance(part, Coupling)]
-    return of_layers + [affine.scale for affine in transformers if isinstance(affine, Affine)]
-
-
-def gains_from_rewrites(bijectors: Sequence[FlowBijector]) -> bool:
-    """Returns whether to keep TensorFlow's graph rewrites, which can speed up steps on a CPU.
-
-    Rewrites do not speed up affine couplings with networks of this package, but they speed up
-    attention and mixtures (see `benchmarks/README.md`). Unmeasured networks keep the rewrites.
-    """
-    couplings = [part for part in bijectors if isinstance(part, NetworkCoupling)]
-    return not couplings or not all(
-        type(coupling.network) in (ConvResNet, DenseResNet, ShallowConv, VisionTransformer)
-        and getattr(coupling.network, "attention", None) is None
-        and isinstance(coupling.transformer, (Affine, SigmoidAffine))
-        for coupling in couplings
-    )

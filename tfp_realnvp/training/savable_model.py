@@ -12,6 +12,7 @@ import keras
 import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
+from tfp_realnvp.distributions.data_spec import DataSpec
 from tfp_realnvp.internal import atomic_files, private_api, validation
 from tfp_realnvp.saving import onnx, presets, saved_model, versions, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
@@ -20,13 +21,50 @@ Model = TypeVar("Model", bound="SavableModel")
 
 
 class SavableModel(keras.Model):
-    """A Keras model of a distribution that is saved completely or not at all."""
+    """A Keras model of a distribution that is saved completely or not at all.
+
+    A subclass sets `layers_of_bijectors`, the layers whose weights and `trainable` are saved; and
+    defines `compile_options`, a dataclass with the arguments of `compile`, and `build_optimizer`.
+    """
+
+    layers_of_bijectors: list[keras.layers.Layer]
 
     # In `FlowModel`, this method would hide the arguments of `__init__` from `inspect.signature`.
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Raises `TypeError` for unknown keyword arguments."""
         validation.known_keywords(cls, kwargs)
         return super().__new__(cls, *args, **kwargs)
+
+    def __init__(self, data_spec: DataSpec, name: str | None = None) -> None:
+        """Constructs the model of a distribution and its data."""
+        # Keras casts the inputs of `call` to the dtype of the model.
+        super().__init__(name=name, dtype=data_spec.distribution.dtype.name)
+        self._data_spec = data_spec
+
+    @property
+    def data_spec(self) -> DataSpec:
+        """What data the model takes: events, conditions and noise; immutable."""
+        return self._data_spec
+
+    @property
+    def distribution(self) -> tfp.distributions.Distribution:
+        """The distribution that the model trains."""
+        return self._data_spec.distribution
+
+    @property
+    def dequantize(self) -> bool:
+        """Whether values are integers that get noise."""
+        return self._data_spec.dequantize
+
+    @property
+    def dequantizer(self) -> VariationalDequantization | None:
+        """The distribution of the noise; `None` for uniform noise."""
+        return self._data_spec.dequantizer
+
+    @property
+    def seed(self) -> int:
+        """The seed of the noise."""
+        return self._data_spec.seed
 
     def get_config(self) -> dict[str, Any]:
         """Returns the argument of `from_config`; `TypeError` if a part cannot be serialized."""
