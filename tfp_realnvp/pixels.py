@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfp_realnvp.internal import validation
-
-# Makes evaluation noise differ from training noise with the same seed.
-_EVALUATION_STREAM = 0x5EED
+from tfp_realnvp.internal import streams, validation
 
 
 def dequantize(
@@ -206,7 +203,7 @@ def event_noise(levels: tf.Tensor, seed: Any, draw: Any = 0) -> tf.Tensor:
     # GPUs cannot sum uint64. Sums of int64 and uint64 have the same bits.
     hashes = tf.bitcast(_mix64(values + steps), tf.int64)
     state = tf.bitcast(tf.reduce_sum(hashes, axis=1, keepdims=True), tf.uint64)
-    for number in (seed ^ _EVALUATION_STREAM, draw):
+    for number in (seed ^ streams.EVALUATION_NOISE, draw):
         state = _mix64(state + step + tf.cast(tf.cast(number, tf.int64), tf.uint64))
     bits = _mix64(state + steps)
     precision = 24 if levels.dtype == tf.float32 else 53

@@ -10,12 +10,9 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.condition_spec import ConditionSpec
 from tfp_realnvp.distributions import conditional_bases, routing
-from tfp_realnvp.internal import private_api, replicas
+from tfp_realnvp.internal import private_api, replicas, streams
 
 _LABEL_WEIGHT = 0.1  # weight of the mean log p(y | x) of the labeled events in a batch
-
-# Makes the random numbers of `drop_conditions` differ from the noise of the same step.
-_DROPOUT_STREAM = 0xD809
 
 # A function of the declared condition and of conditions [B, ...], which leaves some of them out.
 Drop = Callable[[ConditionSpec, tf.Tensor], tf.Tensor]
@@ -60,7 +57,7 @@ def drop_conditions(
     """
     if not spec.dropout:
         return condition
-    seed = tf.stack([seed[0] ^ _DROPOUT_STREAM, seed[1]])
+    seed = tf.stack([seed[0] ^ streams.DROPPED_CONDITIONS, seed[1]])
     noise = pixels.batch_noise(tf.zeros(tf.shape(condition)[:1]), seed, first=first)
     return spec.without(condition, noise < spec.dropout)
 

@@ -373,7 +373,8 @@ class FlowModel(SavableModel):
             # See `TrainingStep.scheduled_rate`.
             power = 0.5 if self.data_spec.event_ndims == 1 else 0.0
             made = max([getattr(c, "made_batches", (0, 0)) for c in callbacks], default=(0, 0))
-            arguments["callbacks"] = [*callbacks, CosineAnnealing(power, made)]
+            # The first callback, so that the others find the optimizer's own rate after a step.
+            arguments["callbacks"] = [CosineAnnealing(power, made), *callbacks]
         warns = not isinstance(arguments["x"], ArrayBatches)
         self._on_first_batch = functools.partial(self._begin_training, warns=warns)
         try:

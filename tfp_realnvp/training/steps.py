@@ -16,7 +16,7 @@ from tfp_realnvp import pixels
 from tfp_realnvp.bijectors.flow_bijector import surround_with
 from tfp_realnvp.distributions import objective, scorer
 from tfp_realnvp.distributions.data_spec import Batch, Check, DataSpec, parse
-from tfp_realnvp.internal import private_api, replicas, validation
+from tfp_realnvp.internal import private_api, replicas, streams, validation
 from tfp_realnvp.training.diagnosis import FiniteGuard, FiniteRecord
 from tfp_realnvp.training.input_data import checked_events
 from tfp_realnvp.training.learning_rate import StepRates
@@ -152,7 +152,7 @@ class TrainingStep:
         """
         record = FiniteRecord() if record is None else record
         spec = self.data_spec
-        seed = tf.stack([spec.seed, draw])
+        seed = tf.stack([spec.seed ^ streams.TRAINING_NOISE, draw])
         noise_fn = functools.partial(pixels.batch_noise, seed=seed, first=first)
         drop = functools.partial(objective.drop_conditions, seed=seed, first=first)
         statistics = replicas.Statistics(self.options.global_statistics, batch.weights)
