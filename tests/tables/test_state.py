@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import tfp_realnvp as tfr
-from tfp_realnvp.tables import simple_densities
+from tfp_realnvp.tables import simple_densities, table_flow
 from tfp_realnvp.tables import stack as table_stack
 from tfp_realnvp.tables.table import Rows
 
@@ -58,6 +58,41 @@ def test_another_fit_and_another_process_change_no_answer(tmp_path):
     exit_code, output = forked.run(code, tmp_path)
     assert exit_code == 0, output
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), before, atol=1e-5)
+
+
+def test_a_pickle_does_not_depend_on_the_defaults_of_a_later_version(monkeypatch):
+    rows = _curve(300)
+    density = tfr.FlowDensity(random_state=0, learning_rate=0.02, **_OPTIONS).fit(rows)
+    assert density.flow_gain_[0] > 0.1
+    expected, state = density.score_samples(rows), pickle.dumps(density)
+
+    class Later(tfr.RealNVPVector):
+        def __init__(self, *args, activation="relu", mixing="permutation", **kwargs):
+            super().__init__(*args, activation=activation, mixing=mixing, **kwargs)
+
+    monkeypatch.setattr(table_flow, "RealNVPVector", Later)
+    table_flow._functions.cache_clear()
+    try:
+        loaded = pickle.loads(state)
+        np.testing.assert_allclose(loaded.score_samples(rows), expected, atol=1e-5)
+    finally:
+        table_flow._functions.cache_clear()
+
+
+def test_a_pickle_of_another_version_warns(monkeypatch):
+    density = tfr.FlowDensity(num_flows=0, random_state=0).fit(_curve(50))
+    state = density.__getstate__()
+    assert state["_versions"]["tfp_realnvp_version"] == tfr.__version__
+    for writer, name in (
+        ({"tfp_realnvp_version": "0.1.7"}, "0.1.7"),
+        ({}, "of an earlier version"),
+    ):
+        new = tfr.FlowDensity.__new__(tfr.FlowDensity)
+        with pytest.warns(UserWarning, match=f"by tfp_realnvp {name}, and this is .* or fit again"):
+            new.__setstate__({**state, "_versions": writer})
+        np.testing.assert_array_equal(
+            new.sample(3, random_state=0), density.sample(3, random_state=0)
+        )
 
 
 @pytest.mark.parametrize("options", [{"num_flows": 0}, {"max_steps": 0}])

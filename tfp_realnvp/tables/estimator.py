@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from tfp_realnvp.internal import validation
 from tfp_realnvp.internal.progress import Progress
+from tfp_realnvp.saving import versions
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
@@ -41,6 +42,24 @@ class EstimatorWithGaps(BaseEstimator):
 
 class TableEstimator(Options, EstimatorWithGaps):
     """Base of `FlowDensity` and `FlowRegressor`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state for `pickle`, with the versions that wrote it."""
+        return {**super().__getstate__(), "_versions": versions.current()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the state; warns if another version wrote it."""
+        state = dict(state)
+        writer, reader = state.pop("_versions", {}), versions.current()
+        if writer != reader:
+            name = "tfp_realnvp_version"
+            warnings.warn(
+                f"{self._name}: the pickle was written by tfp_realnvp "
+                f"{writer.get(name, 'of an earlier version')}, and this is {reader[name]}. Results "
+                "can differ: load the pickle with the version that wrote it, or fit again.",
+                stacklevel=2,
+            )
+        super().__setstate__(state)
 
     def _fit_or_keep(self, *arguments: Any) -> Any:
         """Calls `_fit` on a copy, then adopts the copy's attributes; an error changes nothing."""
@@ -125,6 +144,9 @@ class TableEstimator(Options, EstimatorWithGaps):
         categories; later calls pass `reset=False`.
         """
         is_fit, features = options.get("reset", True), self.categorical_features
+        for table in (X, *y):
+            if getattr(table, "ndim", 2) <= 2:
+                frames.check_integers(table, self._name)
         if is_fit:
             self._categories: dict[int, list[Any]] = {}
         is_default = features is None or (isinstance(features, str) and features == "from_dtype")

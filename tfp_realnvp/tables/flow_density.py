@@ -243,7 +243,8 @@ class FlowDensity(ClassifierMixin, TableEstimator):
             groups = [self._class_index(label) for label in np.asarray(y).ravel().tolist()]
             log_probs = joint[np.arange(len(joint)), groups]
         weights = checked_weights(sample_weight, len(log_probs), "FlowDensity")
-        return float(np.average(log_probs, weights=weights))
+        # A row of weight 0 is ignored, even if its log density is -inf.
+        return float(np.average(np.where(weights > 0, log_probs, 0.0), weights=weights))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the most probable class of each row, [N], after `fit(X, y)`."""

@@ -9,6 +9,7 @@ import pandas as pd
 from tfp_realnvp.internal import validation
 
 _MAX_CATEGORIES = 255
+_MAX_INTEGER = 2**53
 
 
 def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
@@ -51,8 +52,31 @@ def check_cells(table: Any, caller: str) -> None:
             raise ValueError(f"{caller}: expected numbers, got strings in columns {texts}. {call}.")
 
 
+def check_integers(table: Any, caller: str) -> None:
+    """Raises a `ValueError` for integers that float64 cannot represent exactly."""
+    if isinstance(table, (list, tuple)):
+        table = np.asarray(table)
+    if not isinstance(table, (pd.DataFrame, pd.Series, np.ndarray)):
+        return
+    for name, column in pd.DataFrame(table).items():
+        known = column.dropna()
+        is_integer = column.dtype.kind in "iu" and len(known)
+        if is_integer and max(int(known.max()), -int(known.min())) > _MAX_INTEGER:
+            raise ValueError(
+                f"{caller}: expected integers up to 2^53 in column {name}, which float64 can "
+                f"represent, got values from {known.min()} to {known.max()}. Subtract a number "
+                "from the column, such as its minimum, before it becomes float; leave out "
+                "identifiers."
+            )
+
+
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:
     """Returns the position of a column given by name or position; names take precedence."""
+    if names.count(name) > 1:
+        raise ValueError(
+            f"{caller}: expected {option} by a name of one column or by position, got {name!r}, "
+            f"the name of {names.count(name)} columns."
+        )
     i = names.index(name) if name in names else name
     expected = f"{caller}: expected {option} by name ({listed(names)}) or position of columns"
     validation.require(i in range(len(names)), expected, name)

@@ -1,6 +1,7 @@
 """Flows for small tables: pure functions of a vector of weights."""
 
 import functools
+import inspect
 import math
 import time
 import warnings
@@ -38,7 +39,7 @@ class TableFlow(NamedTuple):
 
     Attributes:
       start: the affine map from events to latents.
-      options: names and values of the arguments of `RealNVPVector`.
+      options: names and values of all arguments of `RealNVPVector` but the size.
       weights: the weights of the flow, [P], float32.
     """
 
@@ -116,8 +117,7 @@ def fit_table_flow(
     number of the flow in messages.
     """
     (num_conditions, size), (rows, held_out) = start.slopes.shape, split
-    names = "num_couplings", "num_blocks", "num_filters", "transformer"
-    items = tuple((name, getattr(options, name)) for name in names)
+    items = _flow_options(num_conditions, options)
     weights, functions = _functions(num_conditions, size, start.df, items)
     # Compiling a step with XLA takes as long as thousands of steps without XLA.
     is_long = rows.number > _MIN_ROWS_TO_COMPILE and options.max_steps > _MIN_STEPS_TO_COMPILE
@@ -180,6 +180,22 @@ def fit_table_flow(
             return
 
 
+def _flow_options(num_conditions: int, options: Options) -> tuple[tuple[str, Any], ...]:
+    """Returns all arguments of `RealNVPVector` but the size, those with defaults too.
+
+    The flow in a pickle therefore does not depend on the defaults of the version that loads it.
+    """
+    parameters = inspect.signature(RealNVPVector.__init__).parameters.values()
+    empty = inspect.Parameter.empty
+    values = {each.name: each.default for each in parameters if each.default is not empty}
+    names = "num_couplings", "num_blocks", "num_filters", "transformer"
+    values |= {name: getattr(options, name) for name in names}
+    # The dtype of the networks does not depend on Keras' global policy.
+    values |= {"activation": "tanh", "normalization": None, "network_dtype": "float32", "seed": 0}
+    values["conditional_event_shape"] = (num_conditions,) if num_conditions else None
+    return tuple(values.items())
+
+
 def _float32(*arrays: Any) -> list[tf.Tensor]:
     return [tf.constant(array.astype(np.float32)) for array in arrays]
 
@@ -193,10 +209,7 @@ def _functions(
     A process traces these functions once per architecture. The cached graphs stay valid: weights
     are arguments, and no variable is assigned.
     """
-    # The dtype of the networks does not depend on Keras' global policy.
-    fixed: dict[str, Any] = {"normalization": None, "network_dtype": "float32", "seed": 0}
-    fixed["conditional_event_shape"] = [num_conditions] if num_conditions else None
-    flow = RealNVPVector(size, **fixed, **dict(options))
+    flow = RealNVPVector(size, **dict(options))
     layers = [layer for part in (flow, *flow.submodules) for layer in getattr(part, "layers", ())]
     variables = [variable for layer in dict.fromkeys(layers) for variable in layer.variables]
     base = tfd.Sample(tfd.StudentT(*map(tf.constant, (float(df), 0.0, 1.0))), [size])
