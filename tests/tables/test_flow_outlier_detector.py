@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_wine
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import RobustScaler
 
 import tfp_realnvp as tfr
 
@@ -53,3 +55,29 @@ def test_errors(share):
     with pytest.raises((ValueError, TypeError), match=r"contamination in \(0, 0.5\], got"):
         detector.fit([[1.0], [2.0]])
     assert not hasattr(detector, "density_")
+
+
+@pytest.mark.parametrize("kind", ["array", "frame", "pipeline"])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_rows_with_missing_cells_are_as_usual_as_others(unit, kind):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=[1_000, 3]) @ [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.5]]
+    is_missing = rng.random(1_000) < 0.1
+    rows[is_missing, 1] = np.nan
+    far = np.float64([[9.0, np.nan, -4.0], [9.0, 9.0, -4.0], [np.nan, 0.0, 0.0]])
+    rows, far = rows * [1.0, unit, 1.0], far * [1.0, unit, 1.0]
+    density = tfr.FlowDensity(num_flows=0, noise=0.1)
+    if kind == "frame":
+        rows = pd.DataFrame(rows, columns=[*"xyz"]).assign(label=np.where(rows[:, 0] > 0, "a", "b"))
+        far = pd.DataFrame(far, columns=[*"xyz"]).assign(label=["a", None, "b"])
+    if kind == "pipeline":
+        density = make_pipeline(RobustScaler(), density)
+    detector = tfr.FlowOutlierDetector(density, contamination=0.1).fit(rows)
+    is_outlier = detector.predict(rows) == -1
+    assert is_outlier.mean() == pytest.approx(0.1, abs=0.002)
+    assert 0.02 < is_outlier[is_missing].mean() < 0.2
+    assert detector.predict(far).tolist() == [-1, -1, 1]
+    # Scores of complete rows are log densities.
+    complete = rows[~is_missing]
+    expected = detector.density_.score_samples(complete)
+    np.testing.assert_array_equal(detector.score_samples(complete), expected)

@@ -3,12 +3,17 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import OutlierMixin, clone
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tfp_realnvp.internal import validation
+from tfp_realnvp.tables import frames, missing
 from tfp_realnvp.tables.estimator import EstimatorWithGaps
 from tfp_realnvp.tables.flow_density import FlowDensity
+
+_NUM_SAMPLES = 256
 
 
 class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
@@ -21,6 +26,15 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     By default, noise of 0.1 standard deviations of each column smooths the density. Without noise,
     the density could peak at a value that many rows share, and rows beside the peak would count as
     outliers. For skewed columns, try ranks or logarithms: they change which rows are improbable.
+
+    A row with missing cells has a density of fewer columns, whose level depends on their units.
+    `score_samples` therefore compares the log density of the known cells, log p(x_S), with the same
+    columns S of 256 samples of the density. The score is the log density of a complete row that
+    lies as many standard deviations from the mean:
+
+    ```
+    score(x) = mean(log p) + std(log p) * (log p(x_S) - mean(log p_S)) / std(log p_S)
+    ```
 
     #### Example
 
@@ -60,16 +74,20 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
         validation.real(self.contamination, lambda share: 0 < share <= 0.5, expected)
         density = FlowDensity(noise=0.1) if self.density is None else clone(self.density)
         density.fit(X)
-        offset = np.percentile(density.score_samples(X), 100 * self.contamination)
+        offset = np.percentile(_comparable_scores(density, X), 100 * self.contamination)
         # Set all attributes last, so that an error leaves the estimator unchanged.
         self.density_, self.offset_ = density, offset
         validate_data(self, X, skip_check_array=True)
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Returns the log density of each row in nats, [N], which is low for outliers."""
+        """Returns the log density of each row in nats, [N], which is low for outliers.
+
+        For rows with missing cells, see the docstring of the class. Rows without a known cell have
+        the mean score of the density's samples.
+        """
         check_is_fitted(self)
-        return self.density_.score_samples(X)
+        return _comparable_scores(self.density_, X)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns `score_samples(X) - offset_`, [N]; negative for outliers."""
@@ -78,3 +96,27 @@ class FlowOutlierDetector(OutlierMixin, EstimatorWithGaps):
     def predict(self, X: Any) -> np.ndarray:
         """Returns -1 for outliers and 1 for other rows, [N]."""
         return np.where(self.decision_function(X) < 0, -1, 1)
+
+
+def _comparable_scores(density: Any, X: Any) -> np.ndarray:
+    """Returns log densities of rows, [N]; with missing cells on the scale of complete rows."""
+    scores = density.score_samples(X)
+    if isinstance(density, Pipeline):
+        X, density = density[:-1].transform(X), density[-1]
+    is_missing = pd.isna(frames.as_frame(X)).to_numpy()
+    if not is_missing.any():
+        return scores
+    samples = density.sample(_NUM_SAMPLES, random_state=0)
+    of_samples = density.score_samples(samples)
+    mean, stddev = of_samples.mean(), of_samples.std()
+    for is_unknown, rows in missing.patterns(np.where(is_missing, np.nan, 0.0)):
+        if is_unknown.all():
+            scores[rows] = mean
+        elif is_unknown.any():
+            part = pd.DataFrame(samples).copy()
+            for i in np.flatnonzero(is_unknown):
+                part.isetitem(i, np.nan)
+            part = part if isinstance(samples, pd.DataFrame) else part.to_numpy()
+            of_part = density.score_samples(part)
+            scores[rows] = mean + stddev * (scores[rows] - of_part.mean()) / of_part.std()
+    return scores
