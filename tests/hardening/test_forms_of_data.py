@@ -343,9 +343,11 @@ _OTHER_VALUES = {
     "data_spec": None,
     "compile_options": None,
     "networks": [],
+    "step_rates": None,
+    "has_own_train_step": True,
 }
 # Parts that Keras tracks, and what `fit` tells its callbacks.
-_PARTS = {"layers_of_bijectors", "other_variables", "rate_factors", "validation_freq"}
+_PARTS = {"layers_of_bijectors", "other_variables", "validation_freq"}
 
 
 def test_attributes_that_are_set_after_their_use(tmp_path):
