@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 import tfp_realnvp as tfr
-from tfp_realnvp.saving import versions
+from tfp_realnvp.internal import versions
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 
 pytestmark = [pytest.mark.quick, pytest.mark.core]

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_realnvp.internal import atomic_files, optional_packages, private_api, validation
-from tfp_realnvp.saving import keras_config, preset_checks, versions, weights_file
+from tfp_realnvp.internal import atomic_files, optional_packages, private_api, validation, versions
+from tfp_realnvp.saving import keras_config, preset_checks, weights_file
 
 _FILES = ["config.json", "metadata.json", "model.weights.h5", "README.md"]
 _CONFIG, _METADATA, _WEIGHTS, _CARD = _FILES

@@ -12,8 +12,7 @@ import h5py
 import keras
 import numpy as np
 
-from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.saving import versions
+from tfp_realnvp.internal import atomic_files, private_api, validation, versions
 
 # Maps the name of an array to its dtype and shape.
 Arrays = dict[str, tuple[np.dtype, tuple[int, ...]]]

@@ -11,9 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from tfp_realnvp.internal import validation
+from tfp_realnvp.internal import validation, versions
 from tfp_realnvp.internal.progress import Progress
-from tfp_realnvp.saving import versions
 from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
@@ -144,10 +143,10 @@ class TableEstimator(Options, EstimatorWithGaps):
         categories; later calls pass `reset=False`.
         """
         is_fit, features = options.get("reset", True), self.categorical_features
-        for table in (X, *y):
-            if getattr(table, "ndim", 2) <= 2:
-                frames.check_integers(table, self._name)
         if is_fit:
+            for table in (X, *y):
+                if getattr(table, "ndim", 2) <= 2:
+                    frames.check_integers(table, self._name)
             self._categories: dict[int, list[Any]] = {}
         is_default = features is None or (isinstance(features, str) and features == "from_dtype")
         is_frame = isinstance(X, pd.DataFrame)

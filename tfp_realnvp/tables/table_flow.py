@@ -191,7 +191,8 @@ def _flow_options(num_conditions: int, options: Options) -> tuple[tuple[str, Any
     names = "num_couplings", "num_blocks", "num_filters", "transformer"
     values |= {name: getattr(options, name) for name in names}
     # The dtype of the networks does not depend on Keras' global policy.
-    values |= {"activation": "tanh", "normalization": None, "network_dtype": "float32", "seed": 0}
+    values |= {"activation": "tanh", "normalization": None, "seed": 0}
+    values |= {"dtype": "float32", "network_dtype": "float32"}
     values["conditional_event_shape"] = (num_conditions,) if num_conditions else None
     return tuple(values.items())
 

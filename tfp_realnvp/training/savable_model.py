@@ -13,8 +13,8 @@ import tensorflow_probability as tfp
 
 from tfp_realnvp.distributions import VariationalDequantization
 from tfp_realnvp.distributions.data_spec import DataSpec
-from tfp_realnvp.internal import atomic_files, private_api, validation
-from tfp_realnvp.saving import onnx, presets, saved_model, versions, weights_file
+from tfp_realnvp.internal import atomic_files, private_api, validation, versions
+from tfp_realnvp.saving import onnx, presets, saved_model, weights_file
 from tfp_realnvp.saving.keras_config import deserialize, serialize
 
 Model = TypeVar("Model", bound="SavableModel")
