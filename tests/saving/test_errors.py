@@ -221,8 +221,8 @@ def test_an_error_names_both_versions(how, writer, name, tmp_path, monkeypatch):
     if how != "load_weights":
         monkeypatch.setattr(Versioned, "num_filters", None)
         # Keras 3.5 names a shape with `None`, later releases the argument.
-        unknown = r"(units|fully-defined)"
-        with pytest.raises(ValueError, match=rf"(?s){unknown}.*\. The file was written {both}: load"):
+        unknown = r"(?s)(units|fully-defined)"
+        with pytest.raises(ValueError, match=rf"{unknown}.*\. The file was written {both}: load"):
             load()
 
 
