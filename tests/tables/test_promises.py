@@ -19,21 +19,33 @@ def test_a_row_of_weight_zero_that_is_impossible_does_not_count():
     assert density.score(with_impossible) == -np.inf
 
 
+_NOT_APART = "expected columns whose values float64 can tell apart"
+
+
 @pytest.mark.parametrize("kind", [pd.DataFrame, np.asarray, np.ndarray.tolist])
-@pytest.mark.parametrize("sign", [1, -1])
-def test_integers_that_float64_cannot_tell_apart(kind, sign):
+@pytest.mark.parametrize("sign", [1, -1, 1e-30])
+def test_columns_that_float64_cannot_tell_apart(kind, sign):
     times = 1_700_000_000_000_000_000 + np.random.default_rng(0).integers(0, 10**5, [100, 2])
     table = kind(sign * times)
     for estimator in (tfr.FlowDensity(**_OPTIONS), tfr.FlowRegressor(**_OPTIONS)):
         rest = () if isinstance(estimator, tfr.FlowDensity) else (np.arange(100.0),)
-        with pytest.raises(
-            ValueError, match=r"integers that float64 can tell apart in column 0, .*Subtract"
-        ):
+        with pytest.raises(ValueError, match=rf"{_NOT_APART}.* in column 0\. Subtract"):
             estimator.fit(table, *rest)
     near = kind(times - times.min())
     assert np.isfinite(tfr.FlowDensity(**_OPTIONS).fit(near).score_samples(near)).all()
-    with pytest.raises(ValueError, match=r"integers that float64 can tell apart"):
+    with pytest.raises(ValueError, match=_NOT_APART):
         tfr.FlowRegressor(**_OPTIONS).fit(np.arange(100.0)[:, np.newaxis], times[:, 0])
+
+
+@pytest.mark.parametrize("location", [1.7e18, 1e4])
+def test_the_least_spread_that_is_accepted_is_modeled(location):
+    scale = 2e-12 * location
+    rows = np.random.default_rng(0).normal(size=[300, 2]) * [scale, 1] + [location, 0]
+    samples = tfr.FlowDensity(**_OPTIONS).fit(rows).sample(2_000, random_state=0)
+    assert (samples[:, 0] - location).std() == pytest.approx(scale, rel=0.2)
+    rows[:, 0] = location + (rows[:, 0] - location) / 4
+    with pytest.raises(ValueError, match=_NOT_APART):
+        tfr.FlowDensity(**_OPTIONS).fit(rows)
 
 
 def test_a_name_of_two_columns():

@@ -17,7 +17,7 @@ from tfp_realnvp.tables import frames
 from tfp_realnvp.tables.domains import Limits, checked_limits, wrapped
 from tfp_realnvp.tables.options import Options
 from tfp_realnvp.tables.stack import StackFit
-from tfp_realnvp.tables.table import Columns, Rows, one_hot
+from tfp_realnvp.tables.table import Columns, Rows, check_spreads, one_hot
 
 # The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit` and
 # `_fit_flows`.
@@ -119,6 +119,7 @@ class TableEstimator(Options, EstimatorWithGaps):
     def _limits(self, rows: np.ndarray, bounds: Any) -> tuple[np.ndarray, list[str], Limits]:
         """Returns the wrapped rows, and the names, bounds and periods of the numeric columns."""
         names = self._names
+        check_spreads(rows, names, self._name)
         limits = checked_limits(bounds, self.periods, rows, names, self._categories, self._name)
         numbers = [i for i in range(len(names)) if i not in self._categories]
         of_numbers = {numbers.index(i): limits[i] for i in limits}
@@ -144,9 +145,6 @@ class TableEstimator(Options, EstimatorWithGaps):
         """
         is_fit, features = options.get("reset", True), self.categorical_features
         if is_fit:
-            for table in (X, *y):
-                if getattr(table, "ndim", 2) <= 2:
-                    frames.check_integers(table, self._name)
             self._categories: dict[int, list[Any]] = {}
         is_default = features is None or (isinstance(features, str) and features == "from_dtype")
         is_frame = isinstance(X, pd.DataFrame)

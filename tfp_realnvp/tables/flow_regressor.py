@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from tfp_realnvp.internal import batch_dims, validation
 from tfp_realnvp.tables import domains, frames, missing
 from tfp_realnvp.tables.estimator import TableEstimator, generator
-from tfp_realnvp.tables.table import Rows, checked_weights
+from tfp_realnvp.tables.table import Rows, check_spreads, checked_weights
 
 _NUM_POINTS, _NUM_POINTS_OF_QUANTILES = 256, 1_024
 _CHUNK_SIZE = 65_536
@@ -127,6 +127,7 @@ class FlowRegressor(MultiOutputMixin, RegressorMixin, TableEstimator):
         names = ["y"] if y.shape[1] == 1 else [f"y[:, {i}]" for i in range(y.shape[1])]
         weights = checked_weights(sample_weight, len(y), self._name)
         X, y, weights = (each[weights > 0] for each in (X, y, weights))
+        check_spreads(y, names, self._name)
         of_y, bounds = {}, self.bounds
         if isinstance(bounds, dict):
             of_y = {name: bounds[name] for name in names if name in {*bounds} - {*self._names}}

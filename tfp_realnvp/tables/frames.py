@@ -9,9 +9,6 @@ import pandas as pd
 from tfp_realnvp.internal import validation
 
 _MAX_CATEGORIES = 255
-_MAX_INTEGER = 2**53
-# In units of the distance of neighboring floats.
-_MIN_SPREAD = 2**16
 
 
 def check_columns(table: Any, categories: Iterable[int], caller: str) -> None:
@@ -52,31 +49,6 @@ def check_cells(table: Any, caller: str) -> None:
         call = f"For categories pass a DataFrame, or call {caller}(categorical_features={texts})"
         if texts:
             raise ValueError(f"{caller}: expected numbers, got strings in columns {texts}. {call}.")
-
-
-def check_integers(table: Any, caller: str) -> None:
-    """Raises a `ValueError` for integers that differ by little more than the rounding of float64.
-
-    Above 2^53, float64 rounds integers. Moments of a column are accurate if its standard deviation
-    is many times as large as these rounding errors.
-    """
-    if isinstance(table, (list, tuple)):
-        table = np.asarray(table)
-    if not isinstance(table, (pd.DataFrame, pd.Series, np.ndarray)):
-        return
-    for name, column in pd.DataFrame(table).items():
-        known = column.dropna()
-        if column.dtype.kind not in "iu" or known.empty:
-            continue
-        low, high = int(known.min()), int(known.max())
-        largest = max(high, -low)
-        spread = known.to_numpy(np.float64).std()
-        if largest > _MAX_INTEGER and spread < _MIN_SPREAD * np.spacing(float(largest)):
-            raise ValueError(
-                f"{caller}: expected integers that float64 can tell apart in column {name}, got "
-                f"values from {low} to {high}. Subtract a number from the column, such as its "
-                "minimum, before it becomes float; leave out identifiers."
-            )
 
 
 def position(name: Any, names: list[Any], option: str, caller: str) -> int:

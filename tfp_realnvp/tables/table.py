@@ -29,9 +29,33 @@ _MAX_ROWS_OF_CHOICE = 2_000
 _MAX_ROWS_ADDED, _DIGITS_OF_WEIGHTS = 10_000, 9
 # The squares of larger numbers can overflow float64.
 _MAX_MAGNITUDE = 1e150
+# Smaller standard deviations, relative to the largest absolute value, consist of rounding errors.
+_LEAST_SPREAD = 1e-12
 # The warning points to the caller of `fit`, above the frames of `fit`, `_fit_or_keep`, `_fit`,
 # `_fit_simple_densities` and `warn`.
 _STACK_LEVEL = 6
+
+
+def check_spreads(rows: np.ndarray, names: Sequence[Any], caller: str) -> None:
+    """Raises `ValueError` if a column varies by less than float64 resolves at its magnitude.
+
+    Args:
+      rows: [N, D], before the map to the real line; NaN marks missing cells.
+      names: of the D columns.
+      caller: the name of the estimator in the message.
+    """
+    for column, name in zip(rows.T, names, strict=True):
+        known = column[~np.isnan(column)].astype(np.float64)
+        largest = abs(known).max(initial=0.0)
+        # Squares of the values themselves can overflow.
+        spread = (known / largest).std() if largest > 0 else 0.0
+        if 0 < spread <= _LEAST_SPREAD and known.min() < known.max():
+            raise ValueError(
+                f"{caller}: expected columns whose values float64 can tell apart, got a standard "
+                f"deviation of {spread * largest:g} and values up to {largest:g} in column {name}. "
+                "Subtract a number from the column, such as its minimum, before it becomes float; "
+                "leave out identifiers and columns that are constant but for rounding."
+            )
 
 
 def one_hot(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
@@ -216,7 +240,9 @@ class Columns(NamedTuple):
         rounding = np.array([_rounding_width(column) for column in values.T])
         widths = dequantize * rounding
         scale = np.sqrt(np.diag(covariance) + widths**2 / 12)
-        scale = np.where(scale > 1e-12 * largest, scale, np.where(largest > 0, largest, 1.0))
+        scale = np.where(
+            scale > _LEAST_SPREAD * largest, scale, np.where(largest > 0, largest, 1.0)
+        )
         is_constant = (values == values[:1]).all(axis=0)
         is_coarse = rounding >= _COARSE_ROUNDING * scale
         center = np.where(is_constant, values[0], center)
